@@ -1,0 +1,18 @@
+//! The words every room of blkrep uses: units, ranges, ids and limits.
+//!
+//! Owns checked value types. Outside data enters through a checked constructor and leaves as a
+//! value that cannot be wrong. Never does I/O, never allocates on the data path, holds no state.
+#![forbid(unsafe_code)]
+
+mod extent;
+mod id;
+pub mod limits;
+mod name;
+mod time;
+mod units;
+
+pub use extent::{Extent, ExtentError, ExtentIndex, ExtentSize};
+pub use id::{Generation, Incarnation, Seq, VolumeIndex, WriteName};
+pub use name::{GroupName, LinkName, NameError, NodeName, VolumeName};
+pub use time::Nanos;
+pub use units::{BlockSize, ByteLen, ByteOffset, UnitError, parse_size};
