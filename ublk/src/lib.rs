@@ -1,1 +1,11 @@
-//! Placeholder.
+//! Front ends: how an application reaches a volume.
+//!
+//! Owns the trait every front end implements and its implementations. Enters: requests of
+//! applications. Leaves: their answers. Never knows about replication.
+
+mod front;
+
+pub use front::{
+    Device, DeviceSpec, FRONT_TOKEN, FrontEnd, FrontError, FrontKind, FrontQueue, Made, Request,
+    RequestKind, Stop,
+};

@@ -4,15 +4,23 @@
 //! value that cannot be wrong. Never does I/O, never allocates on the data path, holds no state.
 #![forbid(unsafe_code)]
 
+mod errno;
 mod extent;
 mod id;
 pub mod limits;
 mod name;
+mod record;
+mod span;
+mod state;
 mod time;
 mod units;
 
+pub use errno::Errno;
 pub use extent::{Extent, ExtentError, ExtentIndex, ExtentSize};
 pub use id::{Generation, Incarnation, Seq, VolumeIndex, WriteName};
 pub use name::{GroupName, LinkName, NameError, NodeName, VolumeName};
+pub use record::{Record, RecordKind};
+pub use span::{format_rate, format_span, parse_rate, parse_span};
+pub use state::{DataState, MirrorKind, Mode};
 pub use time::Nanos;
 pub use units::{BlockSize, ByteLen, ByteOffset, UnitError, parse_size};

@@ -15,6 +15,14 @@ pub enum UnitError {
         "'{0}' is not a size: use a whole number with an optional unit, such as 64KiB or 10GiB"
     )]
     Size(String),
+    /// Text that is not a rate.
+    #[error("'{0}' is not a rate: use a size per second, such as 100MiB/s")]
+    Rate(String),
+    /// Text that is not a span of time.
+    #[error(
+        "'{0}' is not a time: use a whole number with a unit, such as 500ms, 5s, 10m, 2h or 7d"
+    )]
+    Span(String),
 }
 
 /// A position in a volume, backing or file, in bytes.
