@@ -1,1 +1,42 @@
-//! Placeholder.
+//! The control API: what `blkctl` and other clients say to `blkrepd`, and what it answers.
+//!
+//! Owns the JSON forms of requests, replies, states, errors, events and settings, the paths they
+//! travel on, and the catalogues of error codes and events. Values enter and leave as serde types.
+//! Never decides anything, never opens a socket or a file.
+#![forbid(unsafe_code)]
+
+mod doctor;
+mod error;
+mod event;
+mod reply;
+mod request;
+pub mod route;
+mod setting;
+mod state;
+mod status;
+
+pub use doctor::{DoctorReport, Finding, FindingLevel};
+pub use error::{ApiError, ErrorBody, ErrorCode, errors_markdown};
+pub use event::{EventId, EventPage, EventRecord, FollowLine, NewEvent, Severity, events_markdown};
+pub use reply::{AttachReply, CommandReply, ConnectReply, DisconnectReply, VersionReply};
+pub use request::{
+    AttachRequest, ConnectRequest, DemoteRequest, DetachRequest, DisconnectRequest, EventQuery,
+    ForgetRequest, GetQuery, MirrorAction, MirrorRequest, PromoteRequest, SetRequest, StatusQuery,
+    TargetAction, TargetRequest, TransmitAction, TransmitRequest,
+};
+pub use setting::{SettingAssignment, SettingOrigin, SettingReply, SettingReport};
+pub use state::{
+    ConnectionState, DataState, FrontendKind, LinkMode, MirrorKind, MirrorState, ReplicationState,
+    Role, TargetState, TransmitState, VolumeState,
+};
+pub use status::{
+    GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, Status,
+    TargetStatus, VolumeStatus,
+};
+
+/// Version of the JSON forms. A field may be added without a new number; none is removed, renamed
+/// or given another meaning under the same number.
+pub const SCHEMA: u32 = 1;
+
+/// Where a daemon listens for its administrators unless told otherwise.
+pub const SOCKET_DEFAULT: &str = "/run/blkrep/control.sock";

@@ -1,0 +1,38 @@
+//! Paths of the control API. `GET` reads, `POST` changes something.
+//!
+//! Owns the names only; daemon and clients both take them from here, so they cannot differ.
+
+/// `GET`: versions of the daemon and of the API.
+pub const VERSION: &str = "/v1/version";
+/// `GET`: the state of every group, or of one.
+pub const STATUS: &str = "/v1/status";
+/// `POST`: serve a backing as a device.
+pub const ATTACH: &str = "/v1/attach";
+/// `POST`: stop serving it.
+pub const DETACH: &str = "/v1/detach";
+/// `POST`: create a link and start to replicate.
+pub const CONNECT: &str = "/v1/connect";
+/// `POST`: end a link.
+pub const DISCONNECT: &str = "/v1/disconnect";
+/// `POST`: drop what the node remembers of a group.
+pub const FORGET: &str = "/v1/forget";
+/// `POST`: start, stop, pause or resume a mirror.
+pub const MIRROR: &str = "/v1/mirror";
+/// `POST`: start, stop, pause or resume transmission.
+pub const TRANSMIT: &str = "/v1/transmit";
+/// `POST`: pause or resume applying on a target.
+pub const TARGET: &str = "/v1/target";
+/// `POST`: give a target the right to write.
+pub const PROMOTE: &str = "/v1/promote";
+/// `POST`: stop serving a promoted group.
+pub const DEMOTE: &str = "/v1/demote";
+/// `GET`: settings with value, default, range and unit.
+pub const SETTINGS: &str = "/v1/settings";
+/// `POST`: change settings.
+pub const SET: &str = "/v1/set";
+/// `GET`: one page of events.
+pub const EVENTS: &str = "/v1/events";
+/// `GET`: events as they happen, one JSON object a line.
+pub const EVENTS_FOLLOW: &str = "/v1/events/follow";
+/// `GET`: what the node's surroundings lack.
+pub const DOCTOR: &str = "/v1/doctor";

@@ -1,0 +1,225 @@
+//! The state words of `status`, kebab-case in JSON, each with its meaning.
+//!
+//! Owns one enum per axis. The axes are orthogonal: no state of one implies a state of another.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// An enum whose JSON form, `Display` and `FromStr` are the same word.
+macro_rules! words {
+    ($(#[$doc:meta])* $type:ident, $what:literal { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal ),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $type {
+            $( $(#[$variant_doc])* #[serde(rename = $word)] $variant ),+
+        }
+
+        impl $type {
+            /// Every value, in order of declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The word used in JSON, on the command line and in documents.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = String;
+
+            fn from_str(word: &str) -> Result<Self, String> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == word).ok_or_else(|| {
+                    let words: Vec<_> = Self::ALL.iter().map(|value| value.as_str()).collect();
+                    format!("'{word}' is not a {}: use {}", $what, words.join(", "))
+                })
+            }
+        }
+    };
+}
+pub(crate) use words;
+
+words! {
+    /// What a node is for a group.
+    Role, "role" {
+        /// Serves the group and sends its writes.
+        Source = "source",
+        /// Receives the group's writes.
+        Target = "target",
+        /// Was a target, now serves the group.
+        Promoted = "promoted",
+        /// Promoted together with addresses, hooks and services.
+        FailedOver = "failed-over",
+    }
+}
+words! {
+    /// How a volume is served.
+    FrontendKind, "front end" {
+        /// The first that works of the others, in this order.
+        Auto = "auto",
+        /// The kernel's ublk driver.
+        Ublk = "ublk",
+        /// A loop device over a FUSE file; root only.
+        Loop = "loop",
+        /// A network block device server.
+        Nbd = "nbd",
+    }
+}
+words! {
+    /// When the application gets its completion.
+    LinkMode, "mode" {
+        /// When the local write is done.
+        Async = "async",
+        /// When the target has also received the write.
+        Memory = "memory",
+        /// When the write is also durable on the target.
+        Sync = "sync",
+    }
+}
+words! {
+    /// What a mirror compares and sends.
+    MirrorKind, "kind of mirror" {
+        /// Everything.
+        Full = "full",
+        /// What the dirty map names.
+        Difference = "difference",
+        /// Digests of everything; only what differs is sent.
+        Checksum = "checksum",
+    }
+}
+words! {
+    /// What a volume's device does.
+    VolumeState, "volume state" {
+        /// Requests are served.
+        Served = "served",
+        /// The device is open and waits while a successor of the daemon takes it over.
+        Recovering = "recovering",
+        /// Requests wait because the backing failed and the policy is `freeze`.
+        Frozen = "frozen",
+        /// The backing failed; its errors go to the application.
+        Failing = "failing",
+        /// Every request gets EIO: a newer generation exists elsewhere.
+        Fenced = "fenced",
+        /// Known, but served by no device.
+        Offline = "offline",
+    }
+}
+words! {
+    /// The state of a link's connection.
+    ConnectionState, "connection state" {
+        /// Both ends talk.
+        Connected = "connected",
+        /// The connection or its handshake is being made.
+        Connecting = "connecting",
+        /// No connection; the next attempt waits for its interval.
+        Down = "down",
+        /// The peer refused; nothing is tried again before someone acts.
+        Refused = "refused",
+        /// Ended by command; changes are tracked.
+        Disconnected = "disconnected",
+    }
+}
+words! {
+    /// Whether writes are sent.
+    TransmitState, "transmit state" {
+        /// Sent as they come.
+        Started = "started",
+        /// Held back by command; the log keeps them.
+        Paused = "paused",
+        /// Stopped by command; changes are tracked as dirty extents.
+        Stopped = "stopped",
+        /// Held back until the schedule says so.
+        Scheduled = "scheduled",
+        /// Sending failed.
+        Error = "error",
+    }
+}
+words! {
+    /// What the mirror does.
+    MirrorState, "mirror state" {
+        /// Nothing to do.
+        Idle = "idle",
+        /// Copying.
+        Mirroring = "mirroring",
+        /// Held by command; its position is kept.
+        Paused = "paused",
+        /// Would run, but waits: for the link, or for a drain rate above the dirtying rate.
+        Waiting = "waiting",
+        /// Comparing without sending data.
+        Verifying = "verifying",
+        /// Copying newer data back to a former source.
+        Restoring = "restoring",
+    }
+}
+words! {
+    /// How a link keeps up.
+    ReplicationState, "replication state" {
+        /// Writes reach the target in order.
+        Replicating = "replicating",
+        /// Could replicate; transmission is held back.
+        Ready = "ready",
+        /// Not replicating; changes are tracked.
+        Stopped = "stopped",
+        /// Writes wait in the log for the link.
+        Pending = "pending",
+        /// The log overflowed into dirty extents: a difference mirror is needed.
+        Behind = "behind",
+    }
+}
+words! {
+    /// What the target's data is worth.
+    DataState, "data state" {
+        /// Equal to the source after some prefix of its writes: can be promoted.
+        Ok = "ok",
+        /// Being mirrored, and not consistent meanwhile.
+        Mirroring = "mirroring",
+        /// Differs: a mirror must run first.
+        MirrorRequired = "mirror-required",
+        /// This node was a source; newer data exists elsewhere.
+        RestoreRequired = "restore-required",
+        /// Never held a whole copy.
+        NotReady = "not-ready",
+        /// Set back to an earlier point.
+        Reverted = "reverted",
+        /// The target has not been heard of.
+        Unknown = "unknown",
+    }
+}
+words! {
+    /// What the target's applying does.
+    TargetState, "target state" {
+        /// Applies as writes come.
+        Ok = "ok",
+        /// Does not apply, by command; the journal goes on receiving.
+        Paused = "paused",
+        /// Will be paused after the batch in hand.
+        PausePending = "pause-pending",
+        /// A write failed and is tried again.
+        Retrying = "retrying",
+        /// The replica's journal or disks could not be opened.
+        NotLoaded = "not-loaded",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_one_word_in_json_text_and_display() {
+        for state in DataState::ALL {
+            let json = serde_json::to_string(state).unwrap();
+            assert_eq!(json, format!("\"{state}\""));
+            assert_eq!(state.as_str().parse::<DataState>().unwrap(), *state);
+        }
+        let error = "perhaps".parse::<LinkMode>().unwrap_err();
+        assert_eq!(error, "'perhaps' is not a mode: use async, memory, sync");
+    }
+}

@@ -1,0 +1,226 @@
+//! The reply to `status`: everything on orthogonal axes, and what is wrong in words.
+//!
+//! Owns the JSON of `blkctl status --json`. Fields of sizes end in `_bytes`, of times in `_ms`.
+
+use crate::{
+    ConnectionState, DataState, FrontendKind, LinkMode, MirrorKind, MirrorState, ReplicationState,
+    Role, SCHEMA, TargetState, TransmitState, VolumeState,
+};
+use blkrep_types::{ByteLen, Generation, GroupName, LinkName, NodeName, VolumeName};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The state of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`] of the daemon that answered.
+    pub schema: u32,
+    /// Its name.
+    pub node: NodeName,
+    /// Every group it is source or target of, by name.
+    pub groups: Vec<GroupStatus>,
+    /// What concerns the whole node.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+}
+
+impl Status {
+    /// A status of `node` with nothing wrong and these groups.
+    #[must_use]
+    pub fn new(node: NodeName, groups: Vec<GroupStatus>) -> Self {
+        Self {
+            schema: SCHEMA,
+            node,
+            groups,
+            problems: Vec::new(),
+        }
+    }
+}
+
+/// The state of one group on one node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its name.
+    pub name: GroupName,
+    /// What this node is for it.
+    pub role: Role,
+    /// The history its data belongs to; all zeroes before the first.
+    pub generation: Generation,
+    /// Its volumes in their order.
+    pub volumes: Vec<VolumeStatus>,
+    /// Its links outward.
+    pub links: Vec<LinkStatus>,
+    /// The receiving side, while or after this node is its target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetStatus>,
+    /// What is wrong, what it means, what to do; the worst first.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+}
+
+/// The state of one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Its name.
+    pub name: VolumeName,
+    /// What an application opens: a device path or an NBD address. Empty while none serves it.
+    pub device: String,
+    /// What serves it; `None` on a target that was not promoted.
+    pub frontend: Option<FrontendKind>,
+    /// The block device or file with its data.
+    pub backing: String,
+    /// Its size.
+    pub size_bytes: ByteLen,
+    /// What its device does.
+    pub state: VolumeState,
+    /// Requests get no writes.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Gone after a reboot.
+    #[serde(default)]
+    pub transient: bool,
+}
+
+/// The state of one link, seen from its source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Its name, unique in its group.
+    pub name: LinkName,
+    /// Address and port of the target.
+    pub peer: String,
+    /// When the application gets its completion.
+    pub mode: LinkMode,
+    /// The state of the connection.
+    pub connection: ConnectionState,
+    /// Whether writes are sent.
+    pub transmit: TransmitState,
+    /// The mirror.
+    pub mirror: MirrorStatus,
+    /// How the link keeps up.
+    pub replication: ReplicationState,
+    /// What the target's data is worth, as it said last.
+    pub data_state: DataState,
+    /// Age of the oldest write that is not durable on the target; 0 when there is none, `None`
+    /// when it is not known (the log overflowed).
+    pub lag_ms: Option<u64>,
+    /// What waits in the log.
+    pub queue: QueueStatus,
+    /// Bytes in extents that may differ and that the log does not hold.
+    pub dirty_bytes: ByteLen,
+    /// Bytes of writes and mirror blocks sent since the link was made.
+    pub sent_bytes: ByteLen,
+    /// What they took on the wire.
+    pub sent_compressed_bytes: ByteLen,
+    /// Since when both ends talk.
+    pub connected_since: Option<Timestamp>,
+    /// Why the peer or this node refused, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+}
+
+/// The state of one mirror.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MirrorStatus {
+    /// What it does.
+    pub state: MirrorState,
+    /// What it compares and sends; `None` if none ran yet.
+    pub kind: Option<MirrorKind>,
+    /// How much of its work is done, 0 to 100.
+    pub percent: f64,
+    /// Data sent.
+    pub bytes_sent: ByteLen,
+    /// Data found equal, or zero, and not sent.
+    pub bytes_skipped: ByteLen,
+    /// Data still to look at.
+    pub bytes_remaining: ByteLen,
+}
+
+impl MirrorStatus {
+    /// No mirror runs and none ran.
+    #[must_use]
+    pub const fn idle() -> Self {
+        Self {
+            state: MirrorState::Idle,
+            kind: None,
+            percent: 100.0,
+            bytes_sent: ByteLen::ZERO,
+            bytes_skipped: ByteLen::ZERO,
+            bytes_remaining: ByteLen::ZERO,
+        }
+    }
+}
+
+/// What waits in a link's log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Bytes held in memory.
+    pub memory_bytes: ByteLen,
+    /// Bytes held in disk segments.
+    pub disk_bytes: ByteLen,
+    /// Writes in both.
+    pub ops: u64,
+}
+
+/// The receiving side of a group, seen from its target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// Name of the source, once it connected.
+    pub source: Option<NodeName>,
+    /// The source is connected now.
+    pub connected: bool,
+    /// When the source was last heard.
+    pub last_heard: Option<Timestamp>,
+    /// What the data is worth.
+    pub data_state: DataState,
+    /// What applying does.
+    pub status: TargetState,
+    /// Received and not yet freed from the journal.
+    pub journal_bytes: ByteLen,
+    /// What the journal can hold.
+    pub journal_limit_bytes: ByteLen,
+    /// Bytes in extents known to differ from the source.
+    pub dirty_bytes: ByteLen,
+}
+
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemLevel {
+    /// Someone asked for it, or it passes by itself.
+    Note,
+    /// Protection is reduced.
+    Warning,
+    /// Nothing is protected, or the application gets errors.
+    Error,
+}
+
+/// What is wrong, what it means, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// How bad it is.
+    pub level: ProblemLevel,
+    /// What is wrong, with the name of what it concerns.
+    pub what: String,
+    /// What that means for the data.
+    pub meaning: String,
+    /// What to do next; a command where one helps.
+    pub action: String,
+}
+
+impl Problem {
+    /// A problem in words.
+    #[must_use]
+    pub fn new(
+        level: ProblemLevel,
+        what: impl Into<String>,
+        meaning: impl Into<String>,
+        action: impl Into<String>,
+    ) -> Self {
+        Self {
+            level,
+            what: what.into(),
+            meaning: meaning.into(),
+            action: action.into(),
+        }
+    }
+}
