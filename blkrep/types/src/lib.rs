@@ -6,6 +6,7 @@
 
 mod errno;
 mod extent;
+mod history;
 mod id;
 pub mod limits;
 mod name;
@@ -17,6 +18,7 @@ mod units;
 
 pub use errno::Errno;
 pub use extent::{Extent, ExtentError, ExtentIndex, ExtentSize};
+pub use history::{Ancestor, History};
 pub use id::{Generation, Incarnation, Seq, VolumeIndex, WriteName};
 pub use name::{GroupName, LinkName, NameError, NodeName, VolumeName};
 pub use record::{Record, RecordKind};
