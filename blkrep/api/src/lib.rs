@@ -15,6 +15,7 @@ mod setting;
 mod state;
 mod status;
 
+pub use blkrep_types::{DataState, MirrorKind, Mode};
 pub use doctor::{DoctorReport, Finding, FindingLevel};
 pub use error::{ApiError, ErrorBody, ErrorCode, errors_markdown};
 pub use event::{EventId, EventPage, EventRecord, FollowLine, NewEvent, Severity, events_markdown};
@@ -26,8 +27,8 @@ pub use request::{
 };
 pub use setting::{SettingAssignment, SettingOrigin, SettingReply, SettingReport};
 pub use state::{
-    ConnectionState, DataState, FrontendKind, LinkMode, MirrorKind, MirrorState, ReplicationState,
-    Role, TargetState, TransmitState, VolumeState,
+    ConnectionState, FrontendKind, MirrorState, ReplicationState, Role, TargetState, TransmitState,
+    VolumeState,
 };
 pub use status::{
     GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, Status,

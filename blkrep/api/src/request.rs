@@ -3,7 +3,7 @@
 //! Owns the JSON of requests. Unknown fields are refused: an older daemon must not carry out half
 //! of what a newer client means. Names and sizes are checked while they are parsed.
 
-use crate::{EventId, FrontendKind, LinkMode, MirrorKind, SettingAssignment, Severity};
+use crate::{EventId, FrontendKind, MirrorKind, Mode, SettingAssignment, Severity};
 use blkrep_types::{ByteLen, ByteOffset, ExtentSize, GroupName, LinkName, VolumeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -77,7 +77,7 @@ pub struct ConnectRequest {
     #[serde(default)]
     pub map: BTreeMap<VolumeName, PathBuf>,
     /// When the application gets its completion.
-    pub mode: LinkMode,
+    pub mode: Mode,
     /// Do not mirror: both ends are known to be equal.
     #[serde(default)]
     pub no_mirror: bool,

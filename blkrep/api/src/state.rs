@@ -72,28 +72,6 @@ words! {
     }
 }
 words! {
-    /// When the application gets its completion.
-    LinkMode, "mode" {
-        /// When the local write is done.
-        Async = "async",
-        /// When the target has also received the write.
-        Memory = "memory",
-        /// When the write is also durable on the target.
-        Sync = "sync",
-    }
-}
-words! {
-    /// What a mirror compares and sends.
-    MirrorKind, "kind of mirror" {
-        /// Everything.
-        Full = "full",
-        /// What the dirty map names.
-        Difference = "difference",
-        /// Digests of everything; only what differs is sent.
-        Checksum = "checksum",
-    }
-}
-words! {
     /// What a volume's device does.
     VolumeState, "volume state" {
         /// Requests are served.
@@ -173,25 +151,6 @@ words! {
     }
 }
 words! {
-    /// What the target's data is worth.
-    DataState, "data state" {
-        /// Equal to the source after some prefix of its writes: can be promoted.
-        Ok = "ok",
-        /// Being mirrored, and not consistent meanwhile.
-        Mirroring = "mirroring",
-        /// Differs: a mirror must run first.
-        MirrorRequired = "mirror-required",
-        /// This node was a source; newer data exists elsewhere.
-        RestoreRequired = "restore-required",
-        /// Never held a whole copy.
-        NotReady = "not-ready",
-        /// Set back to an earlier point.
-        Reverted = "reverted",
-        /// The target has not been heard of.
-        Unknown = "unknown",
-    }
-}
-words! {
     /// What the target's applying does.
     TargetState, "target state" {
         /// Applies as writes come.
@@ -214,12 +173,16 @@ mod tests {
 
     #[test]
     fn a_state_is_one_word_in_json_text_and_display() {
-        for state in DataState::ALL {
+        for state in VolumeState::ALL {
             let json = serde_json::to_string(state).unwrap();
             assert_eq!(json, format!("\"{state}\""));
-            assert_eq!(state.as_str().parse::<DataState>().unwrap(), *state);
+            assert_eq!(state.as_str().parse::<VolumeState>().unwrap(), *state);
         }
-        let error = "perhaps".parse::<LinkMode>().unwrap_err();
-        assert_eq!(error, "'perhaps' is not a mode: use async, memory, sync");
+        for state in blkrep_types::DataState::ALL {
+            let json = serde_json::to_string(state).unwrap();
+            assert_eq!(json, format!("\"{state}\""));
+        }
+        let error = "perhaps".parse::<TargetState>().unwrap_err();
+        assert!(error.starts_with("'perhaps' is not a target state: use ok, paused"));
     }
 }

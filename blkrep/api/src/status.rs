@@ -3,7 +3,7 @@
 //! Owns the JSON of `blkctl status --json`. Fields of sizes end in `_bytes`, of times in `_ms`.
 
 use crate::{
-    ConnectionState, DataState, FrontendKind, LinkMode, MirrorKind, MirrorState, ReplicationState,
+    ConnectionState, DataState, FrontendKind, MirrorKind, MirrorState, Mode, ReplicationState,
     Role, SCHEMA, TargetState, TransmitState, VolumeState,
 };
 use blkrep_types::{ByteLen, Generation, GroupName, LinkName, NodeName, VolumeName};
@@ -89,7 +89,7 @@ pub struct LinkStatus {
     /// Address and port of the target.
     pub peer: String,
     /// When the application gets its completion.
-    pub mode: LinkMode,
+    pub mode: Mode,
     /// The state of the connection.
     pub connection: ConnectionState,
     /// Whether writes are sent.

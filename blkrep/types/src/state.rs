@@ -1,6 +1,50 @@
 //! The states that cross rooms: modes, mirror kinds, the target's data state.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The words of an enum as JSON has them, for `Display`, `FromStr` and lists.
+macro_rules! words {
+    ($type:ident, $what:literal { $( $variant:ident = $word:literal ),+ $(,)? }) => {
+        impl $type {
+            /// Every value, in order of declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The word used in JSON, on the command line and in documents.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = String;
+
+            fn from_str(word: &str) -> Result<Self, String> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == word).ok_or_else(|| {
+                    let words: Vec<_> = Self::ALL.iter().map(|value| value.as_str()).collect();
+                    format!("'{word}' is not a {}: use {}", $what, words.join(", "))
+                })
+            }
+        }
+    };
+}
+
+words!(Mode, "mode" { Async = "async", Memory = "memory", Sync = "sync" });
+words!(MirrorKind, "kind of mirror" {
+    Full = "full", Difference = "difference", Checksum = "checksum",
+});
+words!(DataState, "data state" {
+    Ok = "ok", Mirroring = "mirroring", MirrorRequired = "mirror-required",
+    RestoreRequired = "restore-required", NotReady = "not-ready", Reverted = "reverted",
+    Unknown = "unknown",
+});
 
 /// When a write completes towards the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -46,4 +90,19 @@ pub enum DataState {
     Reverted,
     /// Cannot be told.
     Unknown,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_as_it_is_printed() {
+        for state in DataState::ALL {
+            assert_eq!(state.as_str().parse::<DataState>().unwrap(), *state);
+        }
+        let error = "perhaps".parse::<Mode>().unwrap_err();
+        assert_eq!(error, "'perhaps' is not a mode: use async, memory, sync");
+    }
 }
