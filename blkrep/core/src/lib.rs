@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The state machines of blkrep, sans-I/O: source group, target group, maps, identity.
+//!
+//! Events and time enter, actions leave. Owns what may happen in which order and why. Never reads
+//! a clock, opens a file or spawns a thread, so that a simulator and the daemon run the same code.
+#![forbid(unsafe_code)]
+
+pub mod source;
