@@ -8,6 +8,7 @@ use crate::memory::Region;
 use crate::proactor::Io;
 use blkrep_types::{BlockSize, ByteLen, Errno};
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -78,6 +79,15 @@ pub trait Host: Clone + fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// The kernel refuses.
     fn ring(&self, entries: u32) -> Result<Self::Io, HostError>;
+
+    /// A listener for connections, and the address it got (port 0 asks for any).
+    ///
+    /// # Errors
+    /// EADDRINUSE, or what the kernel says.
+    fn listen(
+        &self,
+        address: SocketAddr,
+    ) -> Result<(<Self::Io as Io>::Socket, SocketAddr), HostError>;
 
     /// Opens a file or device.
     ///

@@ -8,6 +8,7 @@
 mod host;
 mod memory;
 mod proactor;
+pub mod real;
 
 pub use host::{Access, FileKind, Geometry, Host, HostError};
 pub use memory::{PAGE_BYTES, Region, Slice};
