@@ -148,3 +148,7 @@ pub(crate) const DATA_HEAD_BYTES: usize = size_of::<DataHead>();
 
 /// Bytes of the header that its checksum covers: all before the checksum itself.
 pub(crate) const HEADER_CHECKED_BYTES: usize = FRAME_HEADER_BYTES - size_of::<U32>();
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;
