@@ -9,6 +9,7 @@ mod host;
 mod memory;
 mod proactor;
 pub mod real;
+pub mod sim;
 
 pub use host::{Access, FileKind, Geometry, Host, HostError};
 pub use memory::{PAGE_BYTES, Region, Slice};

@@ -1,0 +1,399 @@
+//! A disk that keeps what it promised and nothing more.
+//!
+//! Owns the bytes of one file or device, twice: as a reader sees them, and as a power cut leaves
+//! them. Between the two lie completed writes that nobody flushed; a power cut keeps any subset of
+//! their sectors. Pure: operations and chance enter, bytes and errors leave.
+
+use super::random::SimRandom;
+use blkrep_types::limits::SECTOR_BYTES;
+use blkrep_types::{BlockSize, Errno};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+const SECTOR: usize = 512;
+const _: () = assert!(SECTOR as u64 == SECTOR_BYTES);
+
+/// What a disk does wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskFault {
+    /// Which operations.
+    pub kind: FaultKind,
+    /// What they answer.
+    pub errno: Errno,
+    /// Only those that touch these bytes; all if `None`.
+    pub bytes: Option<Range<u64>>,
+    /// How often; then the disk is good again.
+    pub times: u32,
+}
+
+/// The operations that a fault hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Reads.
+    Read,
+    /// Writes and zeroing; a random part of the bytes may have been written.
+    Write,
+    /// Flushes; what was to be flushed may be lost later although it still reads back.
+    Sync,
+}
+
+/// A completed write that a power cut may lose, as whole sectors.
+#[derive(Debug)]
+struct Cached {
+    order: u64,
+    sector: usize,
+    bytes: Vec<u8>,
+}
+
+/// What a simulated disk is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DiskShape {
+    /// A block device's minor number; `None` for a regular file.
+    pub(super) device: Option<u32>,
+    pub(super) block_size: BlockSize,
+    pub(super) write_cache: bool,
+}
+
+/// The bytes of one file or device.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) shape: DiskShape,
+    view: Vec<u8>,
+    stable: Vec<u8>,
+    /// For each sector, the order of the write that `stable` has.
+    stable_order: Vec<u64>,
+    cached: VecDeque<Cached>,
+    /// Order of the last completed write.
+    order: u64,
+    pub(super) faults: Vec<DiskFault>,
+}
+
+impl Disk {
+    pub(super) fn new(shape: DiskShape, len: u64) -> Self {
+        let len = as_usize(len);
+        Self {
+            shape,
+            view: vec![0; len],
+            stable: vec![0; len],
+            stable_order: vec![0; len.div_ceil(SECTOR)],
+            cached: VecDeque::new(),
+            order: 0,
+            faults: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        u64::try_from(self.view.len()).expect("64-bit platform")
+    }
+
+    /// What a reader sees.
+    pub(super) fn view(&self) -> &[u8] {
+        &self.view
+    }
+
+    /// What a power cut surely leaves.
+    pub(super) fn stable(&self) -> &[u8] {
+        &self.stable
+    }
+
+    /// Order of the last completed write: what a flush that begins now will cover.
+    pub(super) fn completed(&self) -> u64 {
+        self.order
+    }
+
+    pub(super) fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+        let range = self.range(offset, bytes.len());
+        self.fault(FaultKind::Read, &range)?;
+        let within = self.view.get(range.start..range.end).ok_or(Errno::EIO)?;
+        bytes.copy_from_slice(within);
+        Ok(())
+    }
+
+    /// A write completes.
+    pub(super) fn write(
+        &mut self,
+        offset: u64,
+        bytes: &[u8],
+        durable: bool,
+        random: &mut SimRandom,
+    ) -> Result<(), Errno> {
+        let range = self.range(offset, bytes.len());
+        if range.end > self.view.len() {
+            if self.shape.device.is_some() {
+                return Err(Errno::ENOSPC);
+            }
+            self.grow(range.end);
+        }
+        if let Err(errno) = self.fault(FaultKind::Write, &range) {
+            if random.one_in(2) {
+                self.write_torn(offset, bytes, random);
+            }
+            return Err(errno);
+        }
+        self.land(range.start, bytes);
+        if durable || !self.shape.write_cache {
+            let last = self.cached.pop_back().expect("just landed");
+            self.keep(&last);
+        }
+        Ok(())
+    }
+
+    /// Some sectors of a write reach the medium, as when its writer dies or the disk fails.
+    pub(super) fn write_torn(&mut self, offset: u64, bytes: &[u8], random: &mut SimRandom) {
+        let start = as_usize(offset);
+        let whole = random.one_in(3);
+        let end = (start + bytes.len()).min(self.view.len());
+        let mut at = start;
+        while at < end {
+            let next = ((at / SECTOR + 1) * SECTOR).min(end);
+            if whole || random.one_in(2) {
+                self.land(at, &bytes[at - start..next - start]);
+            }
+            at = next;
+        }
+    }
+
+    /// A flush completes that began when `upto` was the last completed write.
+    pub(super) fn sync(&mut self, upto: u64, random: &mut SimRandom) -> Result<(), Errno> {
+        let failed = self.fault(FaultKind::Sync, &(0..self.view.len()));
+        let mut left = VecDeque::with_capacity(self.cached.len());
+        for cached in std::mem::take(&mut self.cached) {
+            if cached.order > upto {
+                left.push_back(cached);
+            } else if failed.is_ok() {
+                self.keep(&cached);
+            } else if random.one_in(2) {
+                // Linux marks such pages clean: a later flush succeeds without having them.
+                left.push_back(cached);
+            }
+        }
+        self.cached = left;
+        failed
+    }
+
+    /// The power fails: of what was not flushed, and of the writes in flight, each sector is kept
+    /// or lost by chance. What is left is all there is.
+    pub(super) fn power_loss(&mut self, in_flight: &[(u64, Vec<u8>)], random: &mut SimRandom) {
+        for (offset, bytes) in in_flight {
+            self.write_torn(*offset, bytes, random);
+        }
+        // Chance of a sector to survive, in quarters: from none to all.
+        let kept = random.below(5);
+        for cached in std::mem::take(&mut self.cached) {
+            let whole = random.one_in(3);
+            let survives = random.below(4) < kept;
+            for (index, sector) in cached.bytes.chunks(SECTOR).enumerate() {
+                let one = if whole {
+                    survives
+                } else {
+                    random.below(4) < kept
+                };
+                if one {
+                    self.keep_sector(cached.sector + index, cached.order, sector);
+                }
+            }
+        }
+        self.view.copy_from_slice(&self.stable);
+    }
+
+    /// Changes bytes behind everybody's back, durably: a bad medium, or a test's preparation.
+    pub(super) fn poke(&mut self, offset: u64, bytes: &[u8]) {
+        let range = self.range(offset, bytes.len());
+        self.view[range.clone()].copy_from_slice(bytes);
+        self.stable[range].copy_from_slice(bytes);
+    }
+
+    pub(super) fn poke_all(&mut self, bytes: &[u8]) {
+        let len = bytes.len();
+        self.view = bytes.to_vec();
+        self.stable = bytes.to_vec();
+        self.stable_order = vec![self.order; len.div_ceil(SECTOR)];
+        self.cached.clear();
+    }
+
+    fn range(&self, offset: u64, len: usize) -> Range<usize> {
+        let start = as_usize(offset);
+        start..start.saturating_add(len)
+    }
+
+    fn grow(&mut self, len: usize) {
+        self.view.resize(len, 0);
+        self.stable.resize(len, 0);
+        self.stable_order.resize(len.div_ceil(SECTOR), 0);
+    }
+
+    /// Puts bytes where readers see them and remembers their sectors as not yet safe.
+    fn land(&mut self, start: usize, bytes: &[u8]) {
+        let end = start + bytes.len();
+        self.view[start..end].copy_from_slice(bytes);
+        self.order += 1;
+        let first = start / SECTOR;
+        let last = (end.div_ceil(SECTOR) * SECTOR).min(self.view.len());
+        self.cached.push_back(Cached {
+            order: self.order,
+            sector: first,
+            bytes: self.view[first * SECTOR..last].to_vec(),
+        });
+    }
+
+    fn keep(&mut self, cached: &Cached) {
+        for (index, sector) in cached.bytes.chunks(SECTOR).enumerate() {
+            self.keep_sector(cached.sector + index, cached.order, sector);
+        }
+    }
+
+    fn keep_sector(&mut self, sector: usize, order: u64, bytes: &[u8]) {
+        if order > self.stable_order[sector] {
+            let start = sector * SECTOR;
+            self.stable[start..start + bytes.len()].copy_from_slice(bytes);
+            self.stable_order[sector] = order;
+        }
+    }
+
+    fn fault(&mut self, kind: FaultKind, range: &Range<usize>) -> Result<(), Errno> {
+        let hit = self.faults.iter().position(|fault| {
+            let within = fault.bytes.as_ref().is_none_or(|bytes| {
+                as_usize(bytes.start) < range.end && range.start < as_usize(bytes.end)
+            });
+            fault.kind == kind && within
+        });
+        let Some(index) = hit else { return Ok(()) };
+        let fault = &mut self.faults[index];
+        let errno = fault.errno;
+        fault.times = fault.times.saturating_sub(1);
+        if fault.times == 0 {
+            self.faults.remove(index);
+        }
+        Err(errno)
+    }
+}
+
+pub(super) fn as_usize(number: u64) -> usize {
+    usize::try_from(number).expect("64-bit platform")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn disk(write_cache: bool) -> Disk {
+        let shape = DiskShape {
+            device: Some(1),
+            block_size: BlockSize::B512,
+            write_cache,
+        };
+        Disk::new(shape, 64 * 512)
+    }
+
+    fn sector_of(disk: &Disk, sector: usize) -> u8 {
+        disk.stable()[sector * SECTOR]
+    }
+
+    #[test]
+    fn a_flushed_write_survives_and_an_unflushed_one_may_not() {
+        let (mut lost, mut kept) = (0, 0);
+        for seed in 0..200 {
+            let mut random = SimRandom::new(seed);
+            let mut disk = disk(true);
+            disk.write(0, &[1; 1024], false, &mut random).unwrap();
+            let upto = disk.completed();
+            disk.write(1024, &[2; 1024], false, &mut random).unwrap();
+            disk.sync(upto, &mut random).unwrap();
+            disk.power_loss(&[], &mut random);
+            assert_eq!(disk.view()[..1024], [1; 1024]);
+            for sector in [2, 3] {
+                match sector_of(&disk, sector) {
+                    0 => lost += 1,
+                    2 => kept += 1,
+                    other => panic!("{other} was never written"),
+                }
+            }
+        }
+        assert!(lost > 50 && kept > 50, "{lost} lost, {kept} kept");
+    }
+
+    #[test]
+    fn a_durable_write_is_not_undone_by_an_older_one_flushed_later() {
+        let mut random = SimRandom::new(3);
+        let mut disk = disk(true);
+        disk.write(0, &[1; 512], false, &mut random).unwrap();
+        disk.write(0, &[2; 512], true, &mut random).unwrap();
+        assert_eq!(sector_of(&disk, 0), 2);
+        disk.sync(disk.completed(), &mut random).unwrap();
+        disk.power_loss(&[], &mut random);
+        assert_eq!(sector_of(&disk, 0), 2);
+    }
+
+    #[test]
+    fn a_write_in_flight_is_torn_only_between_sectors() {
+        let mut torn = 0;
+        for seed in 0..100 {
+            let mut random = SimRandom::new(seed);
+            let mut disk = disk(true);
+            disk.power_loss(&[(512, vec![9; 4096])], &mut random);
+            let marks: Vec<bool> = disk.view()[512..512 + 4096]
+                .chunks(SECTOR)
+                .map(|sector| {
+                    assert!(sector.iter().all(|byte| *byte == sector[0]));
+                    sector[0] == 9
+                })
+                .collect();
+            torn += usize::from(marks.contains(&true) && marks.contains(&false));
+            assert!(disk.view()[..512].iter().all(|byte| *byte == 0));
+        }
+        assert!(torn > 20, "{torn} torn");
+    }
+
+    #[test]
+    fn without_a_cache_a_completed_write_is_safe() {
+        let mut random = SimRandom::new(5);
+        let mut disk = disk(false);
+        disk.write(0, &[1; 512], false, &mut random).unwrap();
+        disk.power_loss(&[], &mut random);
+        assert_eq!(sector_of(&disk, 0), 1);
+    }
+
+    #[test]
+    fn after_a_failed_flush_the_next_one_proves_nothing() {
+        let mut lost = 0;
+        for seed in 0..50 {
+            let mut random = SimRandom::new(seed);
+            let mut disk = disk(true);
+            disk.faults.push(DiskFault {
+                kind: FaultKind::Sync,
+                errno: Errno::EIO,
+                bytes: None,
+                times: 1,
+            });
+            disk.write(0, &[1; 512], false, &mut random).unwrap();
+            assert_eq!(disk.sync(disk.completed(), &mut random), Err(Errno::EIO));
+            disk.sync(disk.completed(), &mut random).unwrap();
+            disk.power_loss(&[], &mut random);
+            lost += usize::from(sector_of(&disk, 0) == 0);
+        }
+        assert!((5..45).contains(&lost), "{lost} of 50 lost");
+    }
+
+    #[test]
+    fn a_fault_hits_its_bytes_as_often_as_told() {
+        let mut random = SimRandom::new(5);
+        let mut disk = disk(true);
+        disk.faults.push(DiskFault {
+            kind: FaultKind::Write,
+            errno: Errno::ENOSPC,
+            bytes: Some(1024..1536),
+            times: 1,
+        });
+        assert_eq!(disk.write(512, &[1; 512], false, &mut random), Ok(()));
+        assert_eq!(
+            disk.write(512, &[1; 1024], false, &mut random),
+            Err(Errno::ENOSPC)
+        );
+        assert_eq!(disk.write(512, &[1; 1024], false, &mut random), Ok(()));
+        assert_eq!(
+            disk.write(63 * 512, &[1; 1024], false, &mut random),
+            Err(Errno::ENOSPC)
+        );
+    }
+}

@@ -1,0 +1,26 @@
+//! The simulated twins: a world of hosts, disks and a network in one thread.
+//!
+//! Owns a virtual clock and everything that happens by it. One seed is one run: every latency,
+//! every torn sector, every order of events is drawn from it. A scheduler asks [`SimWorld::next`]
+//! which ring has something to do and gives that ring's worker its turn ([`SimIo::turn`]); between
+//! turns it may kill processes, cut power, cut the network or break disks. What a worker sees is
+//! what the real ring and host promise, no more: unflushed sectors survive a power cut by chance,
+//! a killed process's writes land later, bytes arrive in pieces.
+
+mod disk;
+mod event;
+mod host;
+mod io;
+mod net;
+mod random;
+mod state;
+mod storage;
+mod world;
+
+pub use disk::{DiskFault, FaultKind};
+pub use host::SimHost;
+pub use io::SimIo;
+pub use net::SimSocket;
+pub use random::SimRandom;
+pub use storage::SimFile;
+pub use world::{Crash, Next, NodeId, ProcessId, RingId, SimOptions, SimWorld};

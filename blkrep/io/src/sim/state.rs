@@ -1,0 +1,359 @@
+//! The world's state: clock, hosts, processes, rings, and how one event leads to the next.
+//!
+//! Owns everything that is simulated and the order in which it happens. Entered by the world's
+//! handle from outside and by rings and hosts from within, one at a time.
+
+use super::disk::Disk;
+use super::event::{Event, Events};
+use super::net::{Caller, NetOut, NetShape, Network, SimSocket};
+use super::random::SimRandom;
+use super::storage::{DiskOp, SimFile, Storage};
+use super::world::{Crash, NodeId, ProcessId, RingId, SimOptions};
+use crate::host::Access;
+use crate::memory::Region;
+use crate::proactor::Completion;
+use blkrep_types::Errno;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Turns that may happen at one instant before the world says that nobody waits any more.
+const TURNS_AT_ONE_INSTANT_MAX: u32 = 100_000;
+
+/// A ring as the world sees it.
+#[derive(Debug)]
+pub(super) struct Ring {
+    process: ProcessId,
+    pub(super) ready: VecDeque<Completion<SimSocket>>,
+    pub(super) woken: bool,
+    pub(super) deadline: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Process {
+    node: NodeId,
+    alive: bool,
+    countdown: Option<(u32, Crash)>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    down: bool,
+    shared: BTreeMap<String, Arc<Region>>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) options: SimOptions,
+    pub(super) random: SimRandom,
+    pub(super) now: u64,
+    pub(super) events: Events,
+    pub(super) storage: Storage,
+    pub(super) network: Network,
+    pub(super) rings: BTreeMap<RingId, Ring>,
+    nodes: Vec<Node>,
+    processes: Vec<Process>,
+    next_ring: u64,
+    turns_now: u32,
+}
+
+impl State {
+    pub(super) fn new(seed: u64, options: SimOptions) -> Self {
+        let mut random = SimRandom::new(seed);
+        let shape = NetShape {
+            delay_nanos: options.net_nanos,
+            window_bytes: options.window_bytes,
+        };
+        let network = Network::new(shape, random.fork());
+        Self {
+            options,
+            random,
+            // A clock's zero means nothing: begin somewhere else.
+            now: 1_000_000_000,
+            events: Events::default(),
+            storage: Storage::default(),
+            network,
+            rings: BTreeMap::new(),
+            nodes: Vec::new(),
+            processes: Vec::new(),
+            next_ring: 1,
+            turns_now: 0,
+        }
+    }
+
+    pub(super) fn add_node(&mut self) -> NodeId {
+        self.nodes.push(Node::default());
+        NodeId(self.nodes.len() - 1)
+    }
+
+    /// A new process on a host, which is switched on if it was off.
+    pub(super) fn start(&mut self, node: NodeId) -> ProcessId {
+        if std::mem::take(&mut self.nodes[node.0].down) {
+            self.network.host_back(node);
+            self.flush_network();
+        }
+        self.processes.push(Process {
+            node,
+            alive: true,
+            countdown: None,
+        });
+        ProcessId(self.processes.len() - 1)
+    }
+
+    pub(super) fn crash_after(&mut self, process: ProcessId, calls: u32, crash: Crash) {
+        self.processes[process.0].countdown = Some((calls, crash));
+    }
+
+    /// Opens a file for a process.
+    pub(super) fn open(
+        &mut self,
+        owner: (NodeId, ProcessId),
+        path: &Path,
+        access: Access,
+    ) -> Result<SimFile, Errno> {
+        let processes = &self.processes;
+        self.storage
+            .open(owner, path, access, |process| processes[process.0].alive)
+    }
+
+    pub(super) fn disk<R>(
+        &mut self,
+        node: NodeId,
+        path: &Path,
+        act: impl FnOnce(&mut Disk) -> R,
+    ) -> R {
+        let id = self.storage.find(node, path);
+        let id = id.unwrap_or_else(|| panic!("{} exists on {node:?}", path.display()));
+        act(&mut self.storage.stores[id].disk)
+    }
+
+    pub(super) fn alive(&self, process: ProcessId) -> bool {
+        self.processes[process.0].alive
+    }
+
+    pub(super) fn shared(&mut self, node: NodeId) -> &mut BTreeMap<String, Arc<Region>> {
+        &mut self.nodes[node.0].shared
+    }
+
+    pub(super) fn add_ring(&mut self, process: ProcessId) -> RingId {
+        let id = RingId(self.next_ring);
+        self.next_ring += 1;
+        let ring = Ring {
+            process,
+            ready: VecDeque::new(),
+            woken: false,
+            deadline: None,
+        };
+        self.rings.insert(id, ring);
+        id
+    }
+
+    /// Counts a call of a process, and says how it is to crash in it.
+    pub(super) fn count(&mut self, process: ProcessId) -> Option<Crash> {
+        let (left, crash) = self.processes[process.0].countdown.as_mut()?;
+        if *left > 0 {
+            *left -= 1;
+            return None;
+        }
+        Some(*crash)
+    }
+
+    /// How a process is to crash if its next call is the one.
+    pub(super) fn due(&self, process: ProcessId) -> Option<Crash> {
+        let (left, crash) = self.processes[process.0].countdown?;
+        (left == 0).then_some(crash)
+    }
+
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len()).map(NodeId)
+    }
+
+    pub(super) fn crash(&mut self, process: ProcessId, crash: Crash) {
+        match crash {
+            Crash::Process => self.crash_process(process),
+            Crash::Power => self.power_loss(self.processes[process.0].node),
+        }
+    }
+
+    pub(super) fn crash_process(&mut self, process: ProcessId) {
+        if !std::mem::take(&mut self.processes[process.0].alive) {
+            return;
+        }
+        self.rings.retain(|_, ring| ring.process != process);
+        self.network.process_gone(process);
+        // Memory that outlives the process is as it was at this instant, whatever the rest of
+        // the worker's turn still does to its own mapping.
+        let node = self.processes[process.0].node;
+        for region in self.nodes[node.0].shared.values_mut() {
+            let copy = Region::heap(region.len());
+            copy.whole().copy_from(&region.whole());
+            *region = copy;
+        }
+        for (at, op) in self.events.take_disk(|op| op.caller.process == process) {
+            if self.random.one_in(4) {
+                Storage::cancel(&op);
+                continue;
+            }
+            let late = if self.random.one_in(2) {
+                self.options.ghost_nanos_max
+            } else {
+                0
+            };
+            let late = self.random.between(0, late);
+            self.events.add(at + late, Event::Disk(op));
+        }
+        self.flush_network();
+    }
+
+    pub(super) fn power_loss(&mut self, node: NodeId) {
+        let stores = &self.storage.stores;
+        let lost = self
+            .events
+            .take_disk(|op| stores[op.file.disk()].node == node);
+        let lost = lost.into_iter().map(|(_, op)| op).collect();
+        self.storage.power_loss(node, lost, &mut self.random);
+        for index in 0..self.processes.len() {
+            let process = &mut self.processes[index];
+            if process.node == node && std::mem::take(&mut process.alive) {
+                self.rings
+                    .retain(|_, ring| ring.process != ProcessId(index));
+            }
+        }
+        let host = &mut self.nodes[node.0];
+        host.shared.clear();
+        host.down = true;
+        self.network.host_gone(node);
+        self.flush_network();
+    }
+
+    /// A ring whose worker has something to see, by chance among several.
+    pub(super) fn runnable(&mut self) -> Option<RingId> {
+        let now = self.now;
+        let ready = |ring: &Ring| {
+            !ring.ready.is_empty() || ring.woken || ring.deadline.is_some_and(|at| at <= now)
+        };
+        let count = self.rings.values().filter(|ring| ready(ring)).count();
+        if count == 0 {
+            return None;
+        }
+        self.turns_now += 1;
+        assert!(
+            self.turns_now < TURNS_AT_ONE_INSTANT_MAX,
+            "workers take turns at {} without end",
+            self.now
+        );
+        let chosen = if count == 1 {
+            0
+        } else {
+            self.random.index(count)
+        };
+        self.rings
+            .iter()
+            .filter(|(_, ring)| ready(ring))
+            .nth(chosen)
+            .map(|(id, _)| *id)
+    }
+
+    /// Goes to the next instant at which something happens; false if that is after `until`.
+    pub(super) fn advance(&mut self, until: u64) -> bool {
+        let deadline = self.rings.values().filter_map(|ring| ring.deadline).min();
+        let event = self.events.next_at();
+        let next = [deadline, event].into_iter().flatten().min();
+        let Some(next) = next.filter(|next| *next <= until) else {
+            self.go_to(until);
+            return false;
+        };
+        self.go_to(next);
+        if event.is_some_and(|at| at <= next) {
+            let event = self.events.pop().expect("just seen");
+            self.happen(event);
+        }
+        true
+    }
+
+    fn go_to(&mut self, at: u64) {
+        if at > self.now {
+            self.now = at;
+            self.turns_now = 0;
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Disk(op) => self.finish(op),
+            Event::Net(event) => {
+                self.network.happen(event);
+                self.flush_network();
+            }
+            Event::Answer(caller, completion) => {
+                if let Some(ring) = self.rings.get_mut(&caller.ring) {
+                    ring.ready.push_back(completion);
+                }
+            }
+            Event::Wake(ring) => {
+                if let Some(ring) = self.rings.get_mut(&ring) {
+                    ring.woken = true;
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, op: DiskOp) {
+        let stalled = self.storage.stores[op.file.disk()].stalled_until;
+        if stalled > self.now {
+            let later = stalled + self.random.below(100_000);
+            return self.events.add(later, Event::Disk(op));
+        }
+        let result = self.storage.finish(&op, &mut self.random);
+        let Some(ring) = self.rings.get_mut(&op.caller.ring) else {
+            return;
+        };
+        assert!(
+            !self.options.check_memory || Storage::unchanged(&op),
+            "the memory of a write to {} changed while it was in flight",
+            op.file.path().display()
+        );
+        ring.ready.push_back(Completion {
+            token: op.caller.token,
+            result,
+            socket: None,
+        });
+    }
+
+    /// Puts what the network wants on the clock.
+    pub(super) fn flush_network(&mut self) {
+        for out in std::mem::take(&mut self.network.out) {
+            match out {
+                NetOut::Later(delay, event) => {
+                    self.events.add(self.now + delay, Event::Net(event));
+                }
+                NetOut::Answer(caller, result, socket) => {
+                    let socket = socket.map(|id| SimSocket::new(id, &self.network.closed));
+                    let token = caller.token;
+                    let soon = self.now + self.random.between(1_000, 20_000);
+                    let completion = Completion {
+                        token,
+                        result,
+                        socket,
+                    };
+                    self.events.add(soon, Event::Answer(caller, completion));
+                }
+            }
+        }
+    }
+
+    /// How long an operation takes.
+    pub(super) fn latency(&mut self, (low, high): (u64, u64)) -> u64 {
+        let slow = self.random.one_in(self.options.slow_one_in);
+        let nanos = self.random.between(low, high);
+        if slow { nanos * 100 } else { nanos }
+    }
+
+    /// Finishes the network's immediate answer for a caller without a connection.
+    pub(super) fn refuse(&mut self, caller: Caller, errno: Errno) {
+        self.network
+            .out
+            .push(NetOut::Answer(caller, Err(errno), None));
+        self.flush_network();
+    }
+}

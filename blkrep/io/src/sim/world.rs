@@ -1,0 +1,312 @@
+//! The world's handle: what a scheduler and a test do to it from outside.
+//!
+//! Owns the words of the simulation (hosts, processes, rings, options) and the handle through
+//! which hosts are added, processes started and killed, power and network cut, disks broken.
+//! Never runs a worker itself.
+
+use super::disk::{DiskFault, DiskShape};
+use super::event::Event;
+use super::host::SimHost;
+use super::random::SimRandom;
+use super::state::State;
+use blkrep_types::{BlockSize, ByteLen, Nanos};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+/// A simulated host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeId(pub(super) usize);
+
+impl NodeId {
+    /// The address others reach it by.
+    ///
+    /// # Panics
+    /// After 250 hosts.
+    #[must_use]
+    pub fn address(self) -> IpAddr {
+        let last = u8::try_from(self.0 + 1).expect("a simulation has few hosts");
+        IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
+    }
+}
+
+/// One run of a program on a host. Never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct ProcessId(pub(super) usize);
+
+/// One ring of a process. Never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RingId(pub(super) u64);
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// It is killed: its kernel goes on, what it had in flight may land later.
+    Process,
+    /// Its host loses power.
+    Power,
+}
+
+/// How the world behaves. Times are virtual nanoseconds, from and to.
+#[derive(Debug, Clone)]
+pub struct SimOptions {
+    /// A read or write of a disk.
+    pub disk_nanos: (u64, u64),
+    /// A flush.
+    pub sync_nanos: (u64, u64),
+    /// A packet, one way.
+    pub net_nanos: (u64, u64),
+    /// One operation in so many is a hundred times slower; 0 for none.
+    pub slow_one_in: u64,
+    /// Bytes under way or unread in one direction of a connection.
+    pub window_bytes: usize,
+    /// How much later than otherwise a killed process's writes may land.
+    pub ghost_nanos_max: u64,
+    /// Panic when the memory of a write changed before it completed.
+    pub check_memory: bool,
+}
+
+impl Default for SimOptions {
+    fn default() -> Self {
+        Self {
+            disk_nanos: (20_000, 300_000),
+            sync_nanos: (200_000, 3_000_000),
+            net_nanos: (50_000, 400_000),
+            slow_one_in: 100,
+            window_bytes: 64 << 10,
+            ghost_nanos_max: 3_000_000_000,
+            check_memory: true,
+        }
+    }
+}
+
+/// What the scheduler does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// This ring has something: give its worker a turn.
+    Ring(RingId),
+    /// The time given has come; nothing happened before it that a worker must see.
+    Until,
+}
+
+/// A simulated world; clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct SimWorld(Arc<Mutex<State>>);
+
+impl SimWorld {
+    /// The world of `seed`.
+    #[must_use]
+    pub fn new(seed: u64, options: SimOptions) -> Self {
+        Self(Arc::new(Mutex::new(State::new(seed, options))))
+    }
+
+    pub(super) fn weak(&self) -> Weak<Mutex<State>> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The virtual time.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        Nanos::new(self.lock().now)
+    }
+
+    /// A generator drawn from the seed, for a part of the test.
+    #[must_use]
+    pub fn fork_random(&self) -> SimRandom {
+        self.lock().random.fork()
+    }
+
+    /// A new host, switched on.
+    #[must_use]
+    pub fn add_node(&self) -> NodeId {
+        self.lock().add_node()
+    }
+
+    /// A block device of a host, full of zeroes, that may lose unflushed writes if `write_cache`.
+    pub fn add_device(
+        &self,
+        node: NodeId,
+        path: &Path,
+        len: ByteLen,
+        block_size: BlockSize,
+        write_cache: bool,
+    ) {
+        let mut state = self.lock();
+        let minor = u32::try_from(state.storage.stores.len()).ok();
+        let shape = DiskShape {
+            device: minor,
+            block_size,
+            write_cache,
+        };
+        state.storage.place(node, path, shape, len.get());
+    }
+
+    /// Starts a process on a host, which is switched on if it was off.
+    #[must_use]
+    pub fn start(&self, node: NodeId) -> SimHost {
+        let process = self.lock().start(node);
+        SimHost::new(self.clone(), node, process)
+    }
+
+    /// True until the process was ended or crashed.
+    #[must_use]
+    pub fn alive(&self, process: ProcessId) -> bool {
+        self.lock().alive(process)
+    }
+
+    /// Kills a process: its rings and sockets are gone, what it had in flight may land later.
+    pub fn crash_process(&self, process: ProcessId) {
+        self.lock().crash_process(process);
+    }
+
+    /// A host loses power: all its processes, shared memory and unflushed sectors.
+    pub fn power_loss(&self, node: NodeId) {
+        self.lock().power_loss(node);
+    }
+
+    /// Crashes a process within one of its next calls: after `calls` blocking calls and submitted
+    /// operations, before or after that one's effect.
+    pub fn crash_after(&self, process: ProcessId, calls: u32, crash: Crash) {
+        self.lock().crash_after(process, calls, crash);
+    }
+
+    /// Runs the clock until a ring has something for its worker, or to `until`.
+    ///
+    /// # Panics
+    /// If workers take turns without end at one instant: a worker that never waits.
+    #[must_use]
+    pub fn next(&self, until: Nanos) -> Next {
+        let mut state = self.lock();
+        loop {
+            state.network.close_dropped();
+            state.flush_network();
+            if let Some(ring) = state.runnable() {
+                return Next::Ring(ring);
+            }
+            if !state.advance(until.get()) {
+                return Next::Until;
+            }
+        }
+    }
+
+    /// Wakes a ring after a while, as another thread would.
+    pub fn wake_after(&self, ring: RingId, delay: Duration) {
+        let mut state = self.lock();
+        let at = Nanos::new(state.now).after(delay).get();
+        state.events.add(at, Event::Wake(ring));
+    }
+
+    /// Stops bytes from one host to another; the other way is not touched.
+    pub fn cut(&self, from: NodeId, to: NodeId) {
+        self.lock().network.cut(from, to);
+    }
+
+    /// Lets bytes pass again; what was held back arrives.
+    pub fn heal(&self, from: NodeId, to: NodeId) {
+        let mut state = self.lock();
+        state.network.heal(from, to);
+        state.flush_network();
+    }
+
+    /// Resets every connection between two hosts.
+    pub fn reset_connections(&self, a: NodeId, b: NodeId) {
+        let mut state = self.lock();
+        state.network.reset(a, b);
+        state.flush_network();
+    }
+
+    /// Makes a file's disk do something wrong.
+    ///
+    /// # Panics
+    /// If the path does not exist.
+    pub fn inject(&self, node: NodeId, path: &Path, fault: DiskFault) {
+        self.lock().disk(node, path, |disk| disk.faults.push(fault));
+    }
+
+    /// Heals a file's disk; a missing file has nothing to heal.
+    pub fn clear_faults(&self, node: NodeId) {
+        for store in &mut self.lock().storage.stores {
+            if store.node == node {
+                store.disk.faults.clear();
+            }
+        }
+    }
+
+    /// Nothing on a file's disk completes for a while.
+    ///
+    /// # Panics
+    /// If the path does not exist.
+    pub fn stall(&self, node: NodeId, path: &Path, span: Duration) {
+        let mut state = self.lock();
+        let until = Nanos::new(state.now).after(span).get();
+        let id = state
+            .storage
+            .find(node, path)
+            .expect("a disk that stalls exists");
+        state.storage.stores[id].stalled_until = until;
+    }
+
+    /// Bytes that a host can still give to new files.
+    pub fn set_space(&self, node: NodeId, space: ByteLen) {
+        self.lock().storage.set_space(node, space.get());
+    }
+
+    /// A file as a reader sees it now.
+    ///
+    /// # Panics
+    /// If the path does not exist.
+    #[must_use]
+    pub fn image(&self, node: NodeId, path: &Path) -> Vec<u8> {
+        self.lock().disk(node, path, |disk| disk.view().to_vec())
+    }
+
+    /// Calls `look` with a file as a reader sees it now, without a copy.
+    ///
+    /// # Panics
+    /// If the path does not exist.
+    pub fn look<R>(&self, node: NodeId, path: &Path, look: impl FnOnce(&[u8]) -> R) -> R {
+        self.lock().disk(node, path, |disk| look(disk.view()))
+    }
+
+    /// What a power cut now would surely leave of a file.
+    ///
+    /// # Panics
+    /// If the path does not exist.
+    #[must_use]
+    pub fn durable_image(&self, node: NodeId, path: &Path) -> Vec<u8> {
+        self.lock().disk(node, path, |disk| disk.stable().to_vec())
+    }
+
+    /// Replaces a file's bytes durably: a restore from a backup.
+    ///
+    /// # Panics
+    /// If the path does not exist.
+    pub fn set_image(&self, node: NodeId, path: &Path, bytes: &[u8]) {
+        self.lock().disk(node, path, |disk| disk.poke_all(bytes));
+    }
+
+    /// Changes some of a file's bytes durably and behind everybody's back: a bad medium.
+    ///
+    /// # Panics
+    /// If the path does not exist or the bytes are not within it.
+    pub fn corrupt(&self, node: NodeId, path: &Path, offset: u64, bytes: &[u8]) {
+        self.lock()
+            .disk(node, path, |disk| disk.poke(offset, bytes));
+    }
+
+    /// Paths of a host's files and devices, sorted.
+    #[must_use]
+    pub fn paths(&self, node: NodeId) -> Vec<PathBuf> {
+        let state = self.lock();
+        state
+            .storage
+            .names(node)
+            .map(|(path, _)| path.to_owned())
+            .collect()
+    }
+}
