@@ -4,4 +4,9 @@
 //! a clock, opens a file or spawns a thread, so that a simulator and the daemon run the same code.
 #![forbid(unsafe_code)]
 
+pub mod dirty;
+pub mod identity;
+pub mod intent;
+pub mod persist;
+pub mod range;
 pub mod source;
