@@ -1,0 +1,157 @@
+//! Golden bytes, round trips, and the rule that a torn or damaged copy never costs the other.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::error::FormatError;
+use blkrep_types::{Generation, Incarnation, Seq};
+use proptest::prelude::*;
+
+fn replica(volumes: u16, generations: u8) -> Replica {
+    let mut history = History::new();
+    for number in 1..=generations {
+        history.branch(
+            Generation::from_bytes([number; 16]),
+            Incarnation::new(2),
+            Seq::new(7),
+        );
+    }
+    let name = WriteName {
+        generation: history.current(),
+        incarnation: Incarnation::new(3),
+        seq: Seq::new(1000),
+    };
+    Replica {
+        id: [9; 16],
+        group: GroupName::new("db").unwrap(),
+        source: NodeName::new("alpha").unwrap(),
+        link: LinkName::new("alpha-beta").unwrap(),
+        role: ReplicaRole::Target,
+        data_state: DataState::Ok,
+        part: Part::Empty,
+        paused: false,
+        history,
+        base: name,
+        merged: WriteName::NONE,
+        journal: [5; 16],
+        volumes: (0..volumes).map(volume).collect(),
+    }
+}
+
+fn volume(index: u16) -> ReplicaVolume {
+    ReplicaVolume {
+        index: VolumeIndex::new(index),
+        name: VolumeName::new(&format!("v{index}")).unwrap(),
+        len: ByteLen::new(1 << 30),
+        block_size: BlockSize::B4096,
+        extent_size: ExtentSize::DIRTY_DEFAULT,
+        path: PathBuf::from(format!("/replicas/v{index}")),
+    }
+}
+
+#[test]
+fn the_bytes_of_a_superblock_are_golden() {
+    let bytes = replica(2, 1).encode(3);
+    assert_eq!(&bytes[..8], b"BLKrREPL");
+    assert_eq!(bytes.len() % 512, 0);
+    assert_eq!(bytes[8..12], [1, 0, 0, 0]);
+    assert_eq!(&bytes[40..42], b"db");
+    assert_eq!(
+        crc32fast::hash(&bytes),
+        GOLDEN_CRC,
+        "a changed layout needs a new version"
+    );
+}
+
+/// Of the superblock above; changes only with the version of the format.
+const GOLDEN_CRC: u32 = 293_941_669;
+
+#[test]
+fn the_largest_superblock_fits_its_place() {
+    let mut large = replica(64, 64);
+    for volume in &mut large.volumes {
+        volume.path = PathBuf::from("/".repeat(PATH_BYTES_MAX));
+    }
+    let bytes = large.encode(1);
+    assert!(bytes.len() as u64 <= COPY_BYTES);
+    assert_eq!(Replica::decode(&bytes).unwrap(), (large, 1));
+}
+
+#[test]
+fn the_newer_good_copy_is_chosen_and_the_bad_one_named() {
+    let (old, mut new) = (replica(1, 1), replica(1, 2));
+    new.data_state = DataState::Mirroring;
+    let (a, b) = (old.encode(4), new.encode(5));
+    assert_eq!(Replica::choose(&a, &b).unwrap(), (new.clone(), 5, None));
+    assert_eq!(
+        Replica::choose(&a, &[0; 512]).unwrap(),
+        (old.clone(), 4, None)
+    );
+    let mut bad = b;
+    bad[600] ^= 1;
+    let (chosen, counter, error) = Replica::choose(&a, &bad).unwrap();
+    assert_eq!((chosen, counter), (old, 4));
+    assert!(matches!(error, Some(FormatError::Checksum { .. })));
+    assert!(Replica::choose(&bad, &bad).is_err());
+    assert!(matches!(
+        Replica::choose(&[0; 512], &[0; 512]),
+        Err(FormatError::Blank { .. })
+    ));
+}
+
+#[test]
+fn a_newer_version_is_refused_even_beside_a_good_copy() {
+    let good = replica(1, 1).encode(1);
+    let mut newer = replica(1, 1).encode(2);
+    newer[8] = 2;
+    let crc = crate::layout::head_crc(&newer[..512]);
+    newer[508..512].copy_from_slice(&crc.to_le_bytes());
+    let error = Replica::choose(&good, &newer).unwrap_err();
+    assert!(error.is_newer(), "{error}");
+}
+
+fn states() -> impl Strategy<Value = (DataState, Part, bool, u16, u8)> {
+    (
+        prop::sample::select(DataState::ALL.to_vec()),
+        prop::sample::select(vec![Part::Empty, Part::Map, Part::Everything]),
+        any::<bool>(),
+        1_u16..=64,
+        0_u8..=64,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn facts_are_read_as_they_were_written(
+        (data_state, part, paused, volumes, generations) in states(),
+        counter in any::<u64>(),
+    ) {
+        let facts = Replica { data_state, part, paused, ..replica(volumes, generations) };
+        prop_assert_eq!(Replica::decode(&facts.encode(counter)).unwrap(), (facts, counter));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_never_accepted(at in any::<prop::sample::Index>(), bit in 0_u8..8) {
+        let facts = replica(3, 5);
+        let mut bytes = facts.encode(1);
+        let used = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+        bytes[at.index(used)] ^= 1 << bit;
+        prop_assert!(Replica::decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_write_cut_off_at_any_sector_keeps_the_old_facts(sectors in any::<prop::sample::Index>()) {
+        let old = replica(40, 3);
+        let older = replica(64, 1).encode(6);
+        let a = old.encode(7);
+        let new = Replica { data_state: DataState::Mirroring, ..replica(40, 4) }.encode(8);
+        let mut torn = older;
+        torn.resize(torn.len().max(new.len()), 0);
+        let cut = sectors.index(new.len() / 512) * 512;
+        torn[..cut].copy_from_slice(&new[..cut]);
+        let (chosen, counter, _) = Replica::choose(&torn, &a).unwrap();
+        prop_assert_eq!((chosen, counter), (old, 7));
+    }
+}
