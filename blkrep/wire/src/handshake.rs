@@ -439,6 +439,10 @@ impl Refuse {
 pub struct Start {
     /// The write directly before the first record of the stream.
     pub after: WriteName,
+    /// The last write that the source had named when it took over the target's map: a mirror that
+    /// ends after it has sent every extent of that map, one that ended before has not. At least
+    /// `after`, and at least what the target holds, unless the data is adopted.
+    pub head: WriteName,
     /// The source's current generation, which every record belongs to.
     pub generation: Generation,
     /// The target's data becomes a replica of the source's history, as `Hello` told it, whatever
@@ -450,6 +454,7 @@ impl Start {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let body = StartBody {
             after: self.after.into(),
+            head: self.head.into(),
             generation: *self.generation.as_bytes(),
             flags: u8::from(self.adopt),
             reserved: [0; 7],
@@ -467,6 +472,7 @@ impl Start {
         body.end()?;
         Ok(Self {
             after: start.after.into(),
+            head: start.head.into(),
             generation,
             adopt,
         })

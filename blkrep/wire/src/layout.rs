@@ -86,7 +86,10 @@ layout! {
 }
 layout! {
     /// Body of `Start`.
-    StartBody: 56 { after: WriteNameBytes, generation: [u8; 16], flags: u8, reserved: [u8; 7] }
+    StartBody: 88 {
+        after: WriteNameBytes, head: WriteNameBytes, generation: [u8; 16], flags: u8,
+        reserved: [u8; 7],
+    }
 }
 layout! {
     /// Body of `MapPart`, before its bits.

@@ -116,6 +116,9 @@ pub enum Rejection {
 pub struct StreamStart {
     /// The stream goes on after this write.
     pub after: WriteName,
+    /// The last write named when the target's map was taken over: a mirror that ends after it
+    /// covers that map.
+    pub head: WriteName,
     /// The generation it belongs to.
     pub generation: Generation,
     /// The mirror that will follow; `None` if the stream just goes on.

@@ -133,6 +133,7 @@ pub(crate) fn messages() -> Vec<Message> {
         }),
         Message::Start(Start {
             after: name(1000),
+            head: name(1200),
             generation: generation(0xa2),
             adopt: true,
         }),
