@@ -1,0 +1,351 @@
+//! States put into words: what is wrong, what it means, what to do next.
+//!
+//! Owns the sentences of `blkctl status`. A group's states enter; its problems leave, the worst
+//! first. Never changes a state.
+
+use blkrep_api::{
+    ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
+    ReplicationState, Role, TargetState, TargetStatus, TransmitState, VolumeState, VolumeStatus,
+};
+use blkrep_types::GroupName;
+
+/// Adds the problems that the group's states show to those its node named.
+pub(super) fn explain(group: &mut GroupStatus) {
+    let mut problems = std::mem::take(&mut group.problems);
+    let name = &group.name;
+    problems.extend(group.volumes.iter().filter_map(|v| of_volume(name, v)));
+    if group.role == Role::Source || group.role == Role::Promoted {
+        problems.extend(unprotected(group));
+    }
+    for link in &group.links {
+        problems.extend(of_connection(name, link));
+        problems.extend(of_stream(name, link));
+        problems.extend(of_mirror(name, link));
+    }
+    if let (Role::Target, Some(target)) = (group.role, &group.target) {
+        problems.extend(of_target(name, target));
+        problems.extend(of_replica(name, target));
+    }
+    problems.sort_by_key(|problem| std::cmp::Reverse(problem.level));
+    group.problems = problems;
+}
+
+fn note(what: String, meaning: &str, action: String) -> Problem {
+    Problem::new(ProblemLevel::Note, what, meaning, action)
+}
+
+fn warning(what: String, meaning: &str, action: String) -> Problem {
+    Problem::new(ProblemLevel::Warning, what, meaning, action)
+}
+
+fn error(what: String, meaning: &str, action: String) -> Problem {
+    Problem::new(ProblemLevel::Error, what, meaning, action)
+}
+
+fn of_volume(group: &GroupName, volume: &VolumeStatus) -> Option<Problem> {
+    let VolumeStatus { name, backing, .. } = volume;
+    match volume.state {
+        VolumeState::Served | VolumeState::Offline => None,
+        VolumeState::Recovering => Some(warning(
+            format!("volume {name} waits to be served again"),
+            "its device is open and requests wait; none fails",
+            "wait; if it lasts, look at: blkctl events".to_owned(),
+        )),
+        VolumeState::Frozen => Some(error(
+            format!("volume {name} is frozen: its backing {backing} failed"),
+            "requests of the application wait, as volume.on-backing-error = freeze asks for",
+            format!(
+                "repair the backing; or pass the errors on: blkctl set --group {group} \
+                 volume.on-backing-error=pass"
+            ),
+        )),
+        VolumeState::Failing => Some(error(
+            format!("the backing {backing} of volume {name} returns errors"),
+            "the application gets them; what could not be written counts as different on every \
+             link",
+            "check the disk: dmesg and blkctl events tell which requests failed".to_owned(),
+        )),
+        VolumeState::Fenced => Some(error(
+            format!("volume {name} returns errors: newer data of group {group} exists elsewhere"),
+            "the group was promoted on another node; what was written here since is kept apart",
+            format!(
+                "use the data there; to make this node its target, run there: blkctl connect \
+                 {group} --to THIS-NODE --mirror checksum --yes"
+            ),
+        )),
+    }
+}
+
+fn unprotected(group: &GroupStatus) -> Option<Problem> {
+    let name = &group.name;
+    group.links.is_empty().then(|| {
+        note(
+            format!("group {name} has no link"),
+            "its data exists on this node only",
+            format!("connect it: blkctl connect {name} --to ADDR:PORT"),
+        )
+    })
+}
+
+fn of_connection(group: &GroupName, link: &LinkStatus) -> Option<Problem> {
+    let LinkStatus { name, peer, .. } = link;
+    match link.connection {
+        ConnectionState::Connected | ConnectionState::Connecting => None,
+        ConnectionState::Down => Some(warning(
+            format!("link {name} to {peer} is down"),
+            "writes wait in the log, and become dirty extents when it is full; nothing is lost",
+            format!(
+                "check the network and that blkrepd runs at {peer}; it is tried again by itself \
+                 unless link.reconnect is off"
+            ),
+        )),
+        ConnectionState::Refused => Some(error(
+            format!(
+                "link {name} to {peer} is refused: {}",
+                link.refusal.as_deref().unwrap_or("no reason was given")
+            ),
+            "nothing is replicated and nothing was overwritten; changes are tracked",
+            format!("do what the reason asks for, then: blkctl connect {group} --to {peer}"),
+        )),
+        ConnectionState::Disconnected => Some(note(
+            format!("link {name} to {peer} was ended by command"),
+            "the target gets older with every write; changes are tracked",
+            format!("connect it again: blkctl connect {group} --to {peer}"),
+        )),
+    }
+}
+
+fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let LinkStatus { name, peer, .. } = link;
+    match link.transmit {
+        TransmitState::Started | TransmitState::Scheduled => {}
+        TransmitState::Paused => problems.push(note(
+            format!("transmission of link {name} is paused"),
+            "writes wait in the log",
+            format!("go on: blkctl transmit resume {group}"),
+        )),
+        TransmitState::Stopped => problems.push(note(
+            format!("transmission of link {name} is stopped"),
+            "changes are tracked as dirty extents and nothing is sent",
+            format!("go on: blkctl transmit start {group}"),
+        )),
+        TransmitState::Error => problems.push(error(
+            format!("sending on link {name} to {peer} failed"),
+            "nothing is replicated; changes are tracked",
+            "look at: blkctl events --severity error".to_owned(),
+        )),
+    }
+    if link.replication == ReplicationState::Behind {
+        problems.push(warning(
+            format!(
+                "link {name} is behind: {} in dirty extents",
+                link.dirty_bytes
+            ),
+            "the log overflowed; the target keeps an older, consistent state until it is mirrored",
+            format!(
+                "wait for the difference mirror, or start it: blkctl mirror start {group}; a \
+                 larger log: blkctl set --group {group} group.log-memory=SIZE"
+            ),
+        ));
+    }
+    problems
+}
+
+fn of_mirror(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let name = &link.name;
+    match link.mirror.state {
+        MirrorState::Idle
+        | MirrorState::Mirroring
+        | MirrorState::Verifying
+        | MirrorState::Restoring => {}
+        MirrorState::Paused => problems.push(note(
+            format!("the mirror of link {name} is paused"),
+            "the target is not equal before it ends",
+            format!("go on: blkctl mirror resume {group}"),
+        )),
+        MirrorState::Waiting => problems.push(note(
+            format!("the mirror of link {name} waits"),
+            "it goes on when the link is up and drains faster than new extents become dirty",
+            format!("let it run now: blkctl mirror start {group}"),
+        )),
+    }
+    let mirrors = !matches!(
+        link.mirror.state,
+        MirrorState::Idle | MirrorState::Verifying
+    );
+    let needs = matches!(
+        link.data_state,
+        DataState::MirrorRequired | DataState::NotReady
+    );
+    if needs && !mirrors && link.connection == ConnectionState::Connected {
+        problems.push(error(
+            format!("the replica of link {name} holds no whole copy"),
+            "it cannot be promoted",
+            format!("mirror it: blkctl mirror start {group}"),
+        ));
+    }
+    problems
+}
+
+fn of_target(group: &GroupName, target: &TargetStatus) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if !target.connected {
+        problems.push(warning(
+            format!("the source of group {group} is not connected"),
+            "the replica stays as it is; it may miss the source's last writes",
+            format!(
+                "check the source and the network; if the source is lost: blkctl promote {group}"
+            ),
+        ));
+    }
+    match target.status {
+        TargetState::Ok => {}
+        TargetState::Paused | TargetState::PausePending => problems.push(note(
+            format!("applying of group {group} is paused"),
+            "the journal goes on receiving until it is full, then the source is held back",
+            format!("go on: blkctl target resume {group}"),
+        )),
+        TargetState::Retrying => problems.push(error(
+            format!("writes to the replica of group {group} fail and are tried again"),
+            "what cannot be written counts as different",
+            "check the target's disk: dmesg and blkctl events tell which requests failed"
+                .to_owned(),
+        )),
+        TargetState::NotLoaded => problems.push(error(
+            format!("the replica of group {group} could not be opened"),
+            "nothing is received",
+            "blkctl events --severity error tells why; repair it and start blkrepd again"
+                .to_owned(),
+        )),
+    }
+    problems
+}
+
+fn of_replica(group: &GroupName, target: &TargetStatus) -> Option<Problem> {
+    match target.data_state {
+        DataState::Ok => None,
+        DataState::Mirroring => Some(warning(
+            format!("the replica of group {group} is being mirrored"),
+            "it is not consistent before the mirror ends and cannot be promoted",
+            format!("wait; the source shows the progress: blkctl status {group}"),
+        )),
+        DataState::MirrorRequired | DataState::NotReady => Some(error(
+            format!("the replica of group {group} holds no whole copy"),
+            "it cannot be promoted",
+            format!("on the source: blkctl mirror start {group}"),
+        )),
+        DataState::RestoreRequired => Some(error(
+            format!("this node's data of group {group} is not the newest"),
+            "the group was promoted elsewhere; nothing is overwritten by itself",
+            format!(
+                "on the node with the right data: blkctl connect {group} --to THIS-NODE --mirror \
+                 checksum --yes"
+            ),
+        )),
+        DataState::Reverted => Some(warning(
+            format!("the replica of group {group} was set back to an earlier point"),
+            "it is consistent and older than the source",
+            format!("on the source: blkctl mirror start {group}"),
+        )),
+        DataState::Unknown => Some(error(
+            format!("what the replica of group {group} is worth is not known"),
+            "its records are missing or damaged",
+            format!("on the source: blkctl mirror start {group} --kind checksum"),
+        )),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use blkrep_api::{MirrorStatus, Mode, QueueStatus};
+    use blkrep_types::{ByteLen, Generation, LinkName};
+
+    fn link() -> LinkStatus {
+        LinkStatus {
+            name: LinkName::new("east").unwrap(),
+            peer: "192.0.2.1:7420".to_owned(),
+            mode: Mode::Async,
+            connection: ConnectionState::Connected,
+            transmit: TransmitState::Started,
+            mirror: MirrorStatus::idle(),
+            replication: ReplicationState::Replicating,
+            data_state: DataState::Ok,
+            lag_ms: Some(0),
+            queue: QueueStatus::default(),
+            dirty_bytes: ByteLen::ZERO,
+            sent_bytes: ByteLen::ZERO,
+            sent_compressed_bytes: ByteLen::ZERO,
+            connected_since: None,
+            refusal: None,
+        }
+    }
+
+    fn group(links: Vec<LinkStatus>) -> GroupStatus {
+        GroupStatus {
+            name: GroupName::new("db").unwrap(),
+            role: Role::Source,
+            generation: Generation::NONE,
+            volumes: Vec::new(),
+            links,
+            target: None,
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_healthy_group_has_no_problem_and_an_unlinked_one_is_named() {
+        let mut healthy = group(vec![link()]);
+        explain(&mut healthy);
+        assert_eq!(healthy.problems, []);
+        let mut lonely = group(Vec::new());
+        explain(&mut lonely);
+        assert!(lonely.problems[0].action.contains("blkctl connect db"));
+    }
+
+    #[test]
+    fn the_worst_problem_comes_first_and_the_nodes_own_are_kept() {
+        let mut link = link();
+        link.transmit = TransmitState::Paused;
+        link.connection = ConnectionState::Refused;
+        link.refusal = Some("another group".to_owned());
+        let mut group = group(vec![link]);
+        group.problems = vec![warning("own".to_owned(), "m", "a".to_owned())];
+        explain(&mut group);
+        let levels: Vec<_> = group.problems.iter().map(|p| p.level).collect();
+        assert_eq!(
+            levels,
+            [
+                ProblemLevel::Error,
+                ProblemLevel::Warning,
+                ProblemLevel::Note
+            ]
+        );
+        assert!(group.problems[0].what.contains("another group"));
+        assert_eq!(group.problems[1].what, "own");
+    }
+
+    #[test]
+    fn every_data_state_but_ok_says_what_to_do_on_a_target() {
+        for data_state in DataState::ALL {
+            let mut group = group(Vec::new());
+            group.role = Role::Target;
+            group.target = Some(TargetStatus {
+                source: None,
+                connected: true,
+                last_heard: None,
+                data_state: *data_state,
+                status: TargetState::Ok,
+                journal_bytes: ByteLen::ZERO,
+                journal_limit_bytes: ByteLen::ZERO,
+                dirty_bytes: ByteLen::ZERO,
+            });
+            explain(&mut group);
+            assert_eq!(group.problems.is_empty(), *data_state == DataState::Ok);
+            assert!(group.problems.iter().all(|p| !p.action.is_empty()));
+        }
+    }
+}

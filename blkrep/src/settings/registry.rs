@@ -1,0 +1,369 @@
+//! The registry of settings: every name with its kind, range, default and meaning.
+//!
+//! Owns the one table that `blkrepd.toml`, `set`, `get` and the reference page come from. Never
+//! holds a value that is in force.
+
+use blkrep_types::{ByteLen, format_span, parse_size, parse_span};
+use std::fmt;
+use std::time::Duration;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// What values a setting takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Bytes from `min` to `max`, in steps of `step`, or only powers of two.
+    Size {
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+        /// A divisor of every legal value.
+        step: u64,
+        /// Only powers of two.
+        power: bool,
+    },
+    /// A number from `min` to `max`.
+    Count {
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// Time from `min_ms` to `max_ms`.
+    Time {
+        /// Shortest, in milliseconds.
+        min_ms: u64,
+        /// Longest, in milliseconds.
+        max_ms: u64,
+    },
+    /// `on` or `off`.
+    Switch,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+/// When a change takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applies {
+    /// At once.
+    Live,
+    /// When a volume is attached the next time.
+    Attach,
+    /// When a volume is attached for the first time.
+    FirstAttach,
+    /// When the group is loaded the next time: at the start, or after all its volumes were detached.
+    Load,
+    /// When a link is made or its target is loaded the next time.
+    Connect,
+    /// When the daemon starts the next time.
+    Start,
+}
+
+impl Applies {
+    /// In words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "at once",
+            Self::Attach => "at the next attach",
+            Self::FirstAttach => "for volumes attached later",
+            Self::Load => "when the group is loaded the next time",
+            Self::Connect => "when the link or target is loaded the next time",
+            Self::Start => "at the next start of the daemon",
+        }
+    }
+}
+
+/// A checked value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value {
+    /// Bytes.
+    Size(ByteLen),
+    /// A number.
+    Count(u64),
+    /// A span of time.
+    Time(Duration),
+    /// On or off.
+    Switch(bool),
+    /// A word of the setting's list.
+    Choice(&'static str),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size(bytes) => bytes.fmt(f),
+            Self::Count(count) => count.fmt(f),
+            Self::Time(span) => f.write_str(&format_span(*span)),
+            Self::Switch(on) => f.write_str(if *on { "on" } else { "off" }),
+            Self::Choice(word) => f.write_str(word),
+        }
+    }
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// `section.name`.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// The built-in value, as text.
+    pub default: &'static str,
+    /// When a change takes effect.
+    pub applies: Applies,
+    /// May differ between groups.
+    pub per_group: bool,
+    /// What it does and why the default is what it is.
+    pub help: &'static str,
+}
+
+macro_rules! registry {
+    ($( $key:ident = $name:literal, $kind:expr, $default:literal, $applies:ident, $per_group:literal, $help:literal; )+) => {
+        /// The identity of a setting.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Key { $( #[doc = $help] $key ),+ }
+
+        impl Key {
+            /// Every setting, by name within its section.
+            pub const ALL: &[Self] = &[$(Self::$key),+];
+
+            /// What it is.
+            #[must_use]
+            pub const fn spec(self) -> Spec {
+                match self {
+                    $( Self::$key => Spec {
+                        name: $name, kind: $kind, default: $default, applies: Applies::$applies,
+                        per_group: $per_group, help: $help,
+                    } ),+
+                }
+            }
+        }
+    };
+}
+
+/// Bytes without further demands than a step.
+const fn size(min: u64, max: u64, step: u64) -> Kind {
+    Kind::Size {
+        min,
+        max,
+        step,
+        power: false,
+    }
+}
+
+const fn time(min_ms: u64, max_ms: u64) -> Kind {
+    Kind::Time { min_ms, max_ms }
+}
+
+const fn count(min: u64, max: u64) -> Kind {
+    Kind::Count { min, max }
+}
+
+registry! {
+    VolumeQueueDepth = "volume.queue-depth", count(1, 1024), "128", Attach, true,
+        "Requests a hardware queue of a device has in flight at most. Each holds a buffer of `volume.request-size`.";
+    VolumeQueues = "volume.queues", count(1, 64), "1", Attach, true,
+        "Hardware queues of a device; each has a thread and a ring of its own.";
+    VolumeRequestSize = "volume.request-size", Kind::Size { min: 64 * KIB, max: MIB, step: 4 * KIB, power: true }, "512KiB", Attach, true,
+        "Largest request a device takes; the kernel splits larger ones.";
+    VolumeExtentSize = "volume.extent-size", Kind::Size { min: 4 * KIB, max: MIB, step: 4 * KIB, power: true }, "64KiB", FirstAttach, true,
+        "Grain of the dirty maps: smaller sends less after a break, larger needs less memory.";
+    VolumeIntentIdleTime = "volume.intent-idle-time", time(1_000, 300_000), "30s", Live, true,
+        "An idle volume's intent map is empty after this time at the latest, so that a crash then compares nothing.";
+    VolumeOnBackingError = "volume.on-backing-error", Kind::Choice(&["pass", "freeze"]), "pass", Live, true,
+        "When the backing fails: `pass` the error to the application, or `freeze` its requests until someone acts.";
+    GroupLogMemory = "group.log-memory", size(MIB, 256 * GIB, 4 * KIB), "64MiB", Load, true,
+        "Memory of the group's write log. It lives in shared memory and outlives a killed daemon. What it cannot hold while a link is down becomes dirty extents.";
+    GroupLinksMax = "group.links-max", count(1, 16), "8", Live, true,
+        "Links one group may have; each keeps a position in the log and a dirty map.";
+    LinkHeartbeatInterval = "link.heartbeat-interval", time(100, 60_000), "1s", Live, true,
+        "An idle link sends a heartbeat this often.";
+    LinkHeartbeatTimeout = "link.heartbeat-timeout", time(500, 600_000), "5s", Live, true,
+        "A peer silent for this long counts as gone. At least twice the interval.";
+    LinkConnectTimeout = "link.connect-timeout", time(500, 120_000), "10s", Live, true,
+        "A connection and its handshake must be made within this time.";
+    LinkReconnect = "link.reconnect", Kind::Switch, "on", Live, true,
+        "Connect again by itself after the connection was lost.";
+    LinkReconnectInterval = "link.reconnect-interval", time(100, 3_600_000), "1s", Live, true,
+        "Time between two attempts to connect again.";
+    LinkInFlight = "link.in-flight", size(MIB, 4 * GIB, 4 * KIB), "16MiB", Live, true,
+        "Bytes sent and not yet acknowledged as received, at most. More fills a longer line; it is memory of the target's receive path.";
+    LinkMirrorInFlight = "link.mirror-in-flight", size(MIB, GIB, 4 * KIB), "4MiB", Live, true,
+        "Bytes of mirror blocks in the stream at most, so that a mirror cannot crowd out the application's writes.";
+    TargetJournalSize = "target.journal-size", size(16 * MIB, 4 * TIB, 4 * KIB), "256MiB", Connect, true,
+        "Size of the target's journal. It takes what was received and not yet applied, and a difference mirror that fits is held there and applied whole.";
+    EventsKept = "events.kept", count(100, 100_000), "1000", Start, false,
+        "Events kept in memory for `blkctl events`.";
+    EventsFileSize = "events.file-size", size(64 * KIB, GIB, 1), "4MiB", Live, false,
+        "Size at which the event log file is rotated.";
+    EventsFiles = "events.files", count(1, 100), "4", Live, false,
+        "Event log files kept, the current one included.";
+    ControlConnections = "control.connections", count(4, 1024), "64", Start, false,
+        "Clients on the control socket at once. Administrators and monitors have this many each, so that monitors cannot lock administrators out.";
+    ControlRequestTimeout = "control.request-timeout", time(1_000, 600_000), "10s", Start, false,
+        "A client must have sent its whole request within this time.";
+    ControlOperationTimeout = "control.operation-timeout", time(5_000, 3_600_000), "2m", Start, false,
+        "A command that takes longer answers `still-running` and goes on.";
+}
+
+impl Key {
+    /// The setting of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|key| key.name() == name)
+    }
+
+    /// `section.name`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.spec().name
+    }
+
+    /// The built-in value.
+    #[must_use]
+    pub fn default_value(self) -> Value {
+        let spec = self.spec();
+        self.parse(spec.default)
+            .expect("defaults are legal: a test parses each")
+    }
+
+    /// Reads and checks a value.
+    ///
+    /// # Errors
+    /// A sentence that says what is legal.
+    pub fn parse(self, text: &str) -> Result<Value, String> {
+        let spec = self.spec();
+        let value = match spec.kind {
+            Kind::Size { .. } => Value::Size(parse_size(text).map_err(|e| e.to_string())?),
+            Kind::Count { .. } => {
+                let count = text.parse();
+                Value::Count(count.map_err(|_| format!("'{text}' is not a whole number"))?)
+            }
+            Kind::Time { .. } => Value::Time(parse_span(text).map_err(|e| e.to_string())?),
+            Kind::Switch => match text {
+                "on" | "true" | "yes" => Value::Switch(true),
+                "off" | "false" | "no" => Value::Switch(false),
+                _ => return Err(format!("'{text}' is neither on nor off")),
+            },
+            Kind::Choice(words) => {
+                let word = words.iter().copied().find(|word| *word == text);
+                Value::Choice(word.ok_or_else(|| format!("'{text}' is none of its words"))?)
+            }
+        };
+        if spec.kind.allows(value) {
+            Ok(value)
+        } else {
+            Err(format!("'{text}' is outside its range"))
+        }
+    }
+}
+
+impl Kind {
+    /// True if the value, already of this kind, is in range.
+    fn allows(self, value: Value) -> bool {
+        match (self, value) {
+            (
+                Self::Size {
+                    min,
+                    max,
+                    step,
+                    power,
+                },
+                Value::Size(bytes),
+            ) => {
+                let bytes = bytes.get();
+                (min..=max).contains(&bytes)
+                    && bytes.is_multiple_of(step)
+                    && (!power || bytes.is_power_of_two())
+            }
+            (Self::Count { min, max }, Value::Count(count)) => (min..=max).contains(&count),
+            (Self::Time { min_ms, max_ms }, Value::Time(span)) => {
+                (u128::from(min_ms)..=u128::from(max_ms)).contains(&span.as_millis())
+            }
+            (Self::Switch, Value::Switch(_)) => true,
+            (Self::Choice(words), Value::Choice(word)) => words.contains(&word),
+            (
+                Self::Size { .. }
+                | Self::Count { .. }
+                | Self::Time { .. }
+                | Self::Switch
+                | Self::Choice(_),
+                _,
+            ) => false,
+        }
+    }
+
+    /// What values are legal, in words.
+    #[must_use]
+    pub fn range(self) -> String {
+        let bytes = ByteLen::new;
+        let span = |ms| format_span(Duration::from_millis(ms));
+        match self {
+            Self::Size {
+                min,
+                max,
+                power: true,
+                ..
+            } => format!("{} to {}, a power of two", bytes(min), bytes(max)),
+            Self::Size {
+                min, max, step: 1, ..
+            } => format!("{} to {}", bytes(min), bytes(max)),
+            Self::Size { min, max, step, .. } => {
+                let (min, max, step) = (bytes(min), bytes(max), bytes(step));
+                format!("{min} to {max}, a multiple of {step}")
+            }
+            Self::Count { min, max } => format!("{min} to {max}"),
+            Self::Time { min_ms, max_ms } => format!("{} to {}", span(min_ms), span(max_ms)),
+            Self::Switch => "on, off".to_owned(),
+            Self::Choice(words) => words.join(", "),
+        }
+    }
+
+    /// The kind in one word.
+    #[must_use]
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Size { .. } => "size",
+            Self::Count { .. } => "count",
+            Self::Time { .. } => "time",
+            Self::Switch => "switch",
+            Self::Choice(_) => "choice",
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_legal_and_printed_as_it_is_written() {
+        for key in Key::ALL {
+            assert_eq!(key.default_value().to_string(), key.spec().default);
+            assert_eq!(Key::from_name(key.name()), Some(*key));
+        }
+    }
+
+    #[test]
+    fn values_outside_their_range_are_refused() {
+        for (key, wrong) in [
+            (Key::GroupLogMemory, "512KiB"),
+            (Key::GroupLogMemory, "1025KiB"),
+            (Key::GroupLogMemory, "lots"),
+            (Key::VolumeExtentSize, "96KiB"),
+            (Key::VolumeQueueDepth, "0"),
+            (Key::VolumeQueueDepth, "-1"),
+            (Key::LinkHeartbeatInterval, "1"),
+            (Key::LinkReconnect, "perhaps"),
+            (Key::VolumeOnBackingError, "panic"),
+        ] {
+            assert!(key.parse(wrong).is_err(), "{} = {wrong}", key.name());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Settings in force, as plain typed structs for the engines.
+
+use super::{Key, Value};
+use blkrep_types::{ByteLen, ExtentSize};
+use std::time::Duration;
+
+/// What a volume does when its backing fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBackingError {
+    /// The application gets the error.
+    Pass,
+    /// Requests wait until someone acts.
+    Freeze,
+}
+
+/// The settings of one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupSettings {
+    /// Requests in flight for each hardware queue.
+    pub queue_depth: u16,
+    /// Hardware queues of a device.
+    pub queues: u16,
+    /// Largest request of a device.
+    pub request_bytes: ByteLen,
+    /// Grain of the dirty maps.
+    pub extent_size: ExtentSize,
+    /// When an idle volume's intent map is empty at the latest.
+    pub intent_idle_time: Duration,
+    /// What a failing backing does.
+    pub on_backing_error: OnBackingError,
+    /// Memory of the write log.
+    pub log_memory: ByteLen,
+    /// Links the group may have.
+    pub links_max: u16,
+    /// Time between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Silence after which a peer is gone.
+    pub heartbeat_timeout: Duration,
+    /// Limit of connecting and handshake.
+    pub connect_timeout: Duration,
+    /// Connect again by itself.
+    pub reconnect: bool,
+    /// Time between two attempts.
+    pub reconnect_interval: Duration,
+    /// Sent and not acknowledged at most.
+    pub in_flight: ByteLen,
+    /// The same of mirror blocks.
+    pub mirror_in_flight: ByteLen,
+    /// Size of the target's journal.
+    pub journal_size: ByteLen,
+}
+
+/// The settings of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// Events kept in memory.
+    pub events_kept: usize,
+    /// Size at which the event log file is rotated.
+    pub events_file_size: ByteLen,
+    /// Event log files kept.
+    pub events_files: u16,
+    /// Clients of each role at once.
+    pub connections: usize,
+    /// Limit of receiving a request.
+    pub request_timeout: Duration,
+    /// Limit of waiting for a command.
+    pub operation_timeout: Duration,
+}
+
+/// Values by key; a key of another kind than asked for is a fault of the registry.
+pub(super) struct Values<F: Fn(Key) -> Value>(pub(super) F);
+
+impl<F: Fn(Key) -> Value> Values<F> {
+    fn size(&self, key: Key) -> ByteLen {
+        match (self.0)(key) {
+            Value::Size(bytes) => bytes,
+            other => unreachable!("{} is a size, not {other}", key.name()),
+        }
+    }
+
+    fn count<N: TryFrom<u64>>(&self, key: Key) -> N {
+        match (self.0)(key) {
+            Value::Count(count) => N::try_from(count)
+                .unwrap_or_else(|_| unreachable!("{}: range is too wide", key.name())),
+            other => unreachable!("{} is a count, not {other}", key.name()),
+        }
+    }
+
+    fn time(&self, key: Key) -> Duration {
+        match (self.0)(key) {
+            Value::Time(span) => span,
+            other => unreachable!("{} is a time, not {other}", key.name()),
+        }
+    }
+
+    fn switch(&self, key: Key) -> bool {
+        match (self.0)(key) {
+            Value::Switch(on) => on,
+            other => unreachable!("{} is a switch, not {other}", key.name()),
+        }
+    }
+
+    pub(super) fn group(&self) -> GroupSettings {
+        let extent = self.size(Key::VolumeExtentSize).get();
+        GroupSettings {
+            queue_depth: self.count(Key::VolumeQueueDepth),
+            queues: self.count(Key::VolumeQueues),
+            request_bytes: self.size(Key::VolumeRequestSize),
+            extent_size: ExtentSize::try_from(extent).expect("the range is that of ExtentSize"),
+            intent_idle_time: self.time(Key::VolumeIntentIdleTime),
+            on_backing_error: match (self.0)(Key::VolumeOnBackingError) {
+                Value::Choice("freeze") => OnBackingError::Freeze,
+                _ => OnBackingError::Pass,
+            },
+            log_memory: self.size(Key::GroupLogMemory),
+            links_max: self.count(Key::GroupLinksMax),
+            heartbeat_interval: self.time(Key::LinkHeartbeatInterval),
+            heartbeat_timeout: self.time(Key::LinkHeartbeatTimeout),
+            connect_timeout: self.time(Key::LinkConnectTimeout),
+            reconnect: self.switch(Key::LinkReconnect),
+            reconnect_interval: self.time(Key::LinkReconnectInterval),
+            in_flight: self.size(Key::LinkInFlight),
+            mirror_in_flight: self.size(Key::LinkMirrorInFlight),
+            journal_size: self.size(Key::TargetJournalSize),
+        }
+    }
+
+    pub(super) fn node(&self) -> NodeSettings {
+        NodeSettings {
+            events_kept: self.count(Key::EventsKept),
+            events_file_size: self.size(Key::EventsFileSize),
+            events_files: self.count(Key::EventsFiles),
+            connections: self.count(Key::ControlConnections),
+            request_timeout: self.time(Key::ControlRequestTimeout),
+            operation_timeout: self.time(Key::ControlOperationTimeout),
+        }
+    }
+}
