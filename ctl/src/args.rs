@@ -1,0 +1,357 @@
+//! The command line: every command and option, with its help.
+//!
+//! Owns the form. Text enters; checked values leave. The reference page, man pages and completions
+//! are made from this.
+
+use blkrep_api::{EventId, FrontendKind, MirrorKind, Mode, SOCKET_DEFAULT, Severity};
+use blkrep_types::{
+    ByteLen, ByteOffset, ExtentSize, GroupName, LinkName, VolumeName, parse_size, parse_span,
+};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Administers block volumes that blkrepd serves and replicates.
+#[derive(Debug, Parser)]
+#[command(
+    name = "blkctl",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Sizes: 64KiB, 10GiB. Times: 5s, 10m, 7d. Exit codes: 0 done, 1 a condition was \
+                  found, 2 error."
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Control socket of the daemon.
+    #[arg(long, global = true, value_name = "PATH", default_value = SOCKET_DEFAULT, env = "BLKREP_SOCKET", hide_env_values = true)]
+    pub(crate) socket: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Do what destroys data without asking.
+    #[arg(long, global = true)]
+    pub(crate) yes: bool,
+    /// Print without colours.
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+    /// Give up waiting for the daemon, or with `--wait` for the end, after this time.
+    #[arg(long, global = true, value_name = "TIME", value_parser = span)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a backing as a device; prints the device.
+    Attach(Attach),
+    /// Stop serving a volume; its backing is the plain data.
+    Detach(Detach),
+    /// Create a link to a target and start to mirror and replicate.
+    Connect(Connect),
+    /// End a link; changes are tracked further.
+    Disconnect(Disconnect),
+    /// Show the state: what is wrong, what it means, what to do.
+    Status(StatusArgs),
+    /// Bring a target to equality.
+    #[command(subcommand)]
+    Mirror(MirrorCommand),
+    /// Control transmission.
+    #[command(subcommand)]
+    Transmit(TransmitCommand),
+    /// On the target: stop and resume applying.
+    #[command(subcommand)]
+    Target(TargetCommand),
+    /// Give this target the right to write: it serves the group from now on.
+    Promote(Promote),
+    /// Stop serving a promoted group.
+    Demote(GroupArg),
+    /// Drop what this node remembers of a group; data is not touched.
+    Forget(GroupArg),
+    /// Change settings, all or none.
+    Set(Set),
+    /// Show settings with value, default and range.
+    Get(Get),
+    /// Show what happened.
+    Events(Events),
+    /// Look for what this machine lacks; exit 1 if something does not work.
+    Doctor,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a directory.
+    #[command(hide = true)]
+    Man {
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// Name of the volume.
+    pub(crate) volume: VolumeName,
+    /// Block device or file with its data.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) backing: PathBuf,
+    /// Group it belongs to; one of its own name if not given.
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<GroupName>,
+    /// What serves it: auto, ublk, loop or nbd.
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub(crate) frontend: FrontendKind,
+    /// Number of the device; any free one if not given.
+    #[arg(long, value_name = "N")]
+    pub(crate) device_id: Option<u32>,
+    /// First byte of the backing that belongs to the volume.
+    #[arg(long, value_name = "SIZE", value_parser = offset, default_value = "0")]
+    pub(crate) offset: ByteOffset,
+    /// Bytes that belong to it; up to the end if not given.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) size: Option<ByteLen>,
+    /// Grain of its dirty maps, 4KiB to 1MiB.
+    #[arg(long, value_name = "SIZE", value_parser = extent_size)]
+    pub(crate) extent_size: Option<ExtentSize>,
+    /// Refuse writes.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Forget it at the next start of the host.
+    #[arg(long)]
+    pub(crate) transient: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Detach {
+    /// Name of the volume.
+    pub(crate) volume: VolumeName,
+    /// Even while it is open: its users get errors.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Connect {
+    /// The group.
+    pub(crate) group: GroupName,
+    /// Address and port of the target.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) to: String,
+    /// Name of the link.
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) link: Option<LinkName>,
+    /// Where a volume goes on the target; repeatable.
+    #[arg(long, value_name = "VOLUME=PATH", value_parser = mapping)]
+    pub(crate) map: Vec<(VolumeName, PathBuf)>,
+    /// When the application gets its completion: async, memory or sync.
+    #[arg(long, default_value = "async")]
+    pub(crate) mode: Mode,
+    /// Do not mirror: both ends are known to be equal.
+    #[arg(long, conflicts_with = "mirror")]
+    pub(crate) no_mirror: bool,
+    /// What to mirror: full, difference or checksum.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) mirror: Option<MirrorKind>,
+    /// Replace whatever the target's path holds.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Trust the maps though the backing was unwatched.
+    #[arg(long)]
+    pub(crate) trust_map: bool,
+    /// Show progress until the target is equal.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Disconnect {
+    /// The group.
+    pub(crate) group: GroupName,
+    /// The link; needed if there are several.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) link: Option<LinkName>,
+    /// Track changes no longer: the next connect needs a full or checksum mirror.
+    #[arg(long)]
+    pub(crate) forget: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Only this group.
+    pub(crate) group: Option<GroupName>,
+    /// Show it again every second until interrupted.
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+/// A group and perhaps one of its links.
+#[derive(Debug, Args)]
+pub(crate) struct OnLink {
+    /// The group.
+    pub(crate) group: GroupName,
+    /// The link; every one if not given.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) link: Option<LinkName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupArg {
+    /// The group.
+    pub(crate) group: GroupName,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MirrorCommand {
+    /// Begin.
+    Start {
+        #[command(flatten)]
+        on: OnLink,
+        /// What to compare and send: full, difference or checksum.
+        #[arg(long, value_name = "KIND")]
+        kind: Option<MirrorKind>,
+        /// Show progress until it is done.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// End; the dirty extents are kept.
+    Stop(OnLink),
+    /// Hold; the position is kept.
+    Pause(OnLink),
+    /// Go on.
+    Resume {
+        #[command(flatten)]
+        on: OnLink,
+        /// Show progress until it is done.
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TransmitCommand {
+    /// Send, after `stop`.
+    Start(OnLink),
+    /// Send nothing; changes are tracked as dirty extents.
+    Stop(OnLink),
+    /// Send nothing; writes are kept in the log.
+    Pause(OnLink),
+    /// Send, after `pause`.
+    Resume(OnLink),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TargetCommand {
+    /// Stop applying; the journal goes on receiving.
+    Pause(GroupArg),
+    /// Apply again.
+    Resume(GroupArg),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Promote {
+    /// The group.
+    pub(crate) group: GroupName,
+    /// Although the source is alive.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Although the replica is not consistent; needs --yes.
+    #[arg(long)]
+    pub(crate) inconsistent: bool,
+    /// What serves its volumes: auto, ublk, loop or nbd.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) frontend: Option<FrontendKind>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// What to change; `KEY=` takes back what `set` changed.
+    #[arg(required = true, value_name = "KEY=VALUE", value_parser = assignment)]
+    pub(crate) assignments: Vec<(String, String)>,
+    /// For this group only.
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<GroupName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// Only this setting.
+    pub(crate) key: Option<String>,
+    /// As they hold for this group.
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<GroupName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Show them as they happen until interrupted.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Only those after this cursor.
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<u64>,
+    /// The newest so many.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Only those at least so severe: info, warning or error.
+    #[arg(long)]
+    pub(crate) severity: Option<Severity>,
+    /// Only those of this group.
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<GroupName>,
+    /// Only those with this number or name.
+    #[arg(long, value_name = "EVENT")]
+    pub(crate) id: Option<EventId>,
+}
+
+fn size(text: &str) -> Result<ByteLen, String> {
+    parse_size(text).map_err(|error| error.to_string())
+}
+
+fn offset(text: &str) -> Result<ByteOffset, String> {
+    size(text).map(|bytes| ByteOffset::new(bytes.get()))
+}
+
+fn extent_size(text: &str) -> Result<ExtentSize, String> {
+    ExtentSize::try_from(size(text)?.get()).map_err(|error| error.to_string())
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    parse_span(text).map_err(|error| error.to_string())
+}
+
+fn mapping(text: &str) -> Result<(VolumeName, PathBuf), String> {
+    let pair = text.split_once('=');
+    let (volume, path) = pair.ok_or_else(|| format!("'{text}' is not VOLUME=PATH"))?;
+    let volume = VolumeName::new(volume).map_err(|error| error.to_string())?;
+    if path.starts_with('/') {
+        Ok((volume, path.into()))
+    } else {
+        Err(format!("'{path}' is no absolute path"))
+    }
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=');
+    let (key, value) = pair.ok_or_else(|| format!("'{text}' is not KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

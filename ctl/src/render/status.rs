@@ -1,0 +1,230 @@
+//! `status` in words: per group its volumes, its links, what is wrong and what to do.
+
+use super::put;
+use crate::output::{Painter, Tone};
+use blkrep_api::{
+    ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
+    ReplicationState, Role, Status, TargetStatus, VolumeState, VolumeStatus,
+};
+use blkrep_types::{ByteLen, Generation};
+use std::fmt::Write as _;
+
+/// The whole status.
+pub(crate) fn status(painter: Painter, status: &Status) -> String {
+    let mut text = String::new();
+    put!(text, "node {}", painter.paint(Tone::Strong, &status.node));
+    problems(&mut text, painter, &status.problems);
+    if status.groups.is_empty() {
+        put!(
+            text,
+            "no groups: serve a volume with: blkctl attach VOLUME --backing PATH"
+        );
+    }
+    for found in &status.groups {
+        group(&mut text, painter, found);
+    }
+    text
+}
+
+fn group(text: &mut String, painter: Painter, group: &GroupStatus) {
+    let worst = group.problems.iter().map(|problem| problem.level).max();
+    let (word, tone) = match worst {
+        None | Some(ProblemLevel::Note) => ("ok", Tone::Good),
+        Some(ProblemLevel::Warning) => ("warning", Tone::Warn),
+        Some(ProblemLevel::Error) => ("error", Tone::Bad),
+    };
+    let role = match group.role {
+        Role::Source => "source",
+        Role::Target => "target",
+        Role::Promoted => "promoted: serves as source",
+        Role::FailedOver => "failed over: serves as source",
+    };
+    put!(
+        text,
+        "\ngroup {} ({role}): {}",
+        painter.paint(Tone::Strong, &group.name),
+        painter.paint(tone, word)
+    );
+    if group.generation != Generation::NONE {
+        let generation = format!("  generation {}", group.generation);
+        put!(text, "{}", painter.paint(Tone::Faint, generation));
+    }
+    for found in &group.volumes {
+        volume(text, painter, found);
+    }
+    for found in &group.links {
+        link(text, painter, found);
+    }
+    if let Some(found) = group.target.as_ref().filter(|_| group.role == Role::Target) {
+        target(text, painter, found);
+    }
+    problems(text, painter, &group.problems);
+}
+
+fn volume(text: &mut String, painter: Painter, volume: &VolumeStatus) {
+    let tone = match volume.state {
+        VolumeState::Served => Tone::Good,
+        VolumeState::Offline => Tone::Faint,
+        VolumeState::Recovering => Tone::Warn,
+        VolumeState::Frozen | VolumeState::Failing | VolumeState::Fenced => Tone::Bad,
+    };
+    let device = if volume.device.is_empty() {
+        String::new()
+    } else {
+        format!(" as {}", volume.device)
+    };
+    let mut remarks = String::new();
+    if volume.read_only {
+        remarks.push_str(", read-only");
+    }
+    if volume.transient {
+        remarks.push_str(", transient");
+    }
+    put!(
+        text,
+        "  volume {}: {}{device}, {} on {}{remarks}",
+        volume.name,
+        painter.paint(tone, volume.state),
+        amount(volume.size_bytes),
+        volume.backing
+    );
+}
+
+fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
+    let connection = match link.connection {
+        ConnectionState::Connected => Tone::Good,
+        ConnectionState::Connecting | ConnectionState::Disconnected => Tone::Plain,
+        ConnectionState::Down => Tone::Warn,
+        ConnectionState::Refused => Tone::Bad,
+    };
+    let replication = match link.replication {
+        ReplicationState::Replicating => Tone::Good,
+        ReplicationState::Ready | ReplicationState::Stopped => Tone::Plain,
+        ReplicationState::Pending | ReplicationState::Behind => Tone::Warn,
+    };
+    put!(
+        text,
+        "  link {} to {} ({}): {}, {}, replica {}",
+        link.name,
+        link.peer,
+        link.mode,
+        painter.paint(connection, link.connection),
+        painter.paint(replication, link.replication),
+        painter.paint(worth(link.data_state), link.data_state)
+    );
+    let lag = match link.lag_ms {
+        None => "unknown".to_owned(),
+        Some(0) => "none".to_owned(),
+        Some(millis) if millis < 1000 => format!("{millis} ms"),
+        Some(millis) => format!("{}.{} s", millis / 1000, millis % 1000 / 100),
+    };
+    let queue = &link.queue;
+    let queued = ByteLen::new(
+        queue
+            .memory_bytes
+            .get()
+            .saturating_add(queue.disk_bytes.get()),
+    );
+    let mut line = format!(
+        "    lag {lag}, queue {} in {} writes",
+        amount(queued),
+        queue.ops
+    );
+    if link.dirty_bytes > ByteLen::ZERO {
+        write!(line, ", dirty {}", amount(link.dirty_bytes)).expect("a String takes all text");
+    }
+    put!(text, "{line}, sent {}", amount(link.sent_bytes));
+    if link.mirror.state != MirrorState::Idle {
+        let mirror = &link.mirror;
+        let kind = mirror.kind.map_or("", |kind| kind.as_str());
+        put!(
+            text,
+            "    mirror {kind} {}: {:.1} %, {} sent, {} not needed, {} to go",
+            mirror.state,
+            mirror.percent,
+            amount(mirror.bytes_sent),
+            amount(mirror.bytes_skipped),
+            amount(mirror.bytes_remaining)
+        );
+    }
+}
+
+fn target(text: &mut String, painter: Painter, target: &TargetStatus) {
+    let source = target
+        .source
+        .as_ref()
+        .map_or("unknown", |name| name.as_str());
+    let (word, tone) = if target.connected {
+        ("connected", Tone::Good)
+    } else {
+        ("not connected", Tone::Warn)
+    };
+    put!(
+        text,
+        "  replica of {source}: {}, data {}, applying {}",
+        painter.paint(tone, word),
+        painter.paint(worth(target.data_state), target.data_state),
+        target.status
+    );
+    let journal = amount(target.journal_bytes);
+    let limit = amount(target.journal_limit_bytes);
+    let dirty = amount(target.dirty_bytes);
+    put!(text, "    journal {journal} of {limit}, dirty {dirty}");
+}
+
+fn worth(data_state: DataState) -> Tone {
+    match data_state {
+        DataState::Ok => Tone::Good,
+        DataState::Mirroring | DataState::Reverted | DataState::Unknown => Tone::Warn,
+        DataState::MirrorRequired | DataState::RestoreRequired | DataState::NotReady => Tone::Bad,
+    }
+}
+
+fn problems(text: &mut String, painter: Painter, problems: &[Problem]) {
+    for problem in problems {
+        let (word, tone) = match problem.level {
+            ProblemLevel::Note => ("note", Tone::Plain),
+            ProblemLevel::Warning => ("warning", Tone::Warn),
+            ProblemLevel::Error => ("error", Tone::Bad),
+        };
+        put!(text, "  {}: {}", painter.paint(tone, word), problem.what);
+        put!(text, "    means: {}", problem.meaning);
+        put!(text, "    do:    {}", problem.action);
+    }
+}
+
+/// Bytes with one digit after the point, in the unit that suits them.
+fn amount(bytes: ByteLen) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let bytes = bytes.get();
+    let mut unit = 0;
+    while unit + 1 < UNITS.len() && bytes >> (10 * (unit + 2)) > 0 {
+        unit += 1;
+    }
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let scale = 1_u128 << (10 * (unit + 1));
+    let tenths = u128::from(bytes) * 10 / scale;
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            ((1 << 20) - 1, "1023.9 KiB"),
+            (10 << 30, "10.0 GiB"),
+            (u64::MAX, "16383.9 PiB"),
+        ] {
+            assert_eq!(amount(ByteLen::new(bytes)), text);
+        }
+    }
+}
