@@ -50,6 +50,12 @@ impl SimIo {
         self.process
     }
 
+    /// True until its process was ended or crashed.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        self.world.alive(self.process)
+    }
+
     /// Starts a worker on this ring. The scheduler gives it its turns.
     pub fn begin<W: Worker<Self> + ?Sized>(&mut self, worker: &mut W) {
         worker.start(self);
