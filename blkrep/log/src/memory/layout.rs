@@ -1,0 +1,100 @@
+//! Where things lie in a memory log, in 64-bit words.
+//!
+//! Owns offsets and the packing of an entry; `docs/format/memory-log.md` says the same in words.
+//! The memory is read by a successor on the same machine only, so words are in the machine's order.
+
+use blkrep_types::{MirrorKind, RecordKind};
+
+/// `BLKRlog1`, read as a little-endian word.
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"BLKRlog1");
+
+/// Bytes of the header: one page.
+pub(super) const HEADER_BYTES: usize = 4096;
+/// Bytes of one entry.
+pub(super) const ENTRY_BYTES: usize = 64;
+/// Links that can be marked: as many as a group can have.
+pub(super) const MARKS: usize = 16;
+/// Bytes of one link's mark.
+pub(super) const MARK_BYTES: usize = 64;
+
+/// Offsets of header words.
+pub(super) mod header {
+    pub(in super::super) const MAGIC: usize = 0;
+    pub(in super::super) const ENTRIES: usize = 8;
+    pub(in super::super) const DATA_BYTES: usize = 16;
+    pub(in super::super) const GROUP: usize = 24;
+    pub(in super::super) const STATIC_CRC: usize = 40;
+    pub(in super::super) const GENERATION: usize = 64;
+    pub(in super::super) const INCARNATION: usize = 80;
+    pub(in super::super) const BASES: usize = 128;
+    pub(in super::super) const BASE_CHOICE: usize = 160;
+    pub(in super::super) const HEAD: usize = 192;
+    pub(in super::super) const MARKS: usize = 1024;
+}
+
+/// Offsets of words within an entry.
+pub(super) mod entry {
+    pub(in super::super) const SEQ: usize = 0;
+    pub(in super::super) const INCARNATION: usize = 8;
+    pub(in super::super) const WHAT: usize = 16;
+    pub(in super::super) const OFFSET: usize = 24;
+    pub(in super::super) const LEN: usize = 32;
+    pub(in super::super) const DATA: usize = 40;
+    pub(in super::super) const STATE: usize = 48;
+}
+
+/// Offsets within a link's mark: a control word (flags, and in the lowest bit which copy is good)
+/// and two copies.
+pub(super) mod mark {
+    pub(in super::super) const CONTROL: usize = 0;
+    pub(in super::super) const COPIES: usize = 8;
+    pub(in super::super) const COPY_BYTES: usize = 24;
+    pub(in super::super) const HELD: usize = 0;
+    pub(in super::super) const ACKED_INCARNATION: usize = 8;
+    pub(in super::super) const ACKED_SEQ: usize = 16;
+}
+
+/// State of an entry: its bytes are complete.
+pub(super) const PUBLISHED: u64 = 1;
+/// State of an entry: no local write of it is outstanding.
+pub(super) const LOCAL_DONE: u64 = 2;
+
+const DATA: u64 = 1;
+const ZERO: u64 = 2;
+const VOID: u64 = 3;
+const COMPARE: u64 = 4;
+const MIRROR_BEGIN: u64 = 5;
+const MIRROR_END: u64 = 6;
+
+/// A kind as two bytes: what it is, then its flags or mirror kind.
+pub(super) const fn pack_kind(kind: RecordKind) -> u64 {
+    let (code, detail) = match kind {
+        RecordKind::Data { mirror } => (DATA, mirror as u64),
+        RecordKind::Zero { mirror, free } => (ZERO, mirror as u64 | (free as u64) << 1),
+        RecordKind::Void => (VOID, 0),
+        RecordKind::Compare => (COMPARE, 0),
+        RecordKind::MirrorBegin(MirrorKind::Full) => (MIRROR_BEGIN, 1),
+        RecordKind::MirrorBegin(MirrorKind::Difference) => (MIRROR_BEGIN, 2),
+        RecordKind::MirrorBegin(MirrorKind::Checksum) => (MIRROR_BEGIN, 3),
+        RecordKind::MirrorEnd => (MIRROR_END, 0),
+    };
+    code | detail << 8
+}
+
+/// The kind of two bytes; `None` if they are none.
+pub(super) const fn unpack_kind(packed: u64) -> Option<RecordKind> {
+    Some(match (packed & 0xff, packed >> 8) {
+        (DATA, flags @ 0..=1) => RecordKind::Data { mirror: flags == 1 },
+        (ZERO, flags @ 0..=3) => RecordKind::Zero {
+            mirror: flags & 1 == 1,
+            free: flags & 2 == 2,
+        },
+        (VOID, 0) => RecordKind::Void,
+        (COMPARE, 0) => RecordKind::Compare,
+        (MIRROR_BEGIN, 1) => RecordKind::MirrorBegin(MirrorKind::Full),
+        (MIRROR_BEGIN, 2) => RecordKind::MirrorBegin(MirrorKind::Difference),
+        (MIRROR_BEGIN, 3) => RecordKind::MirrorBegin(MirrorKind::Checksum),
+        (MIRROR_END, 0) => RecordKind::MirrorEnd,
+        _ => return None,
+    })
+}

@@ -1,0 +1,619 @@
+//! The write log in memory that outlives its daemon.
+//!
+//! Owns one piece of shared memory: a header, a ring of entries, a ring of bytes
+//! (`docs/format/memory-log.md`). Entries enter at the head in order and leave at the tail in
+//! order. Every change is a single store of a word after the words it covers, so a process that is
+//! killed at any instruction leaves a log that its successor can read. One process writes it at a
+//! time, under its group's mutex. Never talks to a disk or the network.
+
+mod layout;
+#[cfg(test)]
+mod tests;
+
+use blkrep_io::{PAGE_BYTES, Region, Slice};
+use blkrep_types::{
+    ByteLen, ByteOffset, Extent, Generation, Incarnation, Record, RecordKind, Seq, VolumeIndex,
+};
+use layout::{
+    ENTRY_BYTES, HEADER_BYTES, LOCAL_DONE, MAGIC, MARK_BYTES, MARKS, PUBLISHED, entry, header,
+    mark, pack_kind, unpack_kind,
+};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// Bytes of data for each entry the ring has room for: half of the smallest usual write, so that
+/// entries never run out before bytes do unless most writes are smaller than this.
+const DATA_BYTES_PER_ENTRY: u64 = 2048;
+/// Fewest entries: a log of the smallest size still takes a queue full of small writes.
+const ENTRIES_MIN: u64 = 1024;
+/// The grain of slots: what a write to a disk must be aligned to.
+const GRAIN: u64 = 512;
+
+/// Sizes of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLogShape {
+    entries: u64,
+    data_bytes: u64,
+}
+
+impl MemoryLogShape {
+    /// A log that holds `data` bytes, rounded up to whole pages.
+    #[must_use]
+    pub fn holding(data: ByteLen) -> Self {
+        let page = u64::try_from(PAGE_BYTES).expect("64-bit platform");
+        let data_bytes = data.get().max(1).next_multiple_of(page);
+        let entries = (data_bytes / DATA_BYTES_PER_ENTRY).max(ENTRIES_MIN);
+        Self {
+            entries: entries.next_multiple_of(page / 64),
+            data_bytes,
+        }
+    }
+
+    /// Bytes of shared memory it takes.
+    #[must_use]
+    pub fn bytes(self) -> ByteLen {
+        let entries = self.entries * u64::try_from(ENTRY_BYTES).expect("64-bit platform");
+        ByteLen::new(
+            u64::try_from(HEADER_BYTES).expect("64-bit platform") + entries + self.data_bytes,
+        )
+    }
+
+    fn data_start(self) -> usize {
+        HEADER_BYTES + usize_of(self.entries) * ENTRY_BYTES
+    }
+}
+
+/// Which log this is: memory of another group or history is not taken for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLogName {
+    /// The group's random identity.
+    pub group: [u8; 16],
+    /// The data history its entries belong to.
+    pub generation: Generation,
+}
+
+/// A place in the order of one generation.
+pub type Place = (Incarnation, Seq);
+
+/// An entry to append.
+#[derive(Debug, Clone, Copy)]
+pub struct Append {
+    /// What it does.
+    pub kind: RecordKind,
+    /// To which volume.
+    pub volume: VolumeIndex,
+    /// Where; present exactly if the kind has an extent.
+    pub extent: Option<Extent>,
+    /// The one link it is for, below 16; every link if `None`.
+    pub link: Option<u8>,
+    /// A local write belongs to it and is not done.
+    pub local: bool,
+}
+
+/// Where an appended entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its place.
+    pub seq: Seq,
+    /// First byte of its slot, for [`MemoryLog::data`]; 0 without data.
+    pub position: usize,
+}
+
+/// An entry as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// What it does, where, with its name.
+    pub record: Record,
+    /// First byte of its slot; 0 without data.
+    pub position: usize,
+    /// The one link it is for.
+    pub link: Option<u8>,
+    /// Its bytes are complete.
+    pub published: bool,
+    /// No local write of it is outstanding.
+    pub local_done: bool,
+}
+
+/// What a successor is told of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// Up to eight facts of the owner of the log.
+    pub flags: u8,
+    /// Nothing up to here is held for it.
+    pub held: Seq,
+    /// The last name it has durably.
+    pub acked: Place,
+}
+
+/// Memory that is not a usable log of that name, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the write log in shared memory cannot be used: {0}")]
+pub struct Unusable(String);
+
+/// The ordered memory of a group.
+pub struct MemoryLog {
+    region: Arc<Region>,
+    shape: MemoryLogShape,
+    incarnation: Incarnation,
+    head: Place,
+    base: Place,
+    /// Bytes ever reserved, padding included; the ring position is this modulo its size.
+    data_head: u64,
+    data_tail: u64,
+}
+
+fn usize_of(value: u64) -> usize {
+    usize::try_from(value).expect("64-bit platform")
+}
+
+fn u64_of(value: usize) -> u64 {
+    u64::try_from(value).expect("64-bit platform")
+}
+
+impl MemoryLog {
+    /// An empty log over zeroed or stale memory: the next entry follows `base`.
+    ///
+    /// # Panics
+    /// If the region is smaller than the shape.
+    #[must_use]
+    pub fn create(
+        region: Arc<Region>,
+        shape: MemoryLogShape,
+        name: &MemoryLogName,
+        incarnation: Incarnation,
+        base: Place,
+    ) -> Self {
+        assert!(
+            u64_of(region.len()) >= shape.bytes().get(),
+            "the memory holds the log"
+        );
+        region.store(header::MAGIC, 0, Release);
+        region.store(header::ENTRIES, shape.entries, Relaxed);
+        region.store(header::DATA_BYTES, shape.data_bytes, Relaxed);
+        for (offset, word) in words_of(&name.group, header::GROUP) {
+            region.store(offset, word, Relaxed);
+        }
+        for (offset, word) in words_of(name.generation.as_bytes(), header::GENERATION) {
+            region.store(offset, word, Relaxed);
+        }
+        for link in 0..MARKS {
+            let at = header::MARKS + link * MARK_BYTES;
+            for word in (at..at + MARK_BYTES).step_by(8) {
+                region.store(word, 0, Relaxed);
+            }
+        }
+        region.store(header::STATIC_CRC, static_crc(shape, name), Relaxed);
+        let mut log = Self {
+            region,
+            shape,
+            incarnation,
+            head: base,
+            base,
+            data_head: 0,
+            data_tail: 0,
+        };
+        log.region
+            .store(header::INCARNATION, incarnation.get(), Relaxed);
+        log.set_base(base);
+        log.region.store(header::HEAD, base.1.get(), Release);
+        log.region.store(header::MAGIC, MAGIC, Release);
+        log
+    }
+
+    /// Takes over the log of a predecessor. Entries appended from now on belong to `incarnation`.
+    ///
+    /// # Errors
+    /// The memory holds no log, one of another name or shape, or one that contradicts itself.
+    pub fn recover(
+        region: Arc<Region>,
+        shape: MemoryLogShape,
+        name: &MemoryLogName,
+        incarnation: Incarnation,
+    ) -> Result<Self, Unusable> {
+        let wrong = |why: &str| Err(Unusable(why.to_owned()));
+        if u64_of(region.len()) < shape.bytes().get() {
+            return wrong("its memory is too small");
+        }
+        if region.load(header::MAGIC, Acquire) != MAGIC {
+            return wrong("it was never made, or only half");
+        }
+        let same = region.load(header::STATIC_CRC, Relaxed) == static_crc(shape, name)
+            && region.load(header::ENTRIES, Relaxed) == shape.entries
+            && region.load(header::DATA_BYTES, Relaxed) == shape.data_bytes
+            && words_of(&name.group, header::GROUP)
+                .all(|(at, word)| region.load(at, Relaxed) == word);
+        if !same {
+            return wrong("it has another size or belongs to another group or history");
+        }
+        let base = read_base(&region);
+        let head = Seq::new(region.load(header::HEAD, Acquire));
+        let held = head.get().wrapping_sub(base.1.get());
+        if head < base.1 || held > shape.entries {
+            return wrong("its head and tail contradict each other");
+        }
+        let mut log = Self {
+            region,
+            shape,
+            incarnation,
+            head: base,
+            base,
+            data_head: 0,
+            data_tail: 0,
+        };
+        log.find_ends(head)?;
+        log.region
+            .store(header::INCARNATION, incarnation.get(), Release);
+        Ok(log)
+    }
+
+    /// Walks all entries: checks them, and finds both ends of the bytes.
+    fn find_ends(&mut self, head: Seq) -> Result<(), Unusable> {
+        let mut first_data = None;
+        let mut end = 0;
+        let mut last = self.base;
+        let mut seq = self.base.1;
+        while seq < head {
+            seq = seq.next();
+            let Some((held, start)) = self.decode(seq) else {
+                return Err(Unusable(format!("entry {seq} is corrupt")));
+            };
+            let place = (held.record.incarnation, seq);
+            if held.record.incarnation < last.0 {
+                return Err(Unusable(format!(
+                    "entry {seq} is of an older run than the one before"
+                )));
+            }
+            last = place;
+            if let Some(len) = held
+                .record
+                .kind
+                .has_data()
+                .then_some(held.record.extent)
+                .flatten()
+            {
+                let room = round_up(len.len().get(), GRAIN);
+                if start < end || start + room > first_data.unwrap_or(start) + self.shape.data_bytes
+                {
+                    return Err(Unusable(format!("the bytes of entry {seq} overlap others")));
+                }
+                first_data.get_or_insert(start);
+                end = start + room;
+            }
+        }
+        self.head = last;
+        self.data_tail = first_data.unwrap_or(0);
+        self.data_head = end;
+        Ok(())
+    }
+
+    fn entry_at(&self, seq: Seq) -> usize {
+        HEADER_BYTES + usize_of(seq.get() % self.shape.entries) * ENTRY_BYTES
+    }
+
+    fn word(&self, seq: Seq, offset: usize) -> u64 {
+        self.region.load(self.entry_at(seq) + offset, Relaxed)
+    }
+
+    /// The entry and the logical start of its bytes; `None` if its words make no sense.
+    fn decode(&self, seq: Seq) -> Option<(Held, u64)> {
+        let what = self.word(seq, entry::WHAT);
+        let kind = unpack_kind(what & 0xffff)?;
+        let volume = VolumeIndex::new(u16::try_from(what >> 16 & 0xffff).ok()?);
+        let link = match what >> 32 {
+            0 => None,
+            number => Some(
+                u8::try_from(number - 1)
+                    .ok()
+                    .filter(|link| usize::from(*link) < MARKS)?,
+            ),
+        };
+        let offset = ByteOffset::new(self.word(seq, entry::OFFSET));
+        let len = ByteLen::new(self.word(seq, entry::LEN));
+        let extent = if kind.has_extent() {
+            Some(Extent::new(offset, len).ok()?)
+        } else {
+            None
+        };
+        let state = self.region.load(self.entry_at(seq) + entry::STATE, Acquire);
+        let start = self.word(seq, entry::DATA);
+        let incarnation = Incarnation::new(self.word(seq, entry::INCARNATION));
+        let named = self.word(seq, entry::SEQ) == seq.get() && incarnation <= self.incarnation;
+        let held = Held {
+            record: Record {
+                incarnation,
+                seq,
+                kind,
+                volume,
+                extent,
+            },
+            position: if kind.has_data() {
+                usize_of(start % self.shape.data_bytes)
+            } else {
+                0
+            },
+            link,
+            published: state & PUBLISHED != 0,
+            local_done: state & LOCAL_DONE != 0,
+        };
+        (named && state <= PUBLISHED | LOCAL_DONE).then_some((held, start))
+    }
+
+    /// The last name given; the base if the log is empty.
+    #[must_use]
+    pub const fn head(&self) -> Place {
+        self.head
+    }
+
+    /// The name directly before the oldest entry held.
+    #[must_use]
+    pub const fn base(&self) -> Place {
+        self.base
+    }
+
+    /// Bytes held, padding included.
+    #[must_use]
+    pub const fn used(&self) -> ByteLen {
+        ByteLen::new(self.data_head - self.data_tail)
+    }
+
+    /// Bytes it can hold.
+    #[must_use]
+    pub const fn capacity(&self) -> ByteLen {
+        ByteLen::new(self.shape.data_bytes)
+    }
+
+    /// Appends an entry if there is room for it. One without data is published at once.
+    pub fn append(&mut self, new: &Append) -> Option<Appended> {
+        assert_eq!(
+            new.kind.has_extent(),
+            new.extent.is_some(),
+            "an extent exactly if it needs one"
+        );
+        let held = self.head.1.get() - self.base.1.get();
+        if held == self.shape.entries {
+            return None;
+        }
+        let start = match new.extent.filter(|_| new.kind.has_data()) {
+            Some(extent) => self.reserve(extent.len().get())?,
+            None => 0,
+        };
+        let seq = self.head.1.next();
+        let at = self.entry_at(seq);
+        let link = new.link.map_or(0, |link| u64::from(link) + 1);
+        let what = pack_kind(new.kind) | u64::from(new.volume.get()) << 16 | link << 32;
+        let (offset, len) = new
+            .extent
+            .map_or((0, 0), |e| (e.offset().get(), e.len().get()));
+        let published = if new.kind.has_data() { 0 } else { PUBLISHED };
+        let local_done = if new.local { 0 } else { LOCAL_DONE };
+        for (word, value) in [
+            (entry::SEQ, seq.get()),
+            (entry::INCARNATION, self.incarnation.get()),
+            (entry::WHAT, what),
+            (entry::OFFSET, offset),
+            (entry::LEN, len),
+            (entry::DATA, start),
+            (entry::STATE, published | local_done),
+        ] {
+            self.region.store(at + word, value, Relaxed);
+        }
+        self.region.store(header::HEAD, seq.get(), Release);
+        self.head = (self.incarnation, seq);
+        Some(Appended {
+            seq,
+            position: usize_of(start % self.shape.data_bytes),
+        })
+    }
+
+    /// Takes the next slot of `len` bytes: contiguous, aligned for a disk.
+    fn reserve(&mut self, len: u64) -> Option<u64> {
+        let page = u64_of(PAGE_BYTES);
+        let align = if len >= page { page } else { GRAIN };
+        let size = self.shape.data_bytes;
+        let room = round_up(len, GRAIN);
+        if self.data_head == self.data_tail {
+            // Empty: begin at a whole lap, so that the largest slot always fits.
+            self.data_head = round_up(self.data_head, size);
+            self.data_tail = self.data_head;
+        }
+        let mut start = round_up(self.data_head, align);
+        if start % size + room > size {
+            start = round_up(start, size);
+        }
+        if start + room - self.data_tail > size {
+            return None;
+        }
+        self.data_head = start + room;
+        Some(start)
+    }
+
+    /// The entry at a place.
+    ///
+    /// # Panics
+    /// If the log does not hold it.
+    #[must_use]
+    pub fn entry(&self, seq: Seq) -> Held {
+        assert!(self.holds(seq), "entry {seq} is held");
+        self.decode(seq).expect("our own entry makes sense").0
+    }
+
+    /// True if the entry at that place is held.
+    #[must_use]
+    pub fn holds(&self, seq: Seq) -> bool {
+        seq > self.base.1 && seq <= self.head.1
+    }
+
+    /// The bytes at a slot's position.
+    ///
+    /// # Panics
+    /// If they are not within the log.
+    #[must_use]
+    pub fn data(&self, position: usize, len: usize) -> Slice {
+        let start = self.shape.data_start();
+        self.region
+            .slice(start..start + usize_of(self.shape.data_bytes))
+            .part(position..position + len)
+    }
+
+    fn add_state(&self, seq: Seq, bit: u64) {
+        assert!(self.holds(seq), "entry {seq} is held");
+        let at = self.entry_at(seq) + entry::STATE;
+        let state = self.region.load(at, Relaxed);
+        self.region.store(at, state | bit, Release);
+    }
+
+    /// The bytes of an entry are complete. To be called after they were copied.
+    pub fn publish(&mut self, seq: Seq) {
+        self.add_state(seq, PUBLISHED);
+    }
+
+    /// The local write of an entry is done.
+    pub fn set_local_done(&mut self, seq: Seq) {
+        self.add_state(seq, LOCAL_DONE);
+    }
+
+    /// Changes what an unpublished entry does, such as to zero what was found to be zeroes, or to
+    /// nothing. Its slot stays reserved until it is freed.
+    ///
+    /// # Panics
+    /// If it is published.
+    pub fn replace_kind(&mut self, seq: Seq, kind: RecordKind) {
+        let held = self.entry(seq);
+        assert!(!held.published, "what may have been sent never changes");
+        let at = self.entry_at(seq) + entry::WHAT;
+        let what = self.region.load(at, Relaxed) & !0xffff;
+        self.region.store(at, what | pack_kind(kind), Release);
+    }
+
+    /// Forgets every entry up to `seq`.
+    ///
+    /// # Panics
+    /// If `seq` was never given.
+    pub fn free_through(&mut self, seq: Seq) {
+        assert!(seq <= self.head.1, "only what was given is freed");
+        if seq <= self.base.1 {
+            return;
+        }
+        let incarnation = self.entry(seq).record.incarnation;
+        let first = self.base.1.next().get();
+        let freed_bytes = (first..=seq.get()).any(|freed| self.reserved(Seq::new(freed)));
+        if freed_bytes {
+            self.data_tail = self.next_data_after(seq);
+        }
+        self.set_base((incarnation, seq));
+    }
+
+    /// Where the bytes of the next entry that has some begin; the end of all bytes if none has.
+    fn next_data_after(&self, seq: Seq) -> u64 {
+        (seq.next().get()..=self.head.1.get())
+            .map(Seq::new)
+            .find(|next| self.reserved(*next))
+            .map_or(self.data_head, |next| self.word(next, entry::DATA))
+    }
+
+    /// True if the entry has a slot, whatever became of its kind.
+    fn reserved(&self, seq: Seq) -> bool {
+        self.entry(seq).record.kind.has_data()
+    }
+
+    fn set_base(&mut self, base: Place) {
+        let choice = 1 - self.region.load(header::BASE_CHOICE, Relaxed) % 2;
+        let at = header::BASES + usize_of(choice) * 16;
+        self.region.store(at, base.0.get(), Relaxed);
+        self.region.store(at + 8, base.1.get(), Relaxed);
+        self.region.store(header::BASE_CHOICE, choice, Release);
+        self.base = base;
+    }
+
+    /// Remembers a link for a successor.
+    ///
+    /// # Panics
+    /// If there cannot be that many links.
+    pub fn set_mark(&mut self, link: u8, new: &Mark) {
+        assert!(
+            usize::from(link) < MARKS,
+            "a log knows at most {MARKS} links"
+        );
+        let at = header::MARKS + usize::from(link) * MARK_BYTES;
+        let choice = 1 - self.region.load(at + mark::CONTROL, Relaxed) % 2;
+        let copy = at + mark::COPIES + usize_of(choice) * mark::COPY_BYTES;
+        self.region
+            .store(copy + mark::HELD, new.held.get(), Relaxed);
+        self.region
+            .store(copy + mark::ACKED_INCARNATION, new.acked.0.get(), Relaxed);
+        self.region
+            .store(copy + mark::ACKED_SEQ, new.acked.1.get(), Relaxed);
+        self.region.store(
+            at + mark::CONTROL,
+            u64::from(new.flags) << 8 | choice,
+            Release,
+        );
+    }
+
+    /// What is remembered of a link.
+    ///
+    /// # Panics
+    /// If there cannot be that many links.
+    #[must_use]
+    pub fn mark(&self, link: u8) -> Mark {
+        assert!(
+            usize::from(link) < MARKS,
+            "a log knows at most {MARKS} links"
+        );
+        let at = header::MARKS + usize::from(link) * MARK_BYTES;
+        let control = self.region.load(at + mark::CONTROL, Acquire);
+        let copy = at + mark::COPIES + usize_of(control % 2) * mark::COPY_BYTES;
+        let load = |word: usize| self.region.load(copy + word, Relaxed);
+        Mark {
+            flags: u8::try_from(control >> 8 & 0xff).expect("masked to one byte"),
+            held: Seq::new(load(mark::HELD)),
+            acked: (
+                Incarnation::new(load(mark::ACKED_INCARNATION)),
+                Seq::new(load(mark::ACKED_SEQ)),
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for MemoryLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "MemoryLog({}..={}, {} of {})",
+            self.base.1,
+            self.head.1,
+            self.used(),
+            self.capacity()
+        )
+    }
+}
+
+const fn round_up(value: u64, to: u64) -> u64 {
+    value.next_multiple_of(to)
+}
+
+fn words_of(bytes: &[u8; 16], at: usize) -> impl Iterator<Item = (usize, u64)> {
+    let word = |range: std::ops::Range<usize>| {
+        u64::from_le_bytes(bytes[range].try_into().expect("eight bytes"))
+    };
+    [(at, word(0..8)), (at + 8, word(8..16))].into_iter()
+}
+
+fn static_crc(shape: MemoryLogShape, name: &MemoryLogName) -> u64 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&shape.entries.to_le_bytes());
+    hasher.update(&shape.data_bytes.to_le_bytes());
+    hasher.update(&name.group);
+    hasher.update(name.generation.as_bytes());
+    u64::from(hasher.finalize())
+}
+
+fn read_base(region: &Region) -> Place {
+    let choice = region.load(header::BASE_CHOICE, Acquire) % 2;
+    let at = header::BASES + usize_of(choice) * 16;
+    (
+        Incarnation::new(region.load(at, Relaxed)),
+        Seq::new(region.load(at + 8, Relaxed)),
+    )
+}

@@ -1,0 +1,260 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+const NAME: MemoryLogName = MemoryLogName {
+    group: [7; 16],
+    generation: Generation::from_bytes([9; 16]),
+};
+const RUN: Incarnation = Incarnation::new(3);
+const BASE: Place = (Incarnation::new(2), Seq::new(100));
+
+fn shape() -> MemoryLogShape {
+    MemoryLogShape::holding(ByteLen::new(64 << 10))
+}
+
+fn region() -> Arc<Region> {
+    Region::heap(usize_of(shape().bytes().get()))
+}
+
+fn log(region: &Arc<Region>) -> MemoryLog {
+    MemoryLog::create(Arc::clone(region), shape(), &NAME, RUN, BASE)
+}
+
+fn extent(len: u64) -> Extent {
+    Extent::new(ByteOffset::new(4096), ByteLen::new(len)).unwrap()
+}
+
+fn data(len: u64) -> Append {
+    Append {
+        kind: RecordKind::Data { mirror: false },
+        volume: VolumeIndex::new(1),
+        extent: Some(extent(len)),
+        link: None,
+        local: true,
+    }
+}
+
+fn zero() -> Append {
+    Append {
+        kind: RecordKind::Zero {
+            mirror: false,
+            free: true,
+        },
+        ..data(1 << 30)
+    }
+}
+
+#[test]
+fn a_successor_reads_what_its_predecessor_appended() {
+    let region = region();
+    let mut first = log(&region);
+    let one = first.append(&data(4096)).unwrap();
+    first.data(one.position, 4096).write(0, b"bytes");
+    first.publish(one.seq);
+    first.set_local_done(one.seq);
+    let two = first.append(&data(512)).unwrap();
+    let three = first
+        .append(&Append {
+            link: Some(5),
+            local: false,
+            ..zero()
+        })
+        .unwrap();
+    first.set_mark(
+        5,
+        &Mark {
+            flags: 3,
+            held: one.seq,
+            acked: BASE,
+        },
+    );
+    drop(first);
+    let second = MemoryLog::recover(region, shape(), &NAME, RUN.next()).unwrap();
+    assert_eq!((second.base(), second.head()), (BASE, (RUN, three.seq)));
+    let held = second.entry(one.seq);
+    assert!(held.published && held.local_done);
+    let mut bytes = [0; 5];
+    second.data(held.position, 4096).read(0, &mut bytes);
+    assert_eq!(&bytes, b"bytes");
+    let held = second.entry(two.seq);
+    assert!(!held.published && !held.local_done);
+    let held = second.entry(three.seq);
+    assert!(held.published && held.local_done && held.link == Some(5));
+    assert_eq!(
+        second.mark(5),
+        Mark {
+            flags: 3,
+            held: one.seq,
+            acked: BASE
+        }
+    );
+    assert_eq!(second.mark(4), Mark::default());
+}
+
+#[test]
+fn a_successor_goes_on_with_the_order_under_its_own_run() {
+    let region = region();
+    let mut first = log(&region);
+    let last = first.append(&data(512)).unwrap().seq;
+    let mut second = MemoryLog::recover(Arc::clone(&region), shape(), &NAME, RUN.next()).unwrap();
+    let next = second.append(&data(512)).unwrap().seq;
+    assert_eq!(next, last.next());
+    assert_eq!(second.entry(last).record.incarnation, RUN);
+    assert_eq!(second.entry(next).record.incarnation, RUN.next());
+    second.free_through(last);
+    assert_eq!(second.base(), (RUN, last));
+}
+
+#[test]
+fn memory_of_another_group_history_or_size_is_refused() {
+    let region = region();
+    drop(log(&region));
+    let recover = |shape, name: &MemoryLogName| {
+        MemoryLog::recover(Arc::clone(&region), shape, name, RUN.next()).unwrap_err()
+    };
+    for name in [
+        MemoryLogName {
+            group: [8; 16],
+            ..NAME
+        },
+        MemoryLogName {
+            generation: Generation::NONE,
+            ..NAME
+        },
+    ] {
+        assert!(recover(shape(), &name).to_string().contains("another"));
+    }
+    let smaller = MemoryLogShape::holding(ByteLen::new(32 << 10));
+    assert!(recover(smaller, &NAME).to_string().contains("another size"));
+    let empty = Region::heap(usize_of(shape().bytes().get()));
+    assert!(MemoryLog::recover(empty, shape(), &NAME, RUN).is_err());
+}
+
+#[test]
+fn a_corrupt_entry_is_refused() {
+    let region = region();
+    let mut first = log(&region);
+    let seq = first.append(&data(512)).unwrap().seq;
+    let at = first.entry_at(seq);
+    for (word, value) in [
+        (entry::WHAT, 99),
+        (entry::SEQ, 5),
+        (entry::LEN, 0),
+        (entry::INCARNATION, 9),
+        (entry::STATE, 8),
+    ] {
+        let good = region.load(at + word, Relaxed);
+        region.store(at + word, value, Relaxed);
+        assert!(MemoryLog::recover(Arc::clone(&region), shape(), &NAME, RUN.next()).is_err());
+        region.store(at + word, good, Relaxed);
+    }
+    assert!(MemoryLog::recover(region, shape(), &NAME, RUN.next()).is_ok());
+}
+
+#[test]
+fn a_full_log_takes_nothing_and_a_freed_one_the_largest_slot() {
+    let region = region();
+    let mut log = log(&region);
+    let mut last = BASE.1;
+    while let Some(appended) = log.append(&data(4096)) {
+        last = appended.seq;
+    }
+    assert_eq!(log.used(), log.capacity());
+    log.free_through(last);
+    assert_eq!(log.used(), ByteLen::ZERO);
+    let whole = log.append(&data(log.capacity().get())).unwrap();
+    assert_eq!(whole.position, 0);
+    let mut entries = 1;
+    while log.append(&zero()).is_some() {
+        entries += 1;
+    }
+    assert_eq!(
+        entries,
+        shape().entries,
+        "entries have a limit of their own"
+    );
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u64),
+    Zero,
+    Publish(u8),
+    BecomeZero(u8),
+    Free(u8),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1_u64..24).prop_map(|sectors| Step::Append(sectors * 512)),
+        1 => Just(Step::Zero),
+        2 => any::<u8>().prop_map(Step::Publish),
+        1 => any::<u8>().prop_map(Step::BecomeZero),
+        2 => any::<u8>().prop_map(Step::Free),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// What the model knows of an entry: place, length of bytes, first byte, published.
+type Known = VecDeque<(Seq, usize, u8, bool)>;
+
+fn check(log: &MemoryLog, known: &Known) {
+    for (seq, len, byte, published) in known {
+        let held = log.entry(*seq);
+        assert_eq!(held.published, *published);
+        if held.record.kind.has_data() {
+            let slice = log.data(held.position, *len);
+            assert!(
+                slice.with(|bytes| bytes.iter().all(|b| b == byte)),
+                "entry {seq} kept its bytes"
+            );
+            let align = if *len >= PAGE_BYTES { PAGE_BYTES } else { 512 };
+            assert!(held.position.is_multiple_of(align));
+        }
+    }
+}
+
+proptest! {
+    /// Whatever is appended, freed and taken over, no entry's bytes are given to another.
+    #[test]
+    fn bytes_belong_to_one_entry(steps in prop::collection::vec(step(), 1..200)) {
+        let region = region();
+        let mut log = log(&region);
+        let mut known = Known::new();
+        let mut run = RUN;
+        for (number, step) in (0_u8..=255).cycle().zip(steps) {
+            let pick = |of: u8| (!known.is_empty()).then(|| usize::from(of) % known.len());
+            match step {
+                Step::Append(len) => if let Some(appended) = log.append(&data(len)) {
+                    let len = usize_of(len);
+                    log.data(appended.position, len).with_mut(|bytes| bytes.fill(number));
+                    known.push_back((appended.seq, len, number, false));
+                },
+                Step::Zero => if let Some(appended) = log.append(&zero()) {
+                    known.push_back((appended.seq, 0, 0, true));
+                },
+                Step::Publish(of) => if let Some(index) = pick(of) {
+                    log.publish(known[index].0);
+                    known[index].3 = true;
+                },
+                Step::BecomeZero(of) => if let Some(index) = pick(of).filter(|i| !known[*i].3) {
+                    log.replace_kind(known[index].0, RecordKind::Zero { mirror: true, free: false });
+                },
+                Step::Free(of) => if let Some(index) = pick(of) {
+                    log.free_through(known[index].0);
+                    known.drain(..=index);
+                },
+                Step::Restart => {
+                    run = run.next();
+                    drop(log);
+                    log = MemoryLog::recover(Arc::clone(&region), shape(), &NAME, run).unwrap();
+                }
+            }
+            check(&log, &known);
+        }
+    }
+}
