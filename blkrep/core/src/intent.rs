@@ -129,6 +129,17 @@ impl IntentMap {
         }
     }
 
+    /// A write of a predecessor has this place and may not be acknowledged.
+    pub fn adopt(&mut self, volume: VolumeIndex, extent: Extent, seq: Seq) {
+        let (first, last) = self.layout.bits_of(volume, extent);
+        for bit in first..=last {
+            let region = self.open(bit, volume);
+            region.last = region.last.max(seq);
+            region.flush = region.flush.max(1);
+        }
+        self.kept.set(first, last);
+    }
+
     /// An admitted write is complete here; flush number `flush` of its volume will cover it.
     pub fn done(&mut self, now: Nanos, volume: VolumeIndex, extent: Extent, flush: u64) {
         let (first, last) = self.layout.bits_of(volume, extent);
@@ -138,6 +149,17 @@ impl IntentMap {
             region.in_flight -= 1;
             region.idle_since = now;
             region.flush = region.flush.max(flush);
+        }
+    }
+
+    /// A flush failed: regions that it would have covered are never closed in this run, for a
+    /// later success says nothing about what the failed one lost.
+    pub fn flush_failed(&mut self, volume: VolumeIndex, succeeded: u64, number: u64) {
+        for region in &mut self.regions {
+            let lost = region.flush > succeeded && region.flush <= number;
+            if region.volume == volume && lost {
+                region.flush = u64::MAX;
+            }
         }
     }
 

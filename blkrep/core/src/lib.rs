@@ -10,3 +10,4 @@ pub mod intent;
 pub mod persist;
 pub mod range;
 pub mod source;
+pub mod target;

@@ -129,9 +129,16 @@ impl KeptMap {
         self.urgent = true;
     }
 
-    /// The header of the file is to be written with the next commit.
-    pub const fn touch_header(&mut self) {
+    /// The header of the file is to be written; the commit that does it.
+    pub const fn touch_header(&mut self) -> CommitNo {
         self.header_changed = true;
+        CommitNo(self.started + 1)
+    }
+
+    /// The sectors of the commit in flight.
+    #[must_use]
+    pub fn writing(&self) -> &[u32] {
+        &self.writing
     }
 
     /// True if a commit should begin now: somebody waits, or `lazily` and something changed.

@@ -88,6 +88,12 @@ impl RangeLock {
         }
     }
 
+    /// True if `holder` holds or waits for a range.
+    #[must_use]
+    pub fn knows(&self, holder: Holder) -> bool {
+        self.entries.iter().any(|entry| entry.holder == holder)
+    }
+
     /// Holders and waiters together.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -50,10 +50,12 @@ pub trait LinkPort<I: Io>: fmt::Debug + Send {
     /// The target cannot tell what it lacks: everything is compared.
     fn map_unknown(&mut self);
 
-    /// Ends the handshake: both maps are here. The stream begins where this says.
-    fn begin(&mut self, io: &mut I) -> StreamStart;
+    /// Ends the handshake: both maps are here. The stream begins where this says. `None`: a map is
+    /// being made durable first; call again at the next turn, the port wakes the driver.
+    fn begin(&mut self, io: &mut I) -> Option<StreamStart>;
 
-    /// The connection ended, at whatever stage. Idempotent.
+    /// The connection ended, at whatever stage, and no send of it reads the log's bytes any more.
+    /// Idempotent.
     fn down(&mut self, io: &mut I, reason: DownReason);
 
     /// Takes the next records in order, at most `bytes_max` bytes of data (but at least one

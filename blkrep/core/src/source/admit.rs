@@ -1,0 +1,229 @@
+//! Admission: from a request to its local write.
+//!
+//! Owns the order of the steps: range lock, intent, place in the order with its log slot, local
+//! write. Each step is taken as soon as the one before is done. Never waits itself.
+
+use super::request::{Request, Stage};
+use super::{
+    Action, Connection, Gate, NewEntry, NewRequest, RequestId, RequestOp, SourceGroup, Transmit,
+    WriteLog,
+};
+use crate::dirty::Words;
+use blkrep_types::{Errno, RecordKind, Seq};
+
+/// Without an acknowledgement for this long a link does not count as draining.
+const DRAINING: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl<L: WriteLog, W: Words> SourceGroup<L, W> {
+    /// Takes a request of an application. Reads are only handed over while the gate is closed.
+    pub fn submit(&mut self, new: NewRequest) {
+        let request = Request {
+            new,
+            stage: Stage::Locking,
+            slot: None,
+            intent: false,
+            wait_for: Seq::ZERO,
+        };
+        match self.gate {
+            Gate::Open => {}
+            Gate::Fenced => {
+                return self.act(
+                    new.worker,
+                    Action::Complete {
+                        tag: new.tag,
+                        result: Err(Errno::EIO),
+                    },
+                );
+            }
+            Gate::Frozen => {
+                let id = self.requests.insert(Request {
+                    stage: Stage::Parked,
+                    ..request
+                });
+                return self.parked.push_back(id);
+            }
+        }
+        let id = self.requests.insert(request);
+        self.begin(id);
+    }
+
+    /// Begins a request that waits for nothing.
+    pub(super) fn begin(&mut self, id: RequestId) {
+        let new = self.requests.get(id).new;
+        match new.op {
+            RequestOp::Read => {
+                self.requests.remove(id);
+                let extent = new.extent.expect("a read has an extent");
+                let tag = new.tag;
+                self.act(new.worker, Action::Read { tag, extent });
+            }
+            RequestOp::Flush => self.begin_flush(id),
+            RequestOp::Write { .. } | RequestOp::Zero { .. } => {
+                let extent = new.extent.expect("a write has an extent");
+                let volume = &mut self.volumes[new.volume.as_usize()];
+                assert!(
+                    extent.end().get() <= volume.len.get(),
+                    "a queue hands over what is within its volume"
+                );
+                if volume.lock.acquire(id, extent) {
+                    self.locked(id);
+                }
+            }
+        }
+    }
+
+    /// The range is held.
+    pub(super) fn locked(&mut self, id: RequestId) {
+        if !self.has_links() {
+            return self.start_local(id);
+        }
+        let request = self.requests.get_mut(id);
+        request.intent = true;
+        let (volume, extent) = (request.new.volume, request.extent());
+        match self.intent.admit(volume, extent) {
+            None => self.intended(id),
+            Some(commit) => {
+                let request = self.requests.get_mut(id);
+                request.become_stage(Stage::Intending);
+                self.intent_commits.push(commit);
+                self.intent_waiters.push(id);
+            }
+        }
+    }
+
+    /// The intent is durable. Places are given in the order of arrival here.
+    pub(super) fn intended(&mut self, id: RequestId) {
+        if self.log_waiters.is_empty() && self.sequence(id) {
+            return;
+        }
+        if self.log_waiters.is_empty() {
+            self.log_wait_since = self.now;
+        }
+        self.requests.get_mut(id).become_stage(Stage::Queued);
+        self.log_waiters.push_back(id);
+    }
+
+    /// Lets those go on whose intent became durable.
+    pub(super) fn intents_committed(&mut self) {
+        let mut index = 0;
+        while index < self.intent_waiters.len() {
+            if self.intent.kept().is_done(self.intent_commits[index]) {
+                // In order, so that nobody is overtaken for long; few wait at a time.
+                self.intent_commits.remove(index);
+                let id = self.intent_waiters.remove(index);
+                self.intended(id);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// Lets those go on for whom there is room now.
+    pub(super) fn room_freed(&mut self) {
+        while let Some(id) = self.log_waiters.front().copied() {
+            if !self.sequence(id) {
+                return;
+            }
+            self.log_waiters.pop_front();
+            self.log_wait_since = self.now;
+        }
+    }
+
+    /// Gives a write its place and slot, marks what the log does not keep, and starts the local
+    /// write. False if it has to wait for room.
+    fn sequence(&mut self, id: RequestId) -> bool {
+        let request = *self.requests.get(id);
+        let (volume, extent) = (request.new.volume, request.extent());
+        let kind = match request.new.op {
+            RequestOp::Zero { free, .. } => RecordKind::Zero {
+                mirror: false,
+                free,
+            },
+            RequestOp::Write { .. } | RequestOp::Read | RequestOp::Flush => {
+                RecordKind::Data { mirror: false }
+            }
+        };
+        let entry = NewEntry {
+            kind,
+            volume,
+            extent: Some(extent),
+            link: None,
+            local: true,
+        };
+        let slot = loop {
+            if !self.any_following() {
+                break None;
+            }
+            if let Some(slot) = self.log_mut().append(&entry) {
+                break Some(slot);
+            }
+            if self.worth_waiting() {
+                return false;
+            }
+            self.overflow();
+        };
+        if let Some(slot) = slot {
+            self.intent.sequenced(volume, extent, slot.seq);
+            self.note_age(slot.seq);
+        }
+        self.requests.get_mut(id).slot = slot;
+        let (first, last) = self.layout.bits_of(volume, extent);
+        let now = self.now;
+        for link in self.links.iter_mut().flatten() {
+            if !link.is_following() {
+                link.mark_dirty(first, last);
+                link.dirtied(now, extent.len());
+            }
+        }
+        self.start_local(id);
+        true
+    }
+
+    /// True while the log is full but will soon have room: a local write of ours holds it, or the
+    /// slowest link is draining and the oldest waiter's patience is not over.
+    fn worth_waiting(&self) -> bool {
+        let waited = if self.log_waiters.is_empty() {
+            std::time::Duration::ZERO
+        } else {
+            self.now.since(self.log_wait_since)
+        };
+        if self.tail_is_ours() {
+            return true;
+        }
+        let Some(link) = self.slowest().and_then(|index| self.link(index)) else {
+            return false;
+        };
+        let draining = link.connection == Connection::Up
+            && link.transmit == Transmit::Started
+            && self.now.since(link.progress_at) < DRAINING;
+        draining && waited < self.options.throttle_max
+    }
+
+    /// Hands the local operation to the request's worker.
+    pub(super) fn start_local(&mut self, id: RequestId) {
+        let request = self.requests.get_mut(id);
+        let copied = request.stage == Stage::Parked;
+        request.become_stage(Stage::Local);
+        let (new, slot, extent) = (request.new, request.slot, request.extent());
+        let volume = new.volume;
+        let action = match new.op {
+            RequestOp::Zero { free, .. } => Action::Zero {
+                id,
+                volume,
+                extent,
+                free,
+            },
+            RequestOp::Write { fua } => Action::Write {
+                id,
+                tag: new.tag,
+                volume,
+                extent,
+                slot,
+                durable: fua,
+                copied,
+            },
+            RequestOp::Read | RequestOp::Flush => unreachable!("only writes are admitted"),
+        };
+        self.act(new.worker, action);
+    }
+}

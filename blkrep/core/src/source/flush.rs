@@ -1,0 +1,127 @@
+//! Flushes: one sync of a backing serves everybody who asked before it began.
+//!
+//! Owns the numbering of a volume's flushes and who waits for which. Requests and reports enter;
+//! syncs and answers leave. A flush number that has succeeded says that every write completed
+//! before it was submitted is durable.
+
+use super::request::Stage;
+use super::{Action, Gate, RequestId, SourceGroup, WriteLog};
+use crate::dirty::Words;
+use blkrep_types::{Errno, Seq, VolumeIndex};
+
+#[derive(Debug)]
+pub(super) struct FlushState {
+    started: u64,
+    succeeded: u64,
+    in_flight: bool,
+    /// Wait for the flush in flight.
+    current: Vec<RequestId>,
+    /// Wait for the one after it.
+    next: Vec<RequestId>,
+    /// Somebody wants one more, without waiting.
+    again: bool,
+}
+
+impl FlushState {
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self {
+            started: 0,
+            succeeded: 0,
+            in_flight: false,
+            current: Vec::with_capacity(capacity),
+            next: Vec::with_capacity(capacity),
+            again: false,
+        }
+    }
+
+    /// The number of the first flush that will cover a write completed now.
+    pub(super) const fn covering(&self) -> u64 {
+        self.started + 1
+    }
+
+    pub(super) const fn succeeded(&self) -> u64 {
+        self.succeeded
+    }
+}
+
+impl<L: WriteLog, W: Words> SourceGroup<L, W> {
+    /// An application asks for a flush.
+    pub(super) fn begin_flush(&mut self, id: RequestId) {
+        let head = self.log.as_ref().map_or(Seq::ZERO, |log| log.head().1);
+        let request = self.requests.get_mut(id);
+        request.stage = Stage::Flushing;
+        request.wait_for = head;
+        self.queue_flush(id);
+    }
+
+    /// A write that must be durable has been done without being so.
+    pub(super) fn flush_for(&mut self, id: RequestId) {
+        self.requests.get_mut(id).become_stage(Stage::Flushing);
+        self.queue_flush(id);
+    }
+
+    fn queue_flush(&mut self, id: RequestId) {
+        let volume = self.requests.get(id).new.volume;
+        self.volumes[volume.as_usize()].flush.next.push(id);
+        self.start_flush(volume);
+    }
+
+    /// Flushes a volume for the sake of its intent map.
+    pub(super) fn flush_soon(&mut self, volume: VolumeIndex) {
+        self.volumes[volume.as_usize()].flush.again = true;
+        self.start_flush(volume);
+    }
+
+    fn start_flush(&mut self, volume: VolumeIndex) {
+        let flush = &mut self.volumes[volume.as_usize()].flush;
+        if flush.in_flight || (flush.next.is_empty() && !flush.again) {
+            return;
+        }
+        flush.in_flight = true;
+        flush.again = false;
+        flush.started += 1;
+        std::mem::swap(&mut flush.current, &mut flush.next);
+        let number = flush.started;
+        let me = self.me;
+        self.act(me, Action::Sync { volume, number });
+    }
+
+    /// A sync has ended.
+    pub fn flush_done(&mut self, volume: VolumeIndex, number: u64, result: Result<(), Errno>) {
+        let flush = &mut self.volumes[volume.as_usize()].flush;
+        assert!(
+            flush.in_flight && flush.started == number,
+            "one flush at a time"
+        );
+        flush.in_flight = false;
+        let mut waiting = std::mem::take(&mut flush.current);
+        match result {
+            Ok(()) => flush.succeeded = number,
+            Err(errno) => {
+                let succeeded = flush.succeeded;
+                self.intent.flush_failed(volume, succeeded, number);
+                self.flush_failed(volume, errno);
+            }
+        }
+        for id in waiting.drain(..) {
+            if result.is_err() && self.gate == Gate::Frozen {
+                self.park_flush(id);
+            } else {
+                self.answer_when_acked(id, result);
+            }
+        }
+        let flush = &mut self.volumes[volume.as_usize()].flush;
+        if flush.current.is_empty() {
+            flush.current = waiting;
+        }
+        self.start_flush(volume);
+    }
+
+    fn park_flush(&mut self, id: RequestId) {
+        // Its own work is done if it was a write; what it still needs is a flush.
+        let request = self.requests.get_mut(id);
+        request.new.op = super::RequestOp::Flush;
+        request.wait_for = request.slot.map_or(request.wait_for, |slot| slot.seq);
+        self.park(id);
+    }
+}

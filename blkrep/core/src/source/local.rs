@@ -1,0 +1,225 @@
+//! Completion: from the end of a local operation to the application's answer.
+//!
+//! Owns what a local success or failure means for log, maps and gate, and when the answer may be
+//! given. Reports of workers enter; answers leave. Never hides an error: before the application
+//! gets it, its extent is dirty on every link.
+
+use super::request::{Request, Stage};
+use super::{
+    Action, Connection, Gate, GroupEvent, NewRequest, OnBackingError, RequestId, RequestOp,
+    SourceGroup, WriteLog,
+};
+use crate::dirty::Words;
+use blkrep_types::{Errno, Extent, Generation, Mode, Seq, VolumeIndex};
+
+impl<L: WriteLog, W: Words> SourceGroup<L, W> {
+    /// A local write or zero has ended.
+    pub fn local_done(&mut self, id: RequestId, result: Result<(), Errno>) {
+        let request = *self.requests.get(id);
+        assert_eq!(request.stage, Stage::Local, "it was handed out");
+        let (volume, extent) = (request.new.volume, request.extent());
+        if let Err(errno) = result {
+            self.backing_failed(volume, Some(extent), errno);
+            if self.gate == Gate::Frozen {
+                return self.park(id);
+            }
+        }
+        if let Some(slot) = request.slot {
+            self.log_mut().set_local_done(slot.seq);
+        }
+        if request.intent {
+            let flush = self.volumes[volume.as_usize()].flush.covering();
+            self.intent.done(self.now, volume, extent, flush);
+        }
+        self.unlock(volume, id);
+        if result.is_ok() && request.new.op_is_durable_zero() {
+            return self.flush_for(id);
+        }
+        self.answer_when_acked(id, result);
+        if request.slot.is_some() {
+            self.free();
+        }
+    }
+
+    /// Lets go of a range and starts those who waited for it.
+    pub(super) fn unlock(&mut self, volume: VolumeIndex, holder: u32) {
+        let mut granted = std::mem::take(&mut self.granted);
+        self.volumes[volume.as_usize()]
+            .lock
+            .release(holder, &mut granted);
+        for holder in granted.drain(..) {
+            if let Some(job) = super::mirror::job_of(holder) {
+                self.job_locked(job);
+            } else {
+                self.locked(holder);
+            }
+        }
+        if self.granted.capacity() < granted.capacity() {
+            self.granted = granted;
+        }
+    }
+
+    /// The backing did not do what was asked.
+    fn backing_failed(&mut self, volume: VolumeIndex, extent: Option<Extent>, errno: Errno) {
+        self.event(GroupEvent::BackingError {
+            volume,
+            extent,
+            errno,
+        });
+        if let Some(extent) = extent.filter(|_| self.has_links()) {
+            let (first, last) = self.layout.bits_of(volume, extent);
+            for link in self.links.iter_mut().flatten() {
+                link.mark_dirty(first, last);
+            }
+        }
+        if self.options.on_backing_error == OnBackingError::Freeze && self.gate == Gate::Open {
+            self.gate = Gate::Frozen;
+            self.event(GroupEvent::Frozen);
+        }
+    }
+
+    /// A read failed at the backing. Under the policy `freeze` it waits to be tried again.
+    pub fn read_failed(&mut self, new: NewRequest, errno: Errno) {
+        let extent = new.extent;
+        if self.gate != Gate::Frozen {
+            self.event(GroupEvent::BackingError {
+                volume: new.volume,
+                extent,
+                errno,
+            });
+        }
+        if self.options.on_backing_error == OnBackingError::Freeze && self.gate == Gate::Open {
+            self.gate = Gate::Frozen;
+            self.event(GroupEvent::Frozen);
+        }
+        if self.gate == Gate::Frozen {
+            self.submit(new);
+        } else {
+            let (tag, result) = (new.tag, Err(errno));
+            self.act(new.worker, Action::Complete { tag, result });
+        }
+    }
+
+    /// A flush failed: nothing that it would have covered can be called durable any more.
+    pub(super) fn flush_failed(&mut self, volume: VolumeIndex, errno: Errno) {
+        self.backing_failed(volume, None, errno);
+    }
+
+    pub(super) fn park(&mut self, id: RequestId) {
+        self.requests.get_mut(id).become_stage(Stage::Parked);
+        self.parked.push_back(id);
+    }
+
+    /// The operator says that the backing works again: what waits is tried again.
+    pub fn thaw(&mut self) {
+        if self.gate != Gate::Frozen {
+            return;
+        }
+        self.gate = Gate::Open;
+        self.event(GroupEvent::Thawed);
+        let mut waiting = std::mem::take(&mut self.parked);
+        while let Some(id) = waiting.pop_front() {
+            let request = *self.requests.get(id);
+            let held = request.slot.is_some() || request.intent || self.holds_range(id, &request);
+            match request.new.op {
+                RequestOp::Write { .. } | RequestOp::Zero { .. } if held => self.start_local(id),
+                RequestOp::Read | RequestOp::Flush => self.begin(id),
+                RequestOp::Write { .. } | RequestOp::Zero { .. } => {
+                    self.requests.get_mut(id).become_stage(Stage::Locking);
+                    self.begin(id);
+                }
+            }
+        }
+    }
+
+    fn holds_range(&self, id: RequestId, request: &Request) -> bool {
+        self.volumes[request.new.volume.as_usize()].lock.knows(id)
+    }
+
+    /// A newer generation exists: from now on every request gets EIO. What was written stays dirt.
+    pub fn fence(&mut self, newer: Generation) {
+        if self.gate == Gate::Fenced {
+            return;
+        }
+        self.gate = Gate::Fenced;
+        self.event(GroupEvent::Fenced { newer });
+        while let Some(id) = self.parked.pop_front() {
+            let request = *self.requests.get(id);
+            if request.slot.is_some() {
+                self.log_mut()
+                    .set_local_done(request.slot.expect("just seen").seq);
+            }
+            if self.holds_range(id, &request) {
+                self.unlock(request.new.volume, id);
+            }
+            self.answer(id, Err(Errno::EIO));
+        }
+        for id in std::mem::take(&mut self.ack_waiters) {
+            self.answer(id, Err(Errno::EIO));
+        }
+    }
+
+    /// Gives the answer, or waits for the links whose mode asks for it.
+    pub(super) fn answer_when_acked(&mut self, id: RequestId, result: Result<(), Errno>) {
+        let request = self.requests.get(id);
+        let place = match request.new.op {
+            RequestOp::Flush => request.wait_for,
+            RequestOp::Write { .. } | RequestOp::Zero { .. } | RequestOp::Read => {
+                request.slot.map_or(Seq::ZERO, |slot| slot.seq)
+            }
+        };
+        if result.is_err() || !self.must_wait(place) {
+            return self.answer(id, result);
+        }
+        let request = self.requests.get_mut(id);
+        request.become_stage(Stage::Acking);
+        request.wait_for = place;
+        self.ack_waiters.push(id);
+    }
+
+    /// True if a connected link has promised an acknowledgement that is not here. A link that is
+    /// not connected or behind has degraded to `async`.
+    fn must_wait(&self, place: Seq) -> bool {
+        self.links.iter().flatten().any(|link| {
+            let promised = link.connection == Connection::Up && link.is_following();
+            match link.mode {
+                Mode::Async => false,
+                Mode::Memory => promised && link.received < place,
+                Mode::Sync => promised && link.held < place,
+            }
+        })
+    }
+
+    /// Answers those whose acknowledgement came, or will not come.
+    pub(super) fn acks_came(&mut self) {
+        if self.ack_waiters.is_empty() {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.ack_waiters);
+        waiting.retain(|id| {
+            let wait = self.must_wait(self.requests.get(*id).wait_for);
+            if !wait {
+                self.answer(*id, Ok(()));
+            }
+            wait
+        });
+        self.ack_waiters = waiting;
+    }
+
+    /// Answers the application.
+    pub(super) fn answer(&mut self, id: RequestId, result: Result<(), Errno>) {
+        let request = self.requests.remove(id);
+        let result = match self.gate {
+            Gate::Fenced => Err(Errno::EIO),
+            Gate::Open | Gate::Frozen => result,
+        };
+        let tag = request.new.tag;
+        self.act(request.new.worker, Action::Complete { tag, result });
+    }
+}
+
+impl NewRequest {
+    const fn op_is_durable_zero(&self) -> bool {
+        matches!(self.op, RequestOp::Zero { fua: true, .. })
+    }
+}

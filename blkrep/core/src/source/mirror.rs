@@ -1,0 +1,692 @@
+//! Mirrors: bringing one link's target to equality while writes go on.
+//!
+//! Owns the phases of a mirror, which extent is next, and what digests said. Driven by
+//! acknowledgements, reports of its reads, and time. A block is read under the range lock and
+//! enters the same ordered stream; its dirty bit is cleared when it gets its place, for from then
+//! on its log entry covers it. Never takes more than half of the log.
+//!
+//! ```text
+//! Idle -> Waiting -> Running -> Ending -> Idle
+//!            ^          |         |
+//!            +--overflow+---------+      Paused: by an operator, from any
+//! ```
+
+use super::{
+    Action, Connection, DigestReply, GroupEvent, LinkIndex, MirrorPhase, MirrorProgress, NewEntry,
+    Position, Slot, SourceGroup, Transmit, WriteLog, link,
+};
+use crate::dirty::Words;
+use blkrep_types::{
+    ByteLen, ByteOffset, Errno, Extent, MirrorKind, Nanos, RecordKind, Seq, VolumeIndex,
+};
+use std::time::Duration;
+
+/// Blocks of one link that are locked or being read: enough to keep a disk busy.
+const JOBS_PER_LINK: usize = 16;
+
+/// Blocks of all links.
+pub(super) const JOBS_MAX: usize = JOBS_PER_LINK * super::LINKS_MAX;
+
+/// Digests of one link that were asked for and not answered.
+const COMPARES_MAX: usize = 256;
+
+/// Adjacent dirty extents are read together up to this length: long enough for a disk's
+/// throughput, short enough that a write waits little for the range.
+const BLOCK_BYTES_MAX: u64 = 256 << 10;
+
+/// After an error or an overflow a mirror waits before it goes on.
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
+
+/// A source that has not dirtied anything for this long counts as idle.
+const CALM: Duration = Duration::from_secs(1);
+
+/// Overflows in a row after which a mirror is said not to converge.
+const OVERFLOWS_TOLERATED: u32 = 2;
+
+/// A read or digest that a mirror has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobId(u32);
+
+/// Holders of range locks with this bit are jobs.
+const JOB_HOLDER: u32 = 1 << 31;
+
+pub(super) const fn job_of(holder: u32) -> Option<JobId> {
+    if holder & JOB_HOLDER == 0 {
+        None
+    } else {
+        Some(JobId(holder & !JOB_HOLDER))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Send,
+    Compare,
+}
+
+#[derive(Debug)]
+pub(super) struct Job {
+    link: LinkIndex,
+    purpose: Purpose,
+    volume: VolumeIndex,
+    extent: Extent,
+    bits: (u64, u64),
+    slot: Option<Slot>,
+    /// Its link is gone.
+    orphan: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Compare {
+    seq: Seq,
+    volume: VolumeIndex,
+    extent: Extent,
+    bit: u64,
+    ours: Option<[u8; 32]>,
+    theirs: Option<Option<[u8; 32]>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Mirror {
+    pub(super) phase: MirrorPhase,
+    kind: Option<MirrorKind>,
+    /// The kind that the next beginning announces.
+    pub(super) wanted: Option<MirrorKind>,
+    /// Begins by itself when there is something to do.
+    automatic: bool,
+    /// Begun at the target and not ended in the stream.
+    pub(super) open: bool,
+    pub(super) begun_at: Option<Seq>,
+    end: Option<Seq>,
+    cursor: u64,
+    compare_cursor: u64,
+    compares: Vec<Compare>,
+    jobs: usize,
+    sent: u64,
+    skipped: u64,
+    overflows: u32,
+    pub(super) retry_at: Nanos,
+    not_converging: bool,
+}
+
+impl Mirror {
+    pub(super) fn new(open: bool) -> Self {
+        Self {
+            phase: MirrorPhase::Idle,
+            kind: None,
+            wanted: open.then_some(MirrorKind::Difference),
+            automatic: true,
+            open,
+            begun_at: None,
+            end: None,
+            cursor: 0,
+            compare_cursor: 0,
+            compares: Vec::with_capacity(COMPARES_MAX),
+            jobs: 0,
+            sent: 0,
+            skipped: 0,
+            overflows: 0,
+            retry_at: Nanos::default(),
+            not_converging: false,
+        }
+    }
+
+    pub(super) fn go(&mut self, next: MirrorPhase) {
+        assert!(
+            self.phase.may_become(next),
+            "a mirror goes from {:?} to {next:?}",
+            self.phase
+        );
+        self.phase = next;
+    }
+
+    pub(super) const fn progress(&self, remaining: ByteLen) -> MirrorProgress {
+        MirrorProgress {
+            phase: self.phase,
+            kind: self.kind,
+            sent: ByteLen::new(self.sent),
+            skipped: ByteLen::new(self.skipped),
+            remaining,
+            not_converging: self.not_converging,
+        }
+    }
+
+    pub(super) fn overflowed(&mut self, now: Nanos) {
+        self.overflows += 1;
+        self.retry_at = now.after(link::RATE_WINDOW);
+        self.not_converging |= self.overflows > OVERFLOWS_TOLERATED;
+    }
+
+    /// Answers to what was asked are no longer expected; it will be asked again.
+    pub(super) fn forget_compares(&mut self) {
+        self.compares.clear();
+        self.compare_cursor = 0;
+    }
+
+    /// New extents are to be compared.
+    pub(super) const fn restart_compare(&mut self) {
+        self.compare_cursor = 0;
+    }
+
+    /// The kind of the mirror that is about to begin.
+    pub(super) const fn kind_if_due(&self) -> Option<MirrorKind> {
+        self.wanted
+    }
+}
+
+impl<L: WriteLog, W: Words> SourceGroup<L, W> {
+    /// A command: mirror now.
+    pub fn start_mirror(&mut self, index: LinkIndex, kind: MirrorKind) {
+        let layout = &self.layout;
+        let Some(link) = self
+            .links
+            .get_mut(index.as_usize())
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        match kind {
+            MirrorKind::Full => {
+                layout.fill(&mut link.live);
+                link.keep_all(layout);
+            }
+            MirrorKind::Checksum => {
+                layout.fill(&mut link.compare);
+                link.keep_all(layout);
+                link.mirror.restart_compare();
+            }
+            MirrorKind::Difference => {}
+        }
+        link.mirror.automatic = true;
+        link.mirror.wanted = Some(kind);
+        link.mirror.retry_at = self.now;
+        match link.mirror.phase {
+            MirrorPhase::Paused => link.mirror.go(MirrorPhase::Idle),
+            MirrorPhase::Running => link.mirror.go(MirrorPhase::Waiting),
+            MirrorPhase::Idle | MirrorPhase::Waiting | MirrorPhase::Ending => {}
+        }
+        self.want_mirror(index);
+        self.mirror_step(index);
+    }
+
+    /// A command: hold the mirror; its position is kept.
+    pub fn pause_mirror(&mut self, index: LinkIndex) {
+        if let Some(link) = self.link_mut(index) {
+            if link.mirror.phase == MirrorPhase::Idle {
+                link.mirror.go(MirrorPhase::Waiting);
+            }
+            if link.mirror.phase != MirrorPhase::Paused {
+                link.mirror.go(MirrorPhase::Paused);
+            }
+        }
+    }
+
+    /// A command: go on with a held mirror.
+    pub fn resume_mirror(&mut self, index: LinkIndex) {
+        let now = self.now;
+        if let Some(link) = self.link_mut(index)
+            && link.mirror.phase == MirrorPhase::Paused
+        {
+            link.mirror.go(MirrorPhase::Idle);
+            link.mirror.retry_at = now;
+            if link.mirror.open {
+                link.mirror.wanted.get_or_insert(MirrorKind::Difference);
+            }
+        }
+        self.want_mirror(index);
+        self.mirror_step(index);
+    }
+
+    /// A command: end the mirror. What differs stays dirty and is not mirrored by itself.
+    pub fn stop_mirror(&mut self, index: LinkIndex) {
+        if let Some(link) = self.link_mut(index) {
+            link.mirror.automatic = false;
+            link.mirror.wanted = None;
+            match link.mirror.phase {
+                MirrorPhase::Waiting | MirrorPhase::Running | MirrorPhase::Paused => {
+                    link.mirror.go(MirrorPhase::Idle);
+                }
+                MirrorPhase::Idle | MirrorPhase::Ending => {}
+            }
+        }
+    }
+
+    /// A mirror is due if something differs or the log does not keep.
+    pub(super) fn want_mirror(&mut self, index: LinkIndex) {
+        if let Some(link) = self.link_mut(index)
+            && link.mirror.phase == MirrorPhase::Idle
+            && link.mirror.automatic
+            && (link.differs() || !link.is_following() || link.mirror.wanted.is_some())
+        {
+            link.mirror.go(MirrorPhase::Waiting);
+        }
+    }
+
+    /// Takes a link's mirror as far as it can go now.
+    pub(super) fn mirror_step(&mut self, index: LinkIndex) {
+        self.begin_mirror(index);
+        while let Some((purpose, volume, bits)) = self.pick(index) {
+            self.start_job(index, purpose, volume, bits);
+        }
+        self.end_mirror(index);
+    }
+
+    fn flows(&self, index: LinkIndex) -> bool {
+        self.link(index).is_some_and(|link| {
+            link.connection == Connection::Up
+                && link.transmit == Transmit::Started
+                && link.worker.is_some()
+        })
+    }
+
+    fn begin_mirror(&mut self, index: LinkIndex) {
+        if !self.flows(index) || !self.calm(index) {
+            return;
+        }
+        let link = self.link(index).expect("it flows");
+        if link.mirror.phase != MirrorPhase::Waiting || link.mirror.jobs > 0 {
+            return;
+        }
+        let kind = link.mirror.wanted.unwrap_or(MirrorKind::Difference);
+        let Some(slot) = self.append_marker(index, RecordKind::MirrorBegin(kind)) else {
+            return;
+        };
+        let link = self.link_mut(index).expect("it flows");
+        let before = Seq::new(slot.seq.get() - 1);
+        if !link.is_following() {
+            if link.released == link.last_handed_out() {
+                link.released = before;
+            }
+            link.next = slot.seq;
+            link.held = before;
+            link.set_position(Position::Following);
+        }
+        let mirror = &mut link.mirror;
+        if let Some(kind) = mirror.wanted.take() {
+            mirror.kind = Some(kind);
+            (mirror.sent, mirror.skipped) = (0, 0);
+        } else if !mirror.open {
+            mirror.kind = Some(MirrorKind::Difference);
+            (mirror.sent, mirror.skipped) = (0, 0);
+        }
+        mirror.open = true;
+        mirror.begun_at = Some(slot.seq);
+        mirror.end = None;
+        mirror.forget_compares();
+        mirror.go(MirrorPhase::Running);
+        self.store_mark(index);
+        let link = self.link(index).expect("it flows");
+        let bytes = self.layout.bytes(&link.live).get() + self.layout.bytes(&link.compare).get();
+        self.event(GroupEvent::MirrorBegun {
+            link: index,
+            bytes: ByteLen::new(bytes),
+        });
+    }
+
+    /// A link that is behind waits until the source is idle or drains faster than it is dirtied;
+    /// the first attempt is made at once.
+    fn calm(&mut self, index: LinkIndex) -> bool {
+        let now = self.now;
+        let Some(link) = self.link_mut(index) else {
+            return false;
+        };
+        if link.mirror.overflows == 0 || now.since(link.dirtied_at) >= CALM {
+            return now >= link.mirror.retry_at || link.mirror.overflows > 0;
+        }
+        if now < link.mirror.retry_at {
+            return false;
+        }
+        let (drain, dirt) = (link.draining.bytes(now), link.dirtying.bytes(now));
+        let calm = drain == 0 || drain > dirt;
+        link.mirror.not_converging |= !calm;
+        if !calm {
+            link.mirror.retry_at = now.after(link::RATE_WINDOW);
+        }
+        calm
+    }
+
+    fn append_marker(&mut self, index: LinkIndex, kind: RecordKind) -> Option<Slot> {
+        if !self.log_waiters.is_empty() {
+            return None;
+        }
+        let slot = self.log_mut().append(&NewEntry {
+            kind,
+            volume: VolumeIndex::default(),
+            extent: None,
+            link: Some(index),
+            local: false,
+        })?;
+        self.note_age(slot.seq);
+        Some(slot)
+    }
+
+    fn end_mirror(&mut self, index: LinkIndex) {
+        let ready = self.flows(index)
+            && self.link(index).is_some_and(|link| {
+                link.mirror.phase == MirrorPhase::Running
+                    && !link.differs()
+                    && link.mirror.jobs == 0
+            });
+        if !ready {
+            return;
+        }
+        if let Some(slot) = self.append_marker(index, RecordKind::MirrorEnd) {
+            let link = self.link_mut(index).expect("it flows");
+            link.mirror.end = Some(slot.seq);
+            link.mirror.open = false;
+            link.mirror.go(MirrorPhase::Ending);
+            self.store_mark(index);
+        }
+    }
+
+    /// An acknowledgement may have ended the mirror.
+    pub(super) fn mirror_acked(&mut self, index: LinkIndex) {
+        let Some(link) = self.link_mut(index) else {
+            return;
+        };
+        let ended = link.mirror.end.is_some_and(|end| link.held >= end);
+        if link.mirror.phase == MirrorPhase::Ending && ended {
+            link.mirror.go(MirrorPhase::Idle);
+            link.mirror.overflows = 0;
+            link.mirror.not_converging = false;
+            let event = GroupEvent::MirrorDone {
+                link: index,
+                sent: ByteLen::new(link.mirror.sent),
+                skipped: ByteLen::new(link.mirror.skipped),
+            };
+            self.event(event);
+        }
+        self.want_mirror(index);
+    }
+
+    /// The next extent to look at, if another one may be begun now.
+    fn pick(&mut self, index: LinkIndex) -> Option<(Purpose, VolumeIndex, (u64, u64))> {
+        if !self.flows(index) || !self.log_waiters.is_empty() {
+            return None;
+        }
+        let log = self.log_ref();
+        if log.used().get() + BLOCK_BYTES_MAX > log.capacity().get() / 2 {
+            return None;
+        }
+        let (now, layout) = (self.now, &self.layout);
+        let link = self.links[index.as_usize()].as_mut()?;
+        let mirror = &mut link.mirror;
+        let runs = mirror.phase == MirrorPhase::Running && now >= mirror.retry_at;
+        if !runs || mirror.jobs >= JOBS_PER_LINK {
+            return None;
+        }
+        if mirror.compares.len() < COMPARES_MAX
+            && let Some(bit) = link.compare.next(mirror.compare_cursor)
+        {
+            mirror.compare_cursor = bit + 1;
+            let (volume, _) = layout.locate(bit).expect("only extents have bits");
+            return Some((Purpose::Compare, volume, (bit, bit)));
+        }
+        let first = link.live.next_around(mirror.cursor)?;
+        let (volume, _) = layout.locate(first).expect("only extents have bits");
+        let grain = layout.size(volume).get();
+        let most = (BLOCK_BYTES_MAX / grain)
+            .max(1)
+            .min(layout.volume_bits(volume).1 - first + 1);
+        let more = (1..most)
+            .take_while(|more| link.live.test(first + more))
+            .count();
+        let last = first + u64::try_from(more).expect("few extents");
+        // A block that waits for its range keeps its bits: it is not begun twice.
+        let locking = |job: &Job| job.slot.is_none() && job.link == index && !job.orphan;
+        let begun = self
+            .jobs
+            .iter()
+            .filter(|job| locking(job) && job.purpose == Purpose::Send)
+            .any(|job| job.bits.0 <= last && first <= job.bits.1);
+        if begun {
+            return None;
+        }
+        mirror.cursor = last + 1;
+        Some((Purpose::Send, volume, (first, last)))
+    }
+
+    fn start_job(
+        &mut self,
+        index: LinkIndex,
+        purpose: Purpose,
+        volume: VolumeIndex,
+        bits: (u64, u64),
+    ) {
+        let extent = self.extent_of(bits);
+        let id = self.jobs.insert(Job {
+            link: index,
+            purpose,
+            volume,
+            extent,
+            bits,
+            slot: None,
+            orphan: false,
+        });
+        self.link_mut(index).expect("it flows").mirror.jobs += 1;
+        let lock = &mut self.volumes[volume.as_usize()].lock;
+        if lock.acquire(id | JOB_HOLDER, extent) {
+            self.job_locked(JobId(id));
+        }
+    }
+
+    fn extent_of(&self, bits: (u64, u64)) -> Extent {
+        let (_, first) = self.layout.locate(bits.0).expect("only extents have bits");
+        let (_, last) = self.layout.locate(bits.1).expect("only extents have bits");
+        let len = last.end().get() - first.offset().get();
+        Extent::new(ByteOffset::new(first.offset().get()), ByteLen::new(len))
+            .expect("a run of extents is one")
+    }
+
+    /// A block's range is held: it gets its place, if it is still wanted and there is room.
+    pub(super) fn job_locked(&mut self, id: JobId) {
+        let job = self.jobs.get(id.0);
+        let (index, purpose, bits) = (job.link, job.purpose, job.bits);
+        let (volume, extent, orphan) = (job.volume, job.extent, job.orphan);
+        let wanted = !orphan
+            && self.flows(index)
+            && self.link(index).is_some_and(|link| {
+                link.mirror.phase == MirrorPhase::Running
+                    && match purpose {
+                        Purpose::Send => (bits.0..=bits.1).all(|bit| link.live.test(bit)),
+                        Purpose::Compare => link.compare.test(bits.0),
+                    }
+            });
+        let kind = match purpose {
+            Purpose::Send => RecordKind::Data { mirror: true },
+            Purpose::Compare => RecordKind::Compare,
+        };
+        let entry = NewEntry {
+            kind,
+            volume,
+            extent: Some(extent),
+            link: Some(index),
+            local: false,
+        };
+        let room = wanted && self.log_waiters.is_empty();
+        let Some(slot) = room.then(|| self.log_mut().append(&entry)).flatten() else {
+            return self.abandon(id);
+        };
+        self.note_age(slot.seq);
+        self.jobs.get_mut(id.0).slot = Some(slot);
+        let link = self.link_mut(index).expect("it is wanted");
+        let worker = link.worker.expect("it flows");
+        let action = match purpose {
+            Purpose::Send => {
+                link.recent.set(bits.0, bits.1);
+                link.live.clear(bits.0, bits.1);
+                Action::MirrorRead {
+                    job: id,
+                    volume,
+                    extent,
+                    slot,
+                }
+            }
+            Purpose::Compare => {
+                link.mirror.compares.push(Compare {
+                    seq: slot.seq,
+                    volume,
+                    extent,
+                    bit: bits.0,
+                    ours: None,
+                    theirs: None,
+                });
+                Action::MirrorDigest {
+                    job: id,
+                    volume,
+                    extent,
+                }
+            }
+        };
+        self.act(worker, action);
+    }
+
+    /// A block is not begun after all; it will be picked again.
+    fn abandon(&mut self, id: JobId) {
+        let job = self.end_job(id);
+        if let Some(link) = self.link_mut(job.link).filter(|_| !job.orphan) {
+            match job.purpose {
+                Purpose::Send => link.mirror.cursor = job.bits.0,
+                Purpose::Compare => {
+                    link.mirror.compare_cursor = link.mirror.compare_cursor.min(job.bits.0);
+                }
+            }
+        }
+        self.unlock(job.volume, id.0 | JOB_HOLDER);
+    }
+
+    fn end_job(&mut self, id: JobId) -> Job {
+        let job = self.jobs.remove(id.0);
+        if let Some(link) = self.link_mut(job.link).filter(|_| !job.orphan) {
+            link.mirror.jobs -= 1;
+        }
+        job
+    }
+
+    /// A block was read into its slot, or could not be. `Ok(true)`: it is all zeroes.
+    pub fn mirror_read_done(&mut self, id: JobId, result: Result<bool, Errno>) {
+        let job = self.end_job(id);
+        let slot = job.slot.expect("it was handed out");
+        let log = self.log_mut();
+        match result {
+            Ok(true) => log.replace_kind(
+                slot.seq,
+                RecordKind::Zero {
+                    mirror: true,
+                    free: false,
+                },
+            ),
+            Ok(false) => {}
+            Err(_) => log.replace_kind(slot.seq, RecordKind::Void),
+        }
+        log.publish(slot.seq);
+        let now = self.now;
+        if let Some(link) = self.link_mut(job.link).filter(|_| !job.orphan) {
+            match result {
+                Ok(true) => link.mirror.skipped += job.extent.len().get(),
+                Ok(false) => link.mirror.sent += job.extent.len().get(),
+                Err(errno) => {
+                    link.mark_dirty(job.bits.0, job.bits.1);
+                    link.mirror.retry_at = now.after(ERROR_PAUSE);
+                    self.event(GroupEvent::MirrorError {
+                        link: job.link,
+                        errno,
+                    });
+                }
+            }
+        }
+        self.unlock(job.volume, id.0 | JOB_HOLDER);
+        self.free();
+        self.room_freed();
+        self.mirror_step(job.link);
+    }
+
+    /// An extent's digest was computed, or it could not be read.
+    pub fn mirror_digest_done(&mut self, id: JobId, result: Result<[u8; 32], Errno>) {
+        let job = self.end_job(id);
+        let slot = job.slot.expect("it was handed out");
+        let now = self.now;
+        let mut failed = None;
+        if let Some(link) = self.link_mut(job.link).filter(|_| !job.orphan) {
+            let compares = &mut link.mirror.compares;
+            let place = compares.iter().position(|compare| compare.seq == slot.seq);
+            match (result, place) {
+                (Ok(digest), Some(place)) => compares[place].ours = Some(digest),
+                (Err(errno), Some(place)) => {
+                    // It is asked for again from the start when the pause is over.
+                    compares.swap_remove(place);
+                    link.mirror.compare_cursor = link.mirror.compare_cursor.min(job.bits.0);
+                    link.mirror.retry_at = now.after(ERROR_PAUSE);
+                    failed = Some(errno);
+                }
+                (_, None) => {}
+            }
+        }
+        if let Some(errno) = failed {
+            let link = job.link;
+            self.event(GroupEvent::MirrorError { link, errno });
+        }
+        self.unlock(job.volume, id.0 | JOB_HOLDER);
+        self.judge_compare(job.link, slot.seq);
+        self.mirror_step(job.link);
+    }
+
+    /// Takes the target's digest. False if it was never asked at that place.
+    pub fn digest_reply(&mut self, index: LinkIndex, reply: &DigestReply) -> bool {
+        let Some(link) = self.link_mut(index) else {
+            return true;
+        };
+        if reply.seq > link.last_handed_out() {
+            return false;
+        }
+        let compare = link
+            .mirror
+            .compares
+            .iter_mut()
+            .find(|compare| compare.seq == reply.seq);
+        if let Some(compare) = compare {
+            if compare.volume != reply.volume || compare.extent != reply.extent {
+                return false;
+            }
+            compare.theirs = Some(reply.digest);
+            self.judge_compare(index, reply.seq);
+            self.mirror_step(index);
+        }
+        true
+    }
+
+    /// With both digests known, an extent is equal, or dirty.
+    fn judge_compare(&mut self, index: LinkIndex, seq: Seq) {
+        let grain = &self.layout;
+        let Some(link) = self
+            .links
+            .get_mut(index.as_usize())
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        let compares = &mut link.mirror.compares;
+        let Some(place) = compares.iter().position(|compare| compare.seq == seq) else {
+            return;
+        };
+        let (Some(ours), Some(theirs)) = (compares[place].ours, compares[place].theirs) else {
+            return;
+        };
+        let compare = compares.swap_remove(place);
+        debug_assert!(grain.locate(compare.bit).is_some(), "an extent has its bit");
+        if theirs == Some(ours) {
+            link.recent.set(compare.bit, compare.bit);
+            link.mirror.skipped += compare.extent.len().get();
+        } else {
+            link.mark_dirty(compare.bit, compare.bit);
+        }
+        link.compare.clear(compare.bit, compare.bit);
+    }
+
+    /// The jobs of a removed link end for nobody.
+    pub(super) fn drop_jobs(&mut self, index: LinkIndex) {
+        for job in self.jobs.iter_mut() {
+            job.orphan |= job.link == index;
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The ordered stream: what a link is handed, what it acknowledges, what the log lets go.
+//!
+//! Owns positions in the log and overflow. Acknowledgements enter, records leave. An entry is
+//! freed in order, when its local write is done, its bytes are complete, and every link that
+//! follows has it durably.
+
+use super::{
+    Acks, Connection, GroupEvent, LinkIndex, MirrorPhase, Outgoing, Position, SourceGroup,
+    Transmit, WriteLog, upkeep,
+};
+use crate::dirty::Words;
+use crate::identity::{Place, place};
+use blkrep_types::{ByteLen, Generation, Record, RecordKind, Seq};
+
+impl<L: WriteLog, W: Words> SourceGroup<L, W> {
+    /// Appends the next records for a link, at most `records_max` with `bytes_max` bytes but at
+    /// least one; stops before the first whose bytes are not complete. True if more are there.
+    pub fn next_records(
+        &mut self,
+        index: LinkIndex,
+        records_max: usize,
+        bytes_max: usize,
+        out: &mut Vec<Outgoing>,
+    ) -> bool {
+        let Some((log, link)) = self.log.as_ref().zip(
+            self.links
+                .get_mut(index.as_usize())
+                .and_then(Option::as_mut),
+        ) else {
+            return false;
+        };
+        let flows = link.connection == Connection::Up && link.transmit == Transmit::Started;
+        if !flows || !link.is_following() {
+            return false;
+        }
+        let head = log.head().1;
+        let (mut records, mut bytes) = (0, 0);
+        while link.next <= head {
+            let entry = log.entry(link.next);
+            if !entry.published {
+                return false;
+            }
+            let mut record = entry.record;
+            if entry.link.is_some_and(|owner| owner != index) {
+                record.kind = RecordKind::Void;
+                record.extent = None;
+            }
+            let len = data_len(&record);
+            if records == records_max || (records > 0 && bytes + len > bytes_max) {
+                return true;
+            }
+            records += 1;
+            bytes += len;
+            link.sent_bytes += u64::try_from(len).expect("64-bit platform");
+            link.next = link.next.next();
+            out.push(Outgoing {
+                record,
+                position: entry.position,
+            });
+        }
+        false
+    }
+
+    /// True if a link could be handed something now.
+    #[must_use]
+    pub fn has_records(&self, index: LinkIndex) -> bool {
+        self.link(index).is_some_and(|link| {
+            let flows = link.connection == Connection::Up && link.transmit == Transmit::Started;
+            let there = link.next <= self.log_ref().head().1;
+            let follows = flows && link.is_following() && there;
+            follows && self.log_ref().entry(link.next).published
+        })
+    }
+
+    /// The driver no longer reads the bytes of records up to `through`.
+    pub fn release(&mut self, index: LinkIndex, through: Seq) {
+        let Some(link) = self.link_mut(index) else {
+            return;
+        };
+        link.released = link.released.max(through.min(link.last_handed_out()));
+        self.free();
+        self.room_freed();
+    }
+
+    /// Takes an acknowledgement. False if it names a write that was not sent.
+    pub fn acked(&mut self, index: LinkIndex, acks: &Acks) -> bool {
+        let Some(durable) = self.check_ack(index, acks.durable) else {
+            return false;
+        };
+        let Some(received) = self.check_ack(index, acks.received) else {
+            return false;
+        };
+        let now = self.now;
+        let drained = self.log_ref().used();
+        let Some(link) = self.link_mut(index) else {
+            return true;
+        };
+        link.data_state = acks.data_state;
+        link.received = link.received.max(received.unwrap_or_default());
+        let mut permits = false;
+        if acks.durable.generation != Generation::NONE {
+            link.acked = link.acked.max(Some(place(acks.durable)));
+        }
+        if let Some(seq) = durable
+            && link.is_following()
+            && seq > link.held
+        {
+            link.held = seq;
+            link.progress_at = now;
+            permits = link.mirror.begun_at.is_some_and(|begun| seq >= begun);
+        }
+        if permits {
+            link.first_mirror = None;
+            link.overwrite = false;
+        }
+        self.store_mark(index);
+        self.free();
+        let freed = drained.get() - self.log_ref().used().get().min(drained.get());
+        if let Some(link) = self.link_mut(index) {
+            link.draining.add(now, ByteLen::new(freed));
+        }
+        self.mirror_acked(index);
+        self.acks_came();
+        self.room_freed();
+        self.mirror_step(index);
+        true
+    }
+
+    /// `None` if the name is wrong; `Some(None)` if it is right and old.
+    #[allow(clippy::option_option)]
+    fn check_ack(&self, index: LinkIndex, name: blkrep_types::WriteName) -> Option<Option<Seq>> {
+        if name.generation == Generation::NONE {
+            return Some(None);
+        }
+        let link = self.link(index)?;
+        let peer = link.peer.as_ref()?;
+        let at = place(name);
+        let known_old = name == peer.durable || link.acked == Some(at);
+        if name.generation != self.history.current() {
+            return known_old.then_some(None);
+        }
+        if name.seq <= link.last_handed_out() && self.name_at(name.seq) == Some(at) {
+            return Some(Some(name.seq));
+        }
+        let old = known_old || at <= self.log_ref().base();
+        old.then_some(None)
+    }
+
+    /// The place of the entry with this number, or of the base.
+    pub(super) fn name_at(&self, seq: Seq) -> Option<Place> {
+        let log = self.log_ref();
+        let (base, head) = (log.base(), log.head());
+        if seq == base.1 {
+            return Some(base);
+        }
+        (seq > base.1 && seq <= head.1).then(|| (log.entry(seq).record.incarnation, seq))
+    }
+
+    /// Frees what nobody needs any more.
+    pub(super) fn free(&mut self) {
+        let Some(log) = self.log.as_mut() else {
+            return;
+        };
+        let holders = self.links.iter().flatten();
+        let limit = holders.map(super::link::Link::holds_after).min();
+        let limit = limit.unwrap_or(Seq::new(u64::MAX)).min(log.head().1);
+        let (base, mut seq) = (log.base().1, log.base().1);
+        while seq < limit {
+            let entry = log.entry(seq.next());
+            if !(entry.local_done && entry.published) {
+                break;
+            }
+            seq = seq.next();
+        }
+        if seq > base {
+            log.free_through(seq);
+            upkeep::forget_ages(&mut self.ages, seq);
+        }
+    }
+
+    /// True if the oldest entry is held by a local operation or a driver, not by what a link has
+    /// not got: there will be room soon without giving anything up.
+    pub(super) fn tail_is_ours(&self) -> bool {
+        let log = self.log_ref();
+        let tail = log.base().1.next();
+        if tail > log.head().1 {
+            return false;
+        }
+        let entry = log.entry(tail);
+        let read = self
+            .links
+            .iter()
+            .flatten()
+            .any(|link| !link.is_following() && link.holds_after() < tail);
+        !entry.local_done || !entry.published || read
+    }
+
+    /// The log cannot take the next write: gives up keeping for the slowest link.
+    pub(super) fn overflow(&mut self) {
+        let index = self.slowest().expect("somebody follows");
+        self.turn_behind(index);
+        let now = self.now;
+        let link = self.link_mut(index).expect("just found");
+        link.overflows += 1;
+        link.mirror.overflowed(now);
+        self.event(GroupEvent::Behind { link: index });
+        self.free();
+        self.acks_came();
+    }
+
+    /// All that a link has not durably got becomes dirt, for all volumes at once; from now on
+    /// writes only set its dirty bits.
+    pub(super) fn turn_behind(&mut self, index: LinkIndex) {
+        let head = self.log_ref().head().1;
+        let log = self.log.as_ref().expect("a group with links has a log");
+        let link = self.links[index.as_usize()].as_mut().expect("it exists");
+        let mut seq = link.held.next();
+        while link.is_following() && seq <= head {
+            let entry = log.entry(seq);
+            let ours = entry.link.is_none_or(|owner| owner == index);
+            let changes = matches!(
+                entry.record.kind,
+                RecordKind::Data { .. } | RecordKind::Zero { .. }
+            );
+            if let Some(extent) = entry.record.extent.filter(|_| ours && changes) {
+                let (first, last) = self.layout.bits_of(entry.record.volume, extent);
+                link.mark_dirty(first, last);
+            }
+            seq = seq.next();
+        }
+        link.set_position(Position::Behind);
+        link.dirt_through = head;
+        link.mirror.forget_compares();
+        match link.mirror.phase {
+            MirrorPhase::Running | MirrorPhase::Ending => link.mirror.go(MirrorPhase::Waiting),
+            MirrorPhase::Idle | MirrorPhase::Waiting | MirrorPhase::Paused => {}
+        }
+        self.store_mark(index);
+        self.want_mirror(index);
+    }
+}
+
+fn data_len(record: &Record) -> usize {
+    match record.extent {
+        Some(extent) if record.kind.has_data() => extent.len().as_usize(),
+        Some(_) | None => 0,
+    }
+}

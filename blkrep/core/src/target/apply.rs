@@ -1,0 +1,463 @@
+//! Which record touches the base next.
+//!
+//! One cursor walks over the durable batches in order. Records that do not overlap run together,
+//! others one after the other. When it comes upon the begin of a mirror and the replica is `ok`,
+//! it goes on only to take note of what it sees (a *hold*) until the mirror's end is durable too:
+//! then it goes back and applies everything, so that base and journal together are a prefix at
+//! every instant. What must be durable first comes out as a step of its own, and nothing else
+//! comes out before it is done.
+
+use super::facts::Facts;
+use super::flight::{Flight, FlightId, Flights};
+use super::incoming::Place;
+use super::part::Part;
+use crate::dirty::MapLayout;
+use blkrep_types::{
+    ByteLen, DataState, Generation, Incarnation, MirrorKind, Record, RecordKind, Seq, WriteName,
+};
+
+/// The records of one batch, wherever they are.
+pub trait Records {
+    /// The batch's number.
+    fn number(&self) -> u64;
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// One of them.
+    fn record(&self, index: usize) -> Record;
+}
+
+/// A place between two records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    /// The batch.
+    pub batch: u64,
+    /// The record of it that comes next.
+    pub index: usize,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Write the facts down, then call [`Facts::saved`].
+    Persist,
+    /// Bring this batch into memory and ask again with it.
+    Load(u64),
+    /// Write the bytes of a record of the batch in hand to the base.
+    Write(FlightId, usize),
+    /// Make the record's extent read as zeroes; the flag says if its storage may be freed.
+    Zero(FlightId, bool),
+    /// Read the record's extent and tell its digest.
+    Digest(FlightId),
+    /// Tell that the digest asked for by this record cannot be told.
+    CannotTell(Record),
+    /// Flush every base, then call [`Applier::flushed`].
+    Flush,
+    /// Nothing, until something completes, arrives or is resumed.
+    Wait,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Applying,
+    /// Noting what is held since the mirror's begin.
+    Holding {
+        /// Directly behind the begin.
+        from: Cursor,
+        /// Extents that held records write.
+        held: Box<Part>,
+    },
+}
+
+/// The walk over the journal.
+#[derive(Debug)]
+pub struct Applier {
+    generation: Generation,
+    cursor: Cursor,
+    /// The number of the first batch that is not durable yet.
+    end: u64,
+    mode: Mode,
+    /// The last record that the cursor passed while applying.
+    passed: WriteName,
+    flights: Flights,
+    /// Up to here a released hold is applied: the mirrors in it need no hold of their own.
+    release: Option<Place>,
+    /// Digests are answered for records after this one: others were asked in another connection.
+    asked_after: Option<Place>,
+    /// Digests up to here were answered while holding.
+    answered: Place,
+    /// Writes begun since the start.
+    begun: u64,
+    /// How many of them a successful flush covers, if it covers all that had begun then.
+    flushed: u64,
+}
+
+/// What a flush that begins now will cover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlushMark {
+    /// Every batch before this one is then safe.
+    pub needed_from: u64,
+    /// Writes begun; `None` if one of them is still under way.
+    begun: Option<u64>,
+}
+
+const NOWHERE: Place = (Incarnation::new(0), Seq::ZERO);
+
+impl Applier {
+    /// Begins after `before`, at the batch `from` of those up to (not including) `end`.
+    #[must_use]
+    pub fn new(before: WriteName, from: u64, end: u64) -> Self {
+        assert!(from <= end, "batches are in order");
+        Self {
+            generation: before.generation,
+            cursor: Cursor {
+                batch: from,
+                index: 0,
+            },
+            end,
+            mode: Mode::Applying,
+            passed: before,
+            flights: Flights::new(),
+            release: None,
+            asked_after: None,
+            answered: NOWHERE,
+            // What an earlier run applied may not be flushed.
+            begun: 1,
+            flushed: 0,
+        }
+    }
+
+    /// The batch `number` is durable.
+    ///
+    /// # Panics
+    /// If it is not the next one.
+    pub fn durable(&mut self, number: u64) {
+        assert_eq!(number, self.end, "batches become durable in order");
+        self.end = number + 1;
+    }
+
+    /// A connection's stream begins after `after`; `None`: it ended.
+    pub const fn connected(&mut self, after: Option<WriteName>) {
+        self.asked_after = match after {
+            Some(name) => Some((name.incarnation, name.seq)),
+            None => None,
+        };
+    }
+
+    /// The step that comes next. `batch` is the batch in hand, if there is one.
+    pub fn step(&mut self, facts: &mut Facts, batch: Option<&impl Records>) -> Step {
+        loop {
+            if facts.unsaved() {
+                return Step::Persist;
+            }
+            if self.cursor.batch == self.end || self.flights.is_full() {
+                return Step::Wait;
+            }
+            if facts.paused() && matches!(self.mode, Mode::Applying) {
+                return Step::Wait;
+            }
+            let Some(batch) = batch.filter(|batch| batch.number() == self.cursor.batch) else {
+                return Step::Load(self.cursor.batch);
+            };
+            if self.cursor.index == batch.count() {
+                self.cursor = Cursor {
+                    batch: self.cursor.batch + 1,
+                    index: 0,
+                };
+                continue;
+            }
+            let record = batch.record(self.cursor.index);
+            let step = match self.mode {
+                Mode::Applying => self.apply(facts, &record),
+                Mode::Holding { .. } => self.note(&record),
+            };
+            if let Some(step) = step {
+                return step;
+            }
+        }
+    }
+
+    fn name(&self, record: &Record) -> WriteName {
+        WriteName {
+            generation: self.generation,
+            incarnation: record.incarnation,
+            seq: record.seq,
+        }
+    }
+
+    const fn pass(&mut self, name: WriteName) {
+        self.cursor.index += 1;
+        self.passed = name;
+    }
+
+    /// Applies the record at the cursor; `None`: it was passed.
+    fn apply(&mut self, facts: &mut Facts, record: &Record) -> Option<Step> {
+        let name = self.name(record);
+        match record.kind {
+            RecordKind::Void => {
+                self.pass(name);
+                None
+            }
+            RecordKind::MirrorBegin(kind) => self.mirror_begins(facts, record, kind),
+            RecordKind::MirrorEnd => self.mirror_ends(facts, name),
+            RecordKind::Compare if !self.wanted(record) => {
+                self.pass(name);
+                None
+            }
+            RecordKind::Compare => self.fly(record, |flight, _| Step::Digest(flight)),
+            RecordKind::Zero { free, .. } => self.fly(record, |flight, _| Step::Zero(flight, free)),
+            RecordKind::Data { .. } => self.fly(record, Step::Write),
+        }
+    }
+
+    /// True if somebody still waits for the digest.
+    fn wanted(&self, record: &Record) -> bool {
+        let place = (record.incarnation, record.seq);
+        place > self.answered && self.asked_after.is_some_and(|after| place > after)
+    }
+
+    fn fly(&mut self, record: &Record, step: impl Fn(FlightId, usize) -> Step) -> Option<Step> {
+        let extent = record.extent.expect("checked when it was received");
+        if self.flights.overlaps(record.volume, extent) {
+            return Some(Step::Wait);
+        }
+        let flight = self.flights.begin(*record, self.cursor.batch, self.passed);
+        self.begun += u64::from(record.kind != RecordKind::Compare);
+        let step = step(flight, self.cursor.index);
+        self.pass(self.name(record));
+        Some(step)
+    }
+
+    fn mirror_begins(
+        &mut self,
+        facts: &mut Facts,
+        record: &Record,
+        kind: MirrorKind,
+    ) -> Option<Step> {
+        if !self.flights.is_empty() {
+            return Some(Step::Wait);
+        }
+        let name = self.name(record);
+        let place = (record.incarnation, record.seq);
+        let released = self.release.is_some_and(|end| place < end);
+        if facts.state() == DataState::Ok && !released {
+            if kind == MirrorKind::Full {
+                facts.mirror_begins();
+            } else {
+                let from = Cursor {
+                    index: self.cursor.index + 1,
+                    ..self.cursor
+                };
+                let layout: MapLayout = facts.part().layout().clone();
+                self.mode = Mode::Holding {
+                    from,
+                    held: Box::new(Part::empty(layout)),
+                };
+                self.cursor = from;
+                return None;
+            }
+        } else if facts.state() != DataState::Ok {
+            facts.mirror_begins();
+        }
+        self.pass(name);
+        None
+    }
+
+    fn mirror_ends(&mut self, facts: &mut Facts, name: WriteName) -> Option<Step> {
+        if !self.flights.is_empty() {
+            return Some(Step::Wait);
+        }
+        if facts.may_end(name) {
+            if self.needs_flush() {
+                return Some(Step::Flush);
+            }
+            facts.mirror_ends();
+        }
+        if self.release == Some((name.incarnation, name.seq)) {
+            self.release = None;
+        }
+        self.pass(name);
+        None
+    }
+
+    /// Takes note of the record at the cursor while holding.
+    fn note(&mut self, record: &Record) -> Option<Step> {
+        let place = (record.incarnation, record.seq);
+        let wanted = record.kind == RecordKind::Compare && self.wanted(record);
+        let Mode::Holding { from, held } = &mut self.mode else {
+            unreachable!("only called while holding")
+        };
+        match (record.kind, record.extent) {
+            (RecordKind::Data { .. } | RecordKind::Zero { .. }, Some(extent)) => {
+                held.set(record.volume, extent);
+            }
+            (RecordKind::Compare, Some(extent)) if wanted => {
+                self.answered = place;
+                self.cursor.index += 1;
+                if held.touches(record.volume, extent) {
+                    return Some(Step::CannotTell(*record));
+                }
+                let flight = self.flights.begin(*record, self.cursor.batch, self.passed);
+                return Some(Step::Digest(flight));
+            }
+            (RecordKind::MirrorEnd, _) => {
+                self.cursor = *from;
+                self.release = Some(place);
+                self.mode = Mode::Applying;
+                return None;
+            }
+            (
+                RecordKind::Compare
+                | RecordKind::Void
+                | RecordKind::MirrorBegin(_)
+                | RecordKind::Data { .. }
+                | RecordKind::Zero { .. },
+                _,
+            ) => {}
+        }
+        self.cursor.index += 1;
+        None
+    }
+
+    /// A record's operation completed. True if the base failed: the connection has to end, so that
+    /// the source hears of what was lost.
+    pub fn completed(&mut self, facts: &mut Facts, id: FlightId, ok: bool) -> bool {
+        let flight = self.flights.end(id);
+        if ok || flight.record.kind == RecordKind::Compare {
+            return false;
+        }
+        let extent = flight.record.extent.expect("it flew");
+        facts.lost(flight.record.volume, extent);
+        true
+    }
+
+    /// A flush of every base is about to begin.
+    #[must_use]
+    pub fn flush_begins(&self) -> FlushMark {
+        FlushMark {
+            needed_from: self.needed_from(),
+            begun: self.flights.is_empty().then_some(self.begun),
+        }
+    }
+
+    /// That flush succeeded.
+    pub fn flushed(&mut self, mark: FlushMark) {
+        if let Some(begun) = mark.begun {
+            self.flushed = begun;
+        }
+    }
+
+    /// The flush failed: what was applied since the checkpoint may be gone, and is applied again
+    /// from there. `before` is the last record before the batch `from`.
+    ///
+    /// # Panics
+    /// If something is under way.
+    pub fn rewind(&mut self, before: WriteName, from: u64) {
+        assert!(
+            self.flights.is_empty(),
+            "a rewind waits for what is under way"
+        );
+        self.mode = Mode::Applying;
+        self.cursor = Cursor {
+            batch: from,
+            index: 0,
+        };
+        self.passed = before;
+        self.begun += 1;
+    }
+
+    /// The journal is full and a hold keeps it so: it is given up. True if there was one.
+    pub fn give_up_hold(&mut self, facts: &mut Facts) -> bool {
+        let Mode::Holding { from, .. } = &self.mode else {
+            return false;
+        };
+        if facts.paused() {
+            return false;
+        }
+        self.cursor = *from;
+        self.mode = Mode::Applying;
+        facts.mirror_begins();
+        true
+    }
+
+    /// At a promotion: what is held will never be applied. Only once everything durable was seen.
+    ///
+    /// # Panics
+    /// If something is left to be seen or under way.
+    pub fn discard_hold(&mut self, facts: &mut Facts) {
+        assert!(self.is_idle(), "a promotion waits for the cursor");
+        if let Mode::Holding { held, .. } = &self.mode {
+            facts.set_aside(held);
+        }
+        self.mode = Mode::Applying;
+    }
+
+    /// True if nothing is left to be seen and nothing is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.cursor.batch == self.end && self.flights.is_empty()
+    }
+
+    /// True while operations are under way.
+    #[must_use]
+    pub const fn is_flying(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// True while a mirror is held.
+    #[must_use]
+    pub const fn is_holding(&self) -> bool {
+        matches!(self.mode, Mode::Holding { .. })
+    }
+
+    /// A record under way.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn flight(&self, id: FlightId) -> &Flight {
+        self.flights.get(id)
+    }
+
+    /// Where the cursor is.
+    #[must_use]
+    pub const fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// The last record that is in the base with all before it.
+    #[must_use]
+    pub fn applied(&self) -> WriteName {
+        let noted = self.is_holding();
+        match self.flights.first() {
+            Some(flight) if !noted => flight.before,
+            Some(_) | None => self.passed,
+        }
+    }
+
+    /// The oldest batch that is still needed: all before it are in the base.
+    #[must_use]
+    pub fn needed_from(&self) -> u64 {
+        let held = match &self.mode {
+            Mode::Holding { from, .. } => from.batch,
+            Mode::Applying => self.cursor.batch,
+        };
+        self.flights
+            .oldest_batch()
+            .map_or(held, |batch| batch.min(held))
+    }
+
+    /// True if the base has writes that no flush covers.
+    #[must_use]
+    pub const fn needs_flush(&self) -> bool {
+        self.flushed != self.begun
+    }
+
+    /// Bytes in extents that held records write, for a status.
+    #[must_use]
+    pub fn held_bytes(&self) -> ByteLen {
+        match &self.mode {
+            Mode::Holding { held, .. } => held.bytes(),
+            Mode::Applying => ByteLen::ZERO,
+        }
+    }
+}

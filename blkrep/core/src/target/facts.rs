@@ -1,0 +1,230 @@
+//! What a replica's superblock says, and every legal change of it.
+//!
+//! A change is made in memory and marked; the owner writes it down before it does anything else,
+//! because [`super::Applier`] gives out nothing but [`super::Step::Persist`] until it is told that
+//! it is durable.
+
+use super::part::Part;
+use blkrep_types::{DataState, Extent, Generation, History, VolumeIndex, WriteName};
+
+/// The durable facts of a replica.
+///
+/// ```text
+///               mirror begins                 mirror ends, all known differences sent
+///  not-ready ──────────────────► mirroring ─────────────────────────────► ok
+///  unknown ─┘        ▲    │                                                │
+///  reverted ┘        │    │ a difference is found                          │ full mirror begins,
+///                    │    ▼                                                │ or a held one outgrows
+///               mirror-required ◄──────────────────────────────────────────┘ the journal: mirroring
+/// ```
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The generations of the data, the current one last.
+    pub history: History,
+    state: DataState,
+    part: Part,
+    merged: Option<WriteName>,
+    /// The last write before those that the journal can name.
+    pub base: WriteName,
+    paused: bool,
+    unsaved: bool,
+}
+
+/// True if `next` may follow `state`.
+const fn may_become(state: DataState, next: DataState) -> bool {
+    use DataState::{MirrorRequired, Mirroring, NotReady, Ok, RestoreRequired, Reverted, Unknown};
+    match (state, next) {
+        (Ok | MirrorRequired | NotReady | Reverted | Unknown, Mirroring)
+        | (Mirroring | MirrorRequired, Ok)
+        | (Ok | Mirroring, MirrorRequired) => true,
+        (Ok | Mirroring | MirrorRequired | NotReady | Reverted | Unknown, NotReady | Unknown)
+        | (_, RestoreRequired | Reverted)
+        | (NotReady | Reverted | Unknown, Ok | MirrorRequired)
+        | (RestoreRequired, _)
+        | (Ok, Ok)
+        | (Mirroring, Mirroring)
+        | (MirrorRequired, MirrorRequired) => false,
+    }
+}
+
+impl Facts {
+    /// The facts as they were read, or those of a new replica.
+    #[must_use]
+    pub const fn new(
+        history: History,
+        state: DataState,
+        part: Part,
+        merged: Option<WriteName>,
+        base: WriteName,
+        paused: bool,
+    ) -> Self {
+        Self {
+            history,
+            state,
+            part,
+            merged,
+            base,
+            paused,
+            unsaved: false,
+        }
+    }
+
+    /// What the data is worth.
+    #[must_use]
+    pub const fn state(&self) -> DataState {
+        self.state
+    }
+
+    /// Extents known to differ.
+    #[must_use]
+    pub const fn part(&self) -> &Part {
+        &self.part
+    }
+
+    /// A mirror that ends after this write has sent all of the part.
+    #[must_use]
+    pub const fn merged(&self) -> Option<WriteName> {
+        self.merged
+    }
+
+    /// Applying was paused by command.
+    #[must_use]
+    pub const fn paused(&self) -> bool {
+        self.paused
+    }
+
+    /// True while memory is ahead of the disk.
+    #[must_use]
+    pub const fn unsaved(&self) -> bool {
+        self.unsaved
+    }
+
+    /// Memory and disk agree.
+    pub const fn saved(&mut self) {
+        self.unsaved = false;
+    }
+
+    fn become_state(&mut self, next: DataState) {
+        assert!(
+            may_become(self.state, next),
+            "a replica that is {} does not become {next}",
+            self.state
+        );
+        self.state = next;
+        self.unsaved = true;
+    }
+
+    /// From here what is applied is no prefix.
+    pub(super) fn mirror_begins(&mut self) {
+        if self.state != DataState::Mirroring {
+            self.become_state(DataState::Mirroring);
+        }
+    }
+
+    /// True if a mirror that ends with this write makes the replica equal: it has sent all that is
+    /// known to differ.
+    pub(super) fn may_end(&self, end: WriteName) -> bool {
+        let started = matches!(self.state, DataState::Mirroring | DataState::MirrorRequired);
+        let after = |merged: WriteName| {
+            merged.generation == end.generation
+                && (merged.incarnation, merged.seq) < (end.incarnation, end.seq)
+        };
+        started && (self.part.is_empty() || self.merged.is_some_and(after))
+    }
+
+    pub(super) fn mirror_ends(&mut self) {
+        self.become_state(DataState::Ok);
+        self.part.clear();
+        self.merged = None;
+    }
+
+    fn differs(&mut self) {
+        self.merged = None;
+        self.unsaved = true;
+        if matches!(self.state, DataState::Ok | DataState::Mirroring) {
+            self.become_state(DataState::MirrorRequired);
+        }
+    }
+
+    /// `extent` is not what was acknowledged.
+    pub fn lost(&mut self, volume: VolumeIndex, extent: Extent) {
+        self.part.set(volume, extent);
+        self.differs();
+    }
+
+    /// Any extent of `volume` may not be what was acknowledged.
+    pub fn lost_volume(&mut self, volume: VolumeIndex) {
+        self.part.set_volume(volume);
+        self.differs();
+    }
+
+    /// Any extent may not be what was acknowledged.
+    pub fn lost_everything(&mut self) {
+        self.part.set_everything();
+        self.differs();
+    }
+
+    /// The extents of `held` were acknowledged and will not be applied; the base stays the prefix
+    /// it is. Only at a promotion, after which another engine tracks them.
+    pub(super) fn set_aside(&mut self, held: &Part) {
+        self.part.merge(held);
+        self.unsaved = true;
+    }
+
+    /// A source has taken over the whole part when it had named `head`.
+    pub fn handed_over(&mut self, head: WriteName) {
+        if !self.part.is_empty() {
+            self.merged = Some(head);
+            self.unsaved = true;
+        }
+    }
+
+    /// Another history takes this replica over after `base`: nothing it holds is known to be equal.
+    pub fn adopt(&mut self, history: History, base: WriteName, head: WriteName) {
+        self.history = history;
+        self.base = base;
+        if !matches!(self.state, DataState::NotReady) {
+            self.state = DataState::MirrorRequired;
+        }
+        self.part.set_everything();
+        self.merged = Some(head);
+        self.unsaved = true;
+    }
+
+    /// Pauses or resumes applying.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.unsaved |= self.paused != paused;
+        self.paused = paused;
+    }
+
+    /// A new generation begins after the last write that is in the base.
+    pub fn promoted(&mut self, generation: Generation, applied: WriteName) {
+        self.history
+            .branch(generation, applied.incarnation, applied.seq);
+        self.base = WriteName {
+            generation,
+            ..applied
+        };
+        self.merged = None;
+        self.paused = false;
+        self.unsaved = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_becomes_ok_only_through_a_mirror() {
+        for state in DataState::ALL {
+            let ok = may_become(*state, DataState::Ok);
+            let mirrored = matches!(state, DataState::Mirroring | DataState::MirrorRequired);
+            assert_eq!(ok, mirrored, "{state}");
+        }
+        assert!(!may_become(
+            DataState::RestoreRequired,
+            DataState::Mirroring
+        ));
+    }
+}
