@@ -3,7 +3,10 @@
 //! Owns the trait every front end implements and its implementations. Enters: requests of
 //! applications. Leaves: their answers. Never knows about replication.
 
+pub mod auto;
 mod front;
+mod mailbox;
+pub mod nbd;
 
 pub use front::{
     Device, DeviceSpec, FRONT_TOKEN, FrontEnd, FrontError, FrontKind, FrontQueue, Made, Request,
