@@ -4,6 +4,7 @@
 //! applications. Leaves: their answers. Never knows about replication.
 
 pub mod auto;
+pub mod driver;
 mod front;
 mod mailbox;
 pub mod nbd;
