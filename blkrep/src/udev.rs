@@ -1,20 +1,25 @@
 //! What the daemon tells udev: which devices are volumes, and which backings are in use.
 //!
-//! Owns small files below `/run/blkrep`, which the packaged rule tests, and the request that the
-//! rule looks again. See `docs/internals/udev.md`. They are gone after a reboot, like the devices.
-//! Failing to write them costs a name or a hint, never a volume: every failure is only logged.
+//! Owns small files that the packaged rule tests, and the request that the rule looks again. See
+//! `docs/internals/udev.md`. Those below `/run/blkrep` are gone after a reboot, like the devices;
+//! those below `/etc/blkrep/backing` hide the backings of persistent volumes at the next boot,
+//! before the daemon runs. Failing to write one costs a name or a hint, never a volume: every
+//! failure is only logged.
 
 use blkrep_types::VolumeName;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 const RUN: &str = "/run/blkrep";
+const BOOT: &str = "/etc/blkrep/backing";
 
 /// The files udev's rule tests.
 #[derive(Debug, Clone)]
 pub struct UdevHints {
     run: PathBuf,
+    boot: PathBuf,
     sys: PathBuf,
 }
 
@@ -28,15 +33,20 @@ impl UdevHints {
     /// The hints of this machine.
     #[must_use]
     pub fn new() -> Self {
-        Self::at(Path::new(RUN), Path::new("/sys"))
+        Self {
+            run: RUN.into(),
+            boot: BOOT.into(),
+            sys: "/sys".into(),
+        }
     }
 
-    /// Hints below other directories, for tests.
+    /// Hints below another directory, with a tree of `/sys` of its own: for tests.
     #[must_use]
-    pub fn at(run: &Path, sys: &Path) -> Self {
+    pub fn below(root: &Path) -> Self {
         Self {
-            run: run.to_owned(),
-            sys: sys.to_owned(),
+            run: root.join("run"),
+            boot: root.join("boot"),
+            sys: root.join("sys"),
         }
     }
 
@@ -59,16 +69,29 @@ impl UdevHints {
     }
 
     /// Hides a block device from automatic mounting, LVM scans and by-uuid names. To be called
-    /// before the backing's volume is served.
-    pub fn hide_backing(&self, major: u32, minor: u32, volume: &VolumeName) {
+    /// before the backing's volume is served. With `at_boot` it is hidden from the next boot on
+    /// before anything can mount it: for volumes that are not transient.
+    pub fn hide_backing(&self, major: u32, minor: u32, volume: &VolumeName, at_boot: bool) {
         let number = format!("{major}:{minor}");
-        let text = format!("BLKREP_BACKING_OF={volume}\n");
+        let text = backing_text(volume);
+        let device = self.sys.join("dev/block").join(&number);
+        if at_boot && let Some(identity) = identity_of(&device) {
+            self.put(&self.boot.join(identity), &text);
+        }
         self.put(&self.run.join("backing").join(&number), &text);
-        self.look_again(&self.sys.join("dev/block").join(number));
+        self.look_again(&device);
     }
 
-    /// Shows it again, after its volume was detached.
-    pub fn show_backing(&self, major: u32, minor: u32) {
+    /// Shows the backing of a detached volume again.
+    pub fn show_backing(&self, major: u32, minor: u32, volume: &VolumeName) {
+        // By content: what identifies the device may have changed since.
+        let hints = fs::read_dir(&self.boot).into_iter().flatten().flatten();
+        let text = backing_text(volume);
+        for hint in hints.map(|hint| hint.path()) {
+            if fs::read_to_string(&hint).is_ok_and(|found| found == text) {
+                self.remove(&hint);
+            }
+        }
         let number = format!("{major}:{minor}");
         self.remove(&self.run.join("backing").join(&number));
         self.look_again(&self.sys.join("dev/block").join(number));
@@ -118,6 +141,45 @@ impl UdevHints {
     }
 }
 
+fn backing_text(volume: &VolumeName) -> String {
+    format!("BLKREP_BACKING_OF={volume}\n")
+}
+
+/// The name by which the rule finds a device at boot, from what udev knows of it.
+fn identity_of(device: &Path) -> Option<String> {
+    let real = fs::canonicalize(device).ok()?;
+    let kernel = real.file_name()?.to_str()?;
+    let partition = fs::read_to_string(device.join("partition")).ok();
+    let asked = Command::new("udevadm")
+        .args(["info", "--query=property", "--path"])
+        .arg(&real)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    // Without udev there is no rule either; the kernel's name is what is left.
+    let known = asked.map(|output| output.stdout).unwrap_or_default();
+    let known = String::from_utf8_lossy(&known);
+    Some(identity(
+        &known,
+        kernel,
+        partition.as_deref().map(str::trim),
+    ))
+}
+
+fn identity(properties: &str, kernel: &str, partition: Option<&str>) -> String {
+    let value = |name: &str| {
+        let mut lines = properties.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.filter(|value| !value.is_empty() && !value.contains('/'))
+    };
+    match (value("DM_NAME"), value("ID_PATH"), partition) {
+        (Some(name), _, _) => format!("dm:{name}"),
+        (None, Some(path), Some(number)) => format!("path:{path}-part{number}"),
+        (None, Some(path), None) => format!("path:{path}"),
+        (None, None, _) => format!("kernel:{kernel}"),
+    }
+}
+
 fn kernel_name(device: &Path) -> Option<String> {
     let name = device.strip_prefix("/dev").ok()?.to_str()?;
     (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
@@ -128,39 +190,64 @@ fn kernel_name(device: &Path) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
     #[test]
     fn hints_come_and_go_and_the_device_and_its_partitions_are_announced() {
-        let dir = tempfile::tempdir().unwrap();
-        let (run, sys) = (dir.path().join("run"), dir.path().join("sys"));
-        let partition = sys.join("dev/block/8:16/sdb1");
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let device = root.join("sys/dev/block/4095:16");
+        let partition = device.join("sdb1");
         fs::create_dir_all(&partition).unwrap();
         fs::write(partition.join("partition"), "1").unwrap();
-        fs::write(partition.join("uevent"), "").unwrap();
-        fs::write(sys.join("dev/block/8:16/uevent"), "").unwrap();
-        let hints = UdevHints::at(&run, &sys);
-        let volume = VolumeName::new("pgdata").unwrap();
-        hints.hide_backing(8, 16, &volume);
-        let file = run.join("backing/8:16");
-        assert_eq!(
-            fs::read_to_string(&file).unwrap(),
-            "BLKREP_BACKING_OF=pgdata\n"
-        );
-        for uevent in [sys.join("dev/block/8:16/uevent"), partition.join("uevent")] {
-            assert_eq!(fs::read_to_string(uevent).unwrap(), "change");
+        for path in [&device, &partition] {
+            fs::write(path.join("uevent"), "").unwrap();
         }
-        hints.show_backing(8, 16);
-        assert!(!file.exists());
+        let hints = UdevHints::below(root);
+        let volume = VolumeName::new("pgdata").unwrap();
+        hints.hide_backing(4095, 16, &volume, true);
+        let file = root.join("run/backing/4095:16");
+        assert_eq!(read(&file), "BLKREP_BACKING_OF=pgdata\n");
+        let boot = root.join("boot/kernel:4095:16");
+        assert_eq!(read(&boot), read(&file));
+        for path in [&device, &partition] {
+            assert_eq!(read(&path.join("uevent")), "change");
+        }
+        let other = VolumeName::new("other").unwrap();
+        hints.show_backing(4095, 17, &other);
+        assert!(boot.exists() && file.exists());
+        hints.show_backing(4095, 16, &volume);
+        assert!(!boot.exists() && !file.exists());
+        hints.hide_backing(4095, 16, &volume, false);
+        assert!(!boot.exists() && file.exists());
+
         hints.name_device(Path::new("/dev/ublkb3"), &volume);
-        let file = run.join("device/ublkb3");
-        assert_eq!(fs::read_to_string(&file).unwrap(), "BLKREP_VOLUME=pgdata\n");
+        let file = root.join("run/device/ublkb3");
+        assert_eq!(read(&file), "BLKREP_VOLUME=pgdata\n");
         hints.forget_device(Path::new("/dev/ublkb3"));
         assert!(!file.exists());
     }
 
     #[test]
+    fn a_device_is_known_at_boot_by_what_does_not_change() {
+        for (properties, partition, name) in [
+            ("DM_NAME=vg-lv\nID_PATH=x", None, "dm:vg-lv"),
+            ("ID_PATH=pci-0000:00:02.0\n", None, "path:pci-0000:00:02.0"),
+            ("ID_PATH=pci-1", Some("2"), "path:pci-1-part2"),
+            ("ID_PATH_TAG=pci_1", None, "kernel:sdb"),
+            ("DM_NAME=../../etc/passwd", None, "kernel:sdb"),
+            ("", Some("1"), "kernel:sdb"),
+        ] {
+            assert_eq!(identity(properties, "sdb", partition), name);
+        }
+    }
+
+    #[test]
     fn what_is_no_device_gets_no_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let hints = UdevHints::at(dir.path(), dir.path());
+        let root = tempfile::tempdir().unwrap();
+        let hints = UdevHints::below(root.path());
         let volume = VolumeName::new("pgdata").unwrap();
         for path in [
             "nbd+unix:///x",
@@ -170,6 +257,6 @@ mod tests {
         ] {
             hints.name_device(Path::new(path), &volume);
         }
-        assert!(!dir.path().join("device").exists());
+        assert!(!root.path().join("run/device").exists());
     }
 }
