@@ -17,9 +17,7 @@ use blkrep_io::real::{RealFile, RealHost, RealSocket, UringIo, process};
 use blkrep_io::{Access, Completion, Host, Io, Op, Worker, run};
 use blkrep_types::{BlockSize, Errno, Nanos, VolumeName};
 use blkrep_ublk::driver::Ublk;
-use blkrep_ublk::{
-    DeviceSpec, FRONT_TOKEN, FrontEnd, FrontQueue, Request, RequestKind, Stop,
-};
+use blkrep_ublk::{DeviceSpec, FRONT_TOKEN, FrontEnd, FrontQueue, Request, RequestKind, Stop};
 use nix::sys::signal::{SigSet, Signal};
 use std::error::Error;
 use std::path::Path;
