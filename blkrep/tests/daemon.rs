@@ -214,3 +214,34 @@ fn readiness_is_told_on_a_descriptor() {
     daemon.signal("INT");
     assert_eq!(daemon.end().code(), Some(0));
 }
+
+#[test]
+fn systemd_is_told_of_start_watchdog_and_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let notify = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let limit = Some(Duration::from_secs(10));
+    notify.set_read_timeout(limit).unwrap();
+    let mut told = String::new();
+    let mut until = |word: &str| {
+        let mut message = [0; 1024];
+        while !told.contains(word) {
+            let length = notify.recv(&mut message).unwrap();
+            told.push_str(std::str::from_utf8(&message[..length]).unwrap());
+        }
+    };
+    let child = command(dir.path(), "state", "s")
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "900000")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let ready = String::new();
+    let daemon = Daemon { child, ready };
+    until("READY=1");
+    until("STATUS=control socket");
+    until("WATCHDOG=1");
+    daemon.signal("TERM");
+    until("STOPPING=1");
+    assert_eq!(daemon.end().code(), Some(0));
+}

@@ -94,78 +94,81 @@ fn run(socket: PathBuf, line: &str) -> Ran {
     }
 }
 
+/// A command line, the request it sends, and parts of its body.
+const REQUESTS: [(&str, &str, &[&str]); 13] = [
+    (
+        "attach pg --backing /dev/sdb --group db --device-id 3 --offset 1MiB --extent-size 4KiB",
+        "POST /v1/attach",
+        &[
+            "\"offset\":1048576",
+            "\"extent_size\":4096",
+            "\"frontend\":\"auto\"",
+        ],
+    ),
+    ("detach pg", "POST /v1/detach", &["\"force\":false"]),
+    (
+        "connect db --to h:1 --map pg=/r/pg --mode sync --mirror checksum --yes",
+        "POST /v1/connect",
+        &[
+            "\"map\":{\"pg\":\"/r/pg\"}",
+            "\"mode\":\"sync\"",
+            "\"confirmed\":true",
+        ],
+    ),
+    (
+        "disconnect db",
+        "POST /v1/disconnect",
+        &["\"forget\":false"],
+    ),
+    (
+        "mirror start db --kind full",
+        "POST /v1/mirror",
+        &["\"start\"", "\"kind\":\"full\""],
+    ),
+    (
+        "mirror pause db --link east",
+        "POST /v1/mirror",
+        &["\"pause\"", "\"east\""],
+    ),
+    (
+        "transmit stop db",
+        "POST /v1/transmit",
+        &["\"action\":\"stop\""],
+    ),
+    (
+        "target resume db",
+        "POST /v1/target",
+        &["\"action\":\"resume\""],
+    ),
+    (
+        "promote db --force --yes",
+        "POST /v1/promote",
+        &["\"force\":true"],
+    ),
+    ("demote db", "POST /v1/demote", &["\"group\":\"db\""]),
+    ("forget db --yes", "POST /v1/forget", &["\"group\":\"db\""]),
+    (
+        "set volume.queues=2 group.log-memory= --group db",
+        "POST /v1/set",
+        &[
+            "\"value\":\"2\"",
+            "\"key\":\"group.log-memory\",\"value\":null",
+            "\"group\":\"db\"",
+        ],
+    ),
+    (
+        "get volume.queues",
+        "GET /v1/settings?key=volume.queues",
+        &[],
+    ),
+];
+
 #[test]
 fn each_command_sends_its_request() {
     let reply = r#"{"notes": [], "device": "/dev/ublkb0", "frontend": "ublk", "size_bytes": 4096,
         "link": "east", "links": [], "tracking": true, "schema": 1, "settings": []}"#;
     let daemon = Scripted::with(200, reply);
-    for (line, path, parts) in [
-        (
-            "attach pg --backing /dev/sdb --group db --device-id 3 --offset 1MiB --extent-size 4KiB",
-            "POST /v1/attach",
-            &[
-                "\"offset\":1048576",
-                "\"extent_size\":4096",
-                "\"frontend\":\"auto\"",
-            ] as &[&str],
-        ),
-        ("detach pg", "POST /v1/detach", &["\"force\":false"]),
-        (
-            "connect db --to h:1 --map pg=/r/pg --mode sync --mirror checksum --yes",
-            "POST /v1/connect",
-            &[
-                "\"map\":{\"pg\":\"/r/pg\"}",
-                "\"mode\":\"sync\"",
-                "\"confirmed\":true",
-            ],
-        ),
-        (
-            "disconnect db",
-            "POST /v1/disconnect",
-            &["\"forget\":false"],
-        ),
-        (
-            "mirror start db --kind full",
-            "POST /v1/mirror",
-            &["\"start\"", "\"kind\":\"full\""],
-        ),
-        (
-            "mirror pause db --link east",
-            "POST /v1/mirror",
-            &["\"pause\"", "\"east\""],
-        ),
-        (
-            "transmit stop db",
-            "POST /v1/transmit",
-            &["\"action\":\"stop\""],
-        ),
-        (
-            "target resume db",
-            "POST /v1/target",
-            &["\"action\":\"resume\""],
-        ),
-        (
-            "promote db --force --yes",
-            "POST /v1/promote",
-            &["\"force\":true"],
-        ),
-        ("demote db", "POST /v1/demote", &["\"group\":\"db\""]),
-        ("forget db --yes", "POST /v1/forget", &["\"group\":\"db\""]),
-        (
-            "set volume.queues=2 group.log-memory= --group db",
-            "POST /v1/set",
-            &[
-                "\"value\":\"2\"",
-                "\"key\":\"group.log-memory\",\"value\":null",
-                "\"group\":\"db\"",
-            ],
-        ),
-        (
-            "get volume.queues",
-            "GET /v1/settings?key=volume.queues",
-            &[],
-        ),
-    ] {
+    for (line, path, parts) in REQUESTS {
         let ran = daemon.run(line);
         assert_eq!(ran.code, Some(0), "{line}: {}", ran.stderr);
         let seen = daemon.seen().pop().unwrap();
