@@ -65,6 +65,12 @@ impl Decoder {
         self.version = version;
     }
 
+    /// Goes on with a connection whose first frame another decoder has taken.
+    pub const fn continue_after_first(&mut self) {
+        self.reset();
+        self.number = 1;
+    }
+
     /// Begins anew, for another connection. What was received is forgotten.
     pub const fn reset(&mut self) {
         self.start = 0;
