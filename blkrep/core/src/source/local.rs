@@ -145,9 +145,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.event(GroupEvent::Fenced { newer });
         while let Some(id) = self.parked.pop_front() {
             let request = *self.requests.get(id);
-            if request.slot.is_some() {
-                self.log_mut()
-                    .set_local_done(request.slot.expect("just seen").seq);
+            if let Some(slot) = request.slot {
+                self.log_mut().set_local_done(slot.seq);
             }
             if self.holds_range(id, &request) {
                 self.unlock(request.new.volume, id);

@@ -450,10 +450,16 @@ impl MemoryLog {
     /// If they are not within the log.
     #[must_use]
     pub fn data(&self, position: usize, len: usize) -> Slice {
-        let start = self.shape.data_start();
-        self.region
-            .slice(start..start + usize_of(self.shape.data_bytes))
-            .part(position..position + len)
+        self.handle().data(position, len)
+    }
+
+    /// What a thread needs that fills slots.
+    #[must_use]
+    pub fn handle(&self) -> LogHandle {
+        LogHandle {
+            region: Arc::clone(&self.region),
+            shape: self.shape,
+        }
     }
 
     fn add_state(&self, seq: Seq, bit: u64) {
@@ -496,11 +502,9 @@ impl MemoryLog {
             return;
         }
         let incarnation = self.entry(seq).record.incarnation;
-        let first = self.base.1.next().get();
-        let freed_bytes = (first..=seq.get()).any(|freed| self.reserved(Seq::new(freed)));
-        if freed_bytes {
-            self.data_tail = self.next_data_after(seq);
-        }
+        // Also when none of the freed entries has bytes: they may have had a slot before they
+        // became zeroes.
+        self.data_tail = self.next_data_after(seq);
         self.set_base((incarnation, seq));
     }
 
@@ -512,7 +516,7 @@ impl MemoryLog {
             .map_or(self.data_head, |next| self.word(next, entry::DATA))
     }
 
-    /// True if the entry has a slot, whatever became of its kind.
+    /// True if the entry's slot is in use.
     fn reserved(&self, seq: Seq) -> bool {
         self.entry(seq).record.kind.has_data()
     }
@@ -573,6 +577,41 @@ impl MemoryLog {
                 Seq::new(load(mark::ACKED_SEQ)),
             ),
         }
+    }
+}
+
+/// Fills and publishes slots without the log's mutex: an unpublished entry belongs to the thread
+/// that was told to fill it.
+#[derive(Debug, Clone)]
+pub struct LogHandle {
+    region: Arc<Region>,
+    shape: MemoryLogShape,
+}
+
+impl LogHandle {
+    /// The bytes at a slot's position.
+    ///
+    /// # Panics
+    /// If they are not within the log.
+    #[must_use]
+    pub fn data(&self, position: usize, len: usize) -> Slice {
+        let start = self.shape.data_start() + position;
+        assert!(
+            position + len <= usize_of(self.shape.data_bytes),
+            "a slot is within the log"
+        );
+        self.region.slice(start..start + len)
+    }
+
+    /// The bytes of an entry are complete. Its local write is not done, so nobody else changes
+    /// its state meanwhile.
+    pub fn publish(&self, seq: Seq) {
+        let index = usize_of(seq.get() % self.shape.entries);
+        let at = HEADER_BYTES + index * ENTRY_BYTES;
+        debug_assert_eq!(self.region.load(at + entry::SEQ, Relaxed), seq.get());
+        let state = self.region.load(at + entry::STATE, Relaxed);
+        self.region
+            .store(at + entry::STATE, state | PUBLISHED, Release);
     }
 }
 

@@ -178,6 +178,26 @@ fn a_full_log_takes_nothing_and_a_freed_one_the_largest_slot() {
     );
 }
 
+/// A mirror of an empty volume reserves a slot for every block and finds zeroes in each.
+#[test]
+fn slots_of_entries_that_became_zeroes_are_freed_with_them() {
+    let region = region();
+    let mut log = log(&region);
+    for _ in 0..100 {
+        let block = log.append(&data(16 << 10)).unwrap();
+        log.replace_kind(
+            block.seq,
+            RecordKind::Zero {
+                mirror: true,
+                free: false,
+            },
+        );
+        log.publish(block.seq);
+        log.free_through(block.seq);
+        assert_eq!(log.used(), ByteLen::ZERO);
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Append(u64),

@@ -1,0 +1,140 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::error::FormatError;
+use proptest::prelude::*;
+
+fn group() -> Group {
+    let mut history = History::new();
+    history.branch(
+        Generation::from_bytes([1; 16]),
+        Incarnation::new(0),
+        Seq::ZERO,
+    );
+    history.branch(
+        Generation::from_bytes([2; 16]),
+        Incarnation::new(4),
+        Seq::new(9),
+    );
+    Group {
+        id: [3; 16],
+        name: GroupName::new("db").unwrap(),
+        clean: true,
+        distrust: false,
+        history,
+        incarnation: Incarnation::new(5),
+        head: (Incarnation::new(5), Seq::new(1234)),
+        log_id: [4; 16],
+        log_bytes: ByteLen::new(64 << 20),
+        newer: Generation::NONE,
+        intent_map: [5; 16],
+        volumes: vec![GroupVolume {
+            index: VolumeIndex::new(0),
+            name: VolumeName::new("pgdata").unwrap(),
+            len: ByteLen::new(1 << 30),
+            block_size: BlockSize::B512,
+            extent_size: ExtentSize::DIRTY_DEFAULT,
+        }],
+        links: vec![GroupLink {
+            place: 2,
+            id: [6; 16],
+            name: LinkName::new("dr").unwrap(),
+            mode: Mode::Async,
+            transmit: TransmitHeld::Paused,
+            overwrite: true,
+            first_mirror: Some(MirrorKind::Checksum),
+            wanted: true,
+            peer: "127.0.0.1:7420".to_owned(),
+            paths: vec!["/replica/pgdata".to_owned()],
+        }],
+    }
+}
+
+#[test]
+fn a_superblock_is_read_as_it_was_written() {
+    let bytes = group().encode(7).unwrap();
+    assert_eq!(Group::decode(&bytes).unwrap(), (group(), 7));
+    assert_eq!(&bytes[..8], b"BLKrGRUP");
+    assert_eq!(crc32fast::hash(&bytes[..508]), GOLDEN_CRC);
+}
+
+/// Of the head above, which has the checksum of the rest; changes only with the version of the format.
+const GOLDEN_CRC: u32 = 1_811_709_279;
+
+#[test]
+fn the_newer_good_copy_is_right() {
+    let old = group().encode(6).unwrap();
+    let new = Group {
+        clean: false,
+        ..group()
+    }
+    .encode(7)
+    .unwrap();
+    for (first, second) in [(&old, &new), (&new, &old)] {
+        let Chosen::Good {
+            group,
+            counter: 7,
+            repair: false,
+        } = choose(first, second).unwrap()
+        else {
+            panic!("the newer copy is right");
+        };
+        assert!(!group.clean);
+    }
+    let mut torn = new.clone();
+    torn[600] ^= 1;
+    for (first, second) in [(&old, &torn), (&torn, &old)] {
+        let chosen = choose(first, second).unwrap();
+        assert!(matches!(
+            chosen,
+            Chosen::Good {
+                counter: 6,
+                repair: true,
+                ..
+            }
+        ));
+    }
+    assert!(matches!(choose(&[0; 512], &[0; 512]), Ok(Chosen::Blank)));
+    assert!(choose(&torn, &torn).is_err());
+    assert!(choose(&torn, &[0; 512]).is_err());
+}
+
+#[test]
+fn a_newer_version_is_left_alone() {
+    let mut newer = group().encode(8).unwrap();
+    newer[8] = 2;
+    let crc = crc32fast::hash(&newer[..508]);
+    newer[508..512].copy_from_slice(&crc.to_le_bytes());
+    let error = choose(&newer, &group().encode(7).unwrap()).unwrap_err();
+    assert!(matches!(
+        error,
+        FormatError::Newer {
+            found: 2,
+            supported: 1,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn more_paths_than_fit_are_refused() {
+    let mut large = group();
+    large.links[0].paths = vec!["x".repeat(4096); 300];
+    assert!(matches!(large.encode(1), Err(FormatError::Room { .. })));
+}
+
+proptest! {
+    #[test]
+    fn a_flipped_bit_is_never_accepted(bit in any::<prop::sample::Index>()) {
+        let mut bytes = group().encode(7).unwrap();
+        let said = u32::from_le_bytes(bytes[12..16].try_into().unwrap());
+        let bit = bit.index(usize::try_from(said).unwrap() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(Group::decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn rubbish_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        prop_assert!(Group::decode(&bytes).is_err());
+    }
+}
