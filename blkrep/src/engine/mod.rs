@@ -3,4 +3,5 @@
 //! Owns what runs on data-plane threads. Everything goes through the seams of `blkrep-io`, so the
 //! simulator runs the very same workers. Never reads a clock, opens a file or spawns a thread.
 
+pub mod link;
 pub mod source;

@@ -181,9 +181,8 @@ impl Ack {
         body.reserved(&ack.reserved, "reserved")?;
         let [received, durable, applied] =
             [ack.received, ack.durable, ack.applied].map(WriteName::from);
-        let place = |name: WriteName| (name.incarnation, name.seq);
-        body.check(place(durable) <= place(received), "durable")?;
-        body.check(place(applied) <= place(durable), "applied")?;
+        body.check(!is_ahead(durable, received), "durable")?;
+        body.check(!is_ahead(applied, durable), "applied")?;
         let ack = Self {
             received,
             durable,
@@ -203,6 +202,12 @@ impl Ack {
         body.end()?;
         Ok(ack)
     }
+}
+
+/// True if both are of one generation and `name` comes after `other`.
+fn is_ahead(name: WriteName, other: WriteName) -> bool {
+    name.generation == other.generation
+        && (name.incarnation, name.seq) > (other.incarnation, other.seq)
 }
 
 /// Target: the digest of an extent as it was at a record `Compare`.

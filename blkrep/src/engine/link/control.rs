@@ -1,0 +1,236 @@
+//! What the control plane can say to a link's driver and see of it.
+//!
+//! Owns a small shared record behind a mutex that is held for a copy at most. Commands are flags
+//! that the driver takes at its next turn; what it shows is replaced at the end of each.
+
+use blkrep_core::source::StreamStart;
+use blkrep_io::Waker;
+use blkrep_types::{ByteLen, Generation, Nanos, NodeName, WriteName};
+use blkrep_wire::{Applying, RefuseCode};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What an operator can set of a link's connection; all of it live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkSettings {
+    /// This node's name, as the peer will show it.
+    pub node: NodeName,
+    /// Where the target listens; used from the next attempt on.
+    pub peer: SocketAddr,
+    /// An idle connection says something this often.
+    pub heartbeat: Duration,
+    /// Silence longer than this ends a connection, and a connection attempt too.
+    pub timeout: Duration,
+    /// After a connection was lost, try again.
+    pub reconnect: bool,
+    /// How long after.
+    pub reconnect_interval: Duration,
+}
+
+/// What a link's connection does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LinkConnection {
+    /// None; the next attempt waits for its time or for a command.
+    #[default]
+    Down,
+    /// An attempt is being made.
+    Connecting,
+    /// Both ends talk, the stream has not begun.
+    Negotiating,
+    /// The stream flows.
+    Up,
+    /// The peer or the group said no; nothing is tried before somebody acts.
+    Refused,
+    /// Ended by command.
+    Stopped,
+}
+
+/// Why peer or group said no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The peer's kind of reason; `None` if this node's group refused.
+    pub code: Option<RefuseCode>,
+    /// In words, with what to do.
+    pub text: String,
+}
+
+/// What the peer said of itself last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerFacts {
+    /// Its name.
+    pub node: NodeName,
+    /// The last write applied to its base.
+    pub applied: WriteName,
+    /// Bytes its journal holds.
+    pub journal_used: ByteLen,
+    /// Bytes its journal can hold.
+    pub journal_capacity: ByteLen,
+    /// What applying does there.
+    pub applying: Applying,
+    /// It holds a mirror in its journal.
+    pub held: bool,
+}
+
+/// What a status shows of a link's connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LinkSnapshot {
+    /// What it does.
+    pub connection: LinkConnection,
+    /// Since when the stream flows.
+    pub connected_since: Option<Nanos>,
+    /// When the peer was last heard.
+    pub last_heard: Option<Nanos>,
+    /// Time a heartbeat took there and back, last.
+    pub round_trip: Option<Duration>,
+    /// Bytes sent on the wire since the driver began, frames and all.
+    pub wire_bytes_sent: u64,
+    /// Bytes received since the driver began.
+    pub wire_bytes_received: u64,
+    /// Times the stream began.
+    pub connects: u64,
+    /// The peer; `None` before its first welcome.
+    pub peer: Option<PeerFacts>,
+    /// Why there is no connection, or was none before this one, in words.
+    pub last_error: Option<String>,
+    /// Why nothing is tried.
+    pub refusal: Option<Refusal>,
+}
+
+/// What happened to a link's connection, for events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// The stream flows.
+    Up {
+        /// The peer.
+        peer: NodeName,
+        /// Where it began, and why there.
+        start: StreamStart,
+    },
+    /// A connection whose stream flowed ended.
+    Down {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Peer or group said no.
+    Refused(Refusal),
+    /// The peer knows a newer generation: the group is fenced.
+    Stale {
+        /// The peer's generation.
+        newer: Generation,
+    },
+}
+
+/// Hears of a link's events. Called on the link's thread: it must not block.
+pub trait LinkWatch: Send + Sync {
+    /// Something happened.
+    fn event(&self, event: &LinkEvent);
+}
+
+struct Shared {
+    settings: LinkSettings,
+    waker: Option<Waker>,
+    connect: bool,
+    stop: bool,
+    snapshot: LinkSnapshot,
+}
+
+/// A handle on a link's driver for other threads.
+#[derive(Clone)]
+pub struct LinkControl(Arc<Mutex<Shared>>);
+
+/// What was said to the driver since it last looked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Orders {
+    /// Try now, whatever was refused.
+    pub(super) connect: bool,
+    /// End the connection and finish.
+    pub(super) stop: bool,
+}
+
+impl LinkControl {
+    /// For a driver that is yet to be made.
+    #[must_use]
+    pub fn new(settings: LinkSettings) -> Self {
+        Self(Arc::new(Mutex::new(Shared {
+            settings,
+            waker: None,
+            connect: false,
+            stop: false,
+            snapshot: LinkSnapshot::default(),
+        })))
+    }
+
+    /// Uses other settings from now on.
+    pub fn set(&self, settings: LinkSettings) {
+        self.tell(|shared| shared.settings = settings);
+    }
+
+    /// The settings in use.
+    #[must_use]
+    pub fn settings(&self) -> LinkSettings {
+        self.lock().settings.clone()
+    }
+
+    /// Tries to connect now, also after a refusal or with reconnecting switched off.
+    pub fn connect(&self) {
+        self.tell(|shared| shared.connect = true);
+    }
+
+    /// Ends the connection in order; the driver finishes.
+    pub fn stop(&self) {
+        self.tell(|shared| shared.stop = true);
+    }
+
+    /// What the driver showed at its last turn.
+    #[must_use]
+    pub fn snapshot(&self) -> LinkSnapshot {
+        self.lock().snapshot.clone()
+    }
+
+    pub(super) fn started(&self, waker: Waker) {
+        self.lock().waker = Some(waker);
+    }
+
+    pub(super) fn take_orders(&self, settings: &mut LinkSettings) -> Orders {
+        let mut shared = self.lock();
+        if *settings != shared.settings {
+            settings.clone_from(&shared.settings);
+        }
+        Orders {
+            connect: std::mem::take(&mut shared.connect),
+            stop: shared.stop,
+        }
+    }
+
+    pub(super) fn show(&self, snapshot: &LinkSnapshot) {
+        let mut shared = self.lock();
+        if shared.snapshot != *snapshot {
+            shared.snapshot.clone_from(snapshot);
+        }
+    }
+
+    fn tell(&self, say: impl FnOnce(&mut Shared)) {
+        let waker = {
+            let mut shared = self.lock();
+            say(&mut shared);
+            shared.waker.clone()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The record is replaced field by field with plain values, so it is whole even if a holder
+    /// of the lock panicked.
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for LinkControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinkControl({})", self.lock().settings.peer)
+    }
+}

@@ -1,0 +1,203 @@
+//! Frames on their way out, in order.
+//!
+//! Owns a few buffers: one is being sent, the others are being filled. Records are copied into
+//! them, so that the log never waits for the network to let go of its memory, and the kernel gets
+//! few large sends. When all buffers are full nothing more is taken: the log holds what waits.
+
+use blkrep_io::{Region, Slice};
+use blkrep_types::limits::REQUEST_BYTES_MAX;
+use blkrep_wire::{Encoder, Entry, FRAME_HEADER_BYTES, Message, RECORD_HEADER_BYTES};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Buffers: one with the kernel, one waiting behind it so that the socket never runs dry, one
+/// being filled.
+const BUFFERS: usize = 3;
+
+/// Records in one frame.
+pub(super) const BATCH_RECORDS_MAX: usize = 256;
+
+/// Bytes of one buffer: the largest record, or as much of small ones, in a frame; page-aligned.
+const BUFFER_BYTES: usize =
+    (BATCH_BYTES_MAX + FRAME_HEADER_BYTES + RECORD_HEADER_BYTES * (BATCH_RECORDS_MAX + 1))
+        .next_multiple_of(4096);
+const _: () = assert!(
+    BATCH_BYTES_MAX as u64 == REQUEST_BYTES_MAX,
+    "a buffer takes any record"
+);
+
+/// Memory of one outbox.
+pub const OUTBOX_BYTES: usize = BUFFERS * BUFFER_BYTES;
+
+/// Data bytes that are asked of the log at a time: with its records it fills a buffer.
+pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// One buffer that is not empty.
+#[derive(Debug)]
+struct Filled {
+    buffer: Slice,
+    len: usize,
+    sent: usize,
+}
+
+/// The queue of outgoing bytes of one connection.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    free: Vec<Slice>,
+    queue: VecDeque<Filled>,
+    sending: bool,
+}
+
+impl Outbox {
+    pub(super) fn new() -> Self {
+        let region: Arc<Region> = Region::heap(OUTBOX_BYTES);
+        let buffer = |index: usize| region.slice(index * BUFFER_BYTES..(index + 1) * BUFFER_BYTES);
+        Self {
+            free: (0..BUFFERS).map(buffer).collect(),
+            queue: VecDeque::with_capacity(BUFFERS),
+            sending: false,
+        }
+    }
+
+    /// Queues a message; false if there is no room now.
+    pub(super) fn message(&mut self, encoder: &mut Encoder, message: &Message) -> bool {
+        if let Some(last) = self.unsent_tail() {
+            let tail = last.buffer.part(last.len..last.buffer.len());
+            if let Some(len) = encoder.message(message, &tail) {
+                last.len += len;
+                return true;
+            }
+        }
+        self.fresh(|buffer| encoder.message(message, buffer))
+    }
+
+    /// True if a frame of records can be queued.
+    pub(super) fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// Queues a frame of records.
+    ///
+    /// # Panics
+    /// If there is no room, or the records are more than one batch.
+    pub(super) fn data(&mut self, encoder: &mut Encoder, entries: &[Entry]) {
+        let queued = self.fresh(|buffer| encoder.data(entries, buffer));
+        assert!(queued, "one batch fits a buffer, and one was free");
+    }
+
+    /// What to send now; `None` while something is being sent or nothing waits.
+    pub(super) fn next_send(&mut self) -> Option<Slice> {
+        if self.sending {
+            return None;
+        }
+        let first = self.queue.front()?;
+        self.sending = true;
+        Some(first.buffer.part(first.sent..first.len))
+    }
+
+    /// The send ended after this many bytes.
+    pub(super) fn sent(&mut self, count: usize) {
+        assert!(self.sending, "a send was in flight");
+        self.sending = false;
+        let first = self
+            .queue
+            .front_mut()
+            .expect("what is sent is in the queue");
+        first.sent += count;
+        assert!(first.sent <= first.len, "no more was sent than there was");
+        if first.sent == first.len {
+            let done = self.queue.pop_front().expect("just seen");
+            self.free.push(done.buffer);
+        }
+    }
+
+    /// Nothing waits and nothing is being sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Forgets what waits; nothing may be in flight.
+    pub(super) fn reset(&mut self) {
+        self.sending = false;
+        let buffers = self.queue.drain(..).map(|filled| filled.buffer);
+        self.free.extend(buffers);
+    }
+
+    /// The last buffer of the queue, if the kernel has not begun with it.
+    fn unsent_tail(&mut self) -> Option<&mut Filled> {
+        let begun = self.sending && self.queue.len() == 1;
+        self.queue
+            .back_mut()
+            .filter(|last| !begun && last.sent == 0)
+    }
+
+    fn fresh(&mut self, write: impl FnOnce(&Slice) -> Option<usize>) -> bool {
+        let Some(buffer) = self.free.pop() else {
+            return false;
+        };
+        let Some(len) = write(&buffer) else {
+            self.free.push(buffer);
+            return false;
+        };
+        self.queue.push_back(Filled {
+            buffer,
+            len,
+            sent: 0,
+        });
+        true
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_leave_in_order_whatever_the_kernel_takes_at_once() {
+        let (mut outbox, mut encoder) = (Outbox::new(), Encoder::new());
+        let mut bytes = Vec::new();
+        for stamp in 0..3 {
+            assert!(outbox.message(&mut encoder, &Message::Ping(stamp)));
+        }
+        let first = outbox.next_send().unwrap();
+        assert!(outbox.next_send().is_none(), "one send at a time");
+        assert!(
+            outbox.message(&mut encoder, &Message::Ping(3)),
+            "goes to another buffer"
+        );
+        bytes.extend(first.part(0..50).with(<[u8]>::to_vec));
+        outbox.sent(50);
+        while let Some(slice) = outbox.next_send() {
+            bytes.extend(slice.with(<[u8]>::to_vec));
+            outbox.sent(slice.len());
+        }
+        assert!(outbox.is_empty());
+        let mut again = Encoder::new();
+        let region = Region::heap(4096);
+        let mut wanted = Vec::new();
+        for stamp in 0..4 {
+            let len = again
+                .message(&Message::Ping(stamp), &region.whole())
+                .unwrap();
+            wanted.extend(region.slice(0..len).with(<[u8]>::to_vec));
+        }
+        assert_eq!(bytes, wanted);
+    }
+
+    #[test]
+    fn a_full_outbox_takes_no_more_until_something_was_sent() {
+        let (mut outbox, mut encoder) = (Outbox::new(), Encoder::new());
+        let mut queued = 0;
+        while outbox.message(&mut encoder, &Message::Ping(queued)) {
+            queued += 1;
+            let _ = outbox.next_send();
+        }
+        assert!(!outbox.has_room() && queued > 1000);
+        let first = outbox.queue.front().unwrap().len;
+        outbox.sent(first);
+        assert!(outbox.has_room());
+        outbox.reset();
+        assert!(outbox.is_empty() && outbox.free.len() == BUFFERS);
+    }
+}

@@ -1,0 +1,527 @@
+//! One connection's course, frame by frame.
+//!
+//! Owns the stages of a connection and what is legal in each. Frames of the peer enter and become
+//! calls of the group's port; the group's answers become frames. What the peer sends at the wrong
+//! time, or about volumes that do not exist, ends the connection.
+//!
+//! ```text
+//! Greeting --welcome--> Mapping --map-end--> Streaming
+//! ```
+
+use super::control::{LinkConnection, LinkEvent, LinkSnapshot, LinkWatch, PeerFacts, Refusal};
+use super::outbox::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Outbox};
+use crate::engine::source::{Batch, LinkPort};
+use blkrep_core::source::{
+    Acks, DigestReply, DownReason, HelloFacts, PeerRole, Rejection, WelcomeFacts,
+};
+use blkrep_io::Io;
+use blkrep_types::{ByteLen, ByteOffset, DataState, Extent, Generation, Nanos, WriteName};
+use blkrep_wire::{
+    Ack, Applying, Decoder, Encoder, Entry, Farewell, FarewellCode, Frame, Hello, HelloVolume,
+    MapEnd, MapPart, Message, Refuse, RefuseCode, Start, VERSION_MAX, VERSION_MIN, Welcome,
+};
+use std::sync::Arc;
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// For the group.
+    pub(super) reason: DownReason,
+    /// For people.
+    pub(super) text: String,
+    /// What follows.
+    pub(super) next: Next,
+    /// What to tell the peer first, if it still listens.
+    pub(super) farewell: Option<FarewellCode>,
+}
+
+/// What follows the end of a connection.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Another attempt after the interval.
+    Retry,
+    /// Nothing before somebody acts.
+    Refused(Option<RefuseCode>),
+}
+
+impl Ending {
+    pub(super) fn lost(text: impl Into<String>) -> Self {
+        Self {
+            reason: DownReason::Lost,
+            text: text.into(),
+            next: Next::Retry,
+            farewell: None,
+        }
+    }
+
+    pub(super) fn protocol(text: impl Into<String>) -> Self {
+        Self {
+            reason: DownReason::Protocol,
+            text: text.into(),
+            next: Next::Retry,
+            farewell: Some(FarewellCode::Protocol),
+        }
+    }
+
+    pub(super) fn asked(text: &str, farewell: FarewellCode) -> Self {
+        Self {
+            reason: DownReason::Asked,
+            text: text.to_owned(),
+            next: Next::Retry,
+            farewell: Some(farewell),
+        }
+    }
+
+    fn refused(code: Option<RefuseCode>, text: String, farewell: Option<FarewellCode>) -> Self {
+        Self {
+            reason: DownReason::Asked,
+            text,
+            next: Next::Refused(code),
+            farewell,
+        }
+    }
+}
+
+/// Both directions of the wire, and who wants to hear of it.
+pub(super) struct Lines {
+    pub(super) encoder: Encoder,
+    pub(super) decoder: Decoder,
+    pub(super) outbox: Outbox,
+    pub(super) snapshot: LinkSnapshot,
+    pub(super) watch: Arc<dyn LinkWatch>,
+    pub(super) batch: Batch,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// `Hello` is said; the peer's answer is awaited.
+    Greeting,
+    /// The peer's map comes; so many parts so far.
+    Mapping(u32),
+    /// Records flow, of this generation.
+    Streaming(Generation),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    hello: HelloFacts,
+    stage: Stage,
+    /// The current generation of the peer's data, once it said it.
+    held: Generation,
+}
+
+impl Session {
+    /// Queues what is said first.
+    pub(super) fn greet(hello: HelloFacts, message: Hello, lines: &mut Lines) -> Self {
+        let queued = lines
+            .outbox
+            .message(&mut lines.encoder, &Message::Hello(Box::new(message)));
+        assert!(queued, "the outbox of a new connection is empty");
+        lines.snapshot.connection = LinkConnection::Negotiating;
+        Self {
+            hello,
+            stage: Stage::Greeting,
+            held: Generation::NONE,
+        }
+    }
+
+    pub(super) fn is_streaming(&self) -> bool {
+        matches!(self.stage, Stage::Streaming(_))
+    }
+
+    /// Takes one frame.
+    pub(super) fn on_frame<I: Io, P: LinkPort<I>>(
+        &mut self,
+        io: &mut I,
+        port: &mut P,
+        lines: &mut Lines,
+        frame: Frame,
+    ) -> Result<(), Ending> {
+        let message = match frame {
+            Frame::Message(message) => message,
+            Frame::Data(_) => return Err(self.out_of_place("data")),
+        };
+        match (self.stage, message) {
+            (_, Message::Ping(stamp)) => {
+                // Without room the peer sees that we live by the bytes that fill it.
+                let _ = lines
+                    .outbox
+                    .message(&mut lines.encoder, &Message::Pong(stamp));
+                Ok(())
+            }
+            (_, Message::Pong(stamp)) => {
+                lines.snapshot.round_trip = Some(io.now().since(Nanos::new(stamp)));
+                Ok(())
+            }
+            (_, Message::Error(farewell) | Message::Goodbye(farewell)) => {
+                Err(Ending::lost(format!(
+                    "the target ended the connection ({}): {}",
+                    farewell.code, farewell.text
+                )))
+            }
+            (Stage::Greeting, Message::Welcome(welcome)) => {
+                self.on_welcome(io, port, lines, *welcome)
+            }
+            (Stage::Greeting, Message::Refuse(refuse)) => {
+                Err(self.on_refuse(io, port, lines, refuse))
+            }
+            (Stage::Mapping(parts), Message::MapPart(part)) => {
+                self.on_map_part(port, &part)?;
+                self.stage = Stage::Mapping(parts.saturating_add(1));
+                Ok(())
+            }
+            (Stage::Mapping(parts), Message::MapEnd(end)) => {
+                self.on_map_end(io, port, lines, parts, end)
+            }
+            (Stage::Streaming(generation), Message::Ack(ack)) => {
+                on_ack(io, port, lines, generation, &ack)
+            }
+            (Stage::Streaming(_), Message::Digests(digests)) => on_digests(io, port, &digests),
+            (_, message) => Err(self.out_of_place(&message.kind().to_string())),
+        }
+    }
+
+    fn out_of_place(&self, kind: &str) -> Ending {
+        Ending::protocol(format!(
+            "the target sent a frame '{kind}' during {:?}",
+            self.stage
+        ))
+    }
+
+    fn on_welcome<I: Io, P: LinkPort<I>>(
+        &mut self,
+        io: &mut I,
+        port: &mut P,
+        lines: &mut Lines,
+        welcome: Welcome,
+    ) -> Result<(), Ending> {
+        if !(VERSION_MIN..=VERSION_MAX).contains(&welcome.version) {
+            return Err(Ending::protocol(format!(
+                "the target chose version {}, which was not offered",
+                welcome.version
+            )));
+        }
+        lines.encoder.agree(welcome.version);
+        lines.decoder.agree(welcome.version);
+        lines.snapshot.peer = Some(PeerFacts {
+            node: welcome.node.clone(),
+            applied: WriteName::NONE,
+            journal_used: welcome.journal_used,
+            journal_capacity: welcome.journal_capacity,
+            applying: Applying::Running,
+            held: false,
+        });
+        let facts = WelcomeFacts {
+            role: match welcome.role {
+                blkrep_wire::PeerRole::Source => PeerRole::Source,
+                blkrep_wire::PeerRole::Target if welcome.history.ancestors().is_empty() => {
+                    PeerRole::New
+                }
+                blkrep_wire::PeerRole::Target => PeerRole::Replica,
+            },
+            data_state: welcome.data_state,
+            history: welcome.history.clone(),
+            durable: welcome.durable,
+        };
+        port.welcome(io, &facts)
+            .map_err(|rejection| rejected(rejection, lines))?;
+        if welcome.role == blkrep_wire::PeerRole::Target {
+            self.check_volumes(&welcome)?;
+        }
+        self.held = welcome.history.current();
+        self.stage = Stage::Mapping(0);
+        Ok(())
+    }
+
+    /// The target's volumes hold ours.
+    fn check_volumes(&self, welcome: &Welcome) -> Result<(), Ending> {
+        let (ours, theirs) = (&self.hello.volumes, &welcome.volumes);
+        if ours.len() != theirs.len() {
+            let text = format!(
+                "the target holds {} volumes of the group, the source has {}; connect again with \
+                 the volumes mapped",
+                theirs.len(),
+                ours.len()
+            );
+            return Err(Ending::refused(None, text, Some(FarewellCode::Failed)));
+        }
+        let small = ours
+            .iter()
+            .zip(theirs)
+            .find(|(ours, theirs)| theirs.len < ours.len);
+        small.map_or(Ok(()), |(ours, theirs)| {
+            let text = format!(
+                "volume '{}' has {} and its place at the target only {}; enlarge it there",
+                ours.name, ours.len, theirs.len
+            );
+            Err(Ending::refused(None, text, Some(FarewellCode::Failed)))
+        })
+    }
+
+    fn on_refuse<I: Io, P: LinkPort<I>>(
+        &self,
+        io: &mut I,
+        port: &mut P,
+        lines: &Lines,
+        refuse: Refuse,
+    ) -> Ending {
+        if refuse.code == RefuseCode::NewerGeneration {
+            // The group decides from the history whether that is true; if so it is fenced.
+            let facts = WelcomeFacts {
+                role: PeerRole::Source,
+                data_state: DataState::Unknown,
+                history: refuse.history,
+                durable: WriteName::NONE,
+            };
+            if let Err(rejection @ Rejection::Stale { .. }) = port.welcome(io, &facts) {
+                return rejected(rejection, lines);
+            }
+        }
+        let text = format!("the target refused ({}): {}", refuse.code, refuse.text);
+        if refuse.code.passes() {
+            Ending::lost(text)
+        } else {
+            Ending::refused(Some(refuse.code), text, None)
+        }
+    }
+
+    fn on_map_part<I: Io, P: LinkPort<I>>(
+        &self,
+        port: &mut P,
+        part: &MapPart,
+    ) -> Result<(), Ending> {
+        let volume = self.hello.volumes.get(part.volume.as_usize());
+        let volume = volume.ok_or_else(|| {
+            Ending::protocol(format!(
+                "the target has a map of volume {}",
+                part.volume.get()
+            ))
+        })?;
+        let last = part.first.get() + u64::from(part.bit_count);
+        if last > part.extent_size.count(volume.len) {
+            return Err(Ending::protocol(format!(
+                "the target's map of volume '{}' is longer than the volume",
+                volume.name
+            )));
+        }
+        let mut at = 0;
+        while at < part.bit_count {
+            let end = (at..part.bit_count)
+                .find(|bit| !part.is_set(*bit))
+                .unwrap_or(part.bit_count);
+            if end > at {
+                let size = part.extent_size.get();
+                let start = (part.first.get() + u64::from(at)) * size;
+                let stop = (part.first.get() + u64::from(end)) * size;
+                let len = stop.min(volume.len.get()) - start;
+                let extent = Extent::new(ByteOffset::new(start), ByteLen::new(len));
+                let extent = extent.map_err(|error| Ending::protocol(error.to_string()))?;
+                port.map_part(part.volume, extent);
+            }
+            at = end + 1;
+        }
+        Ok(())
+    }
+
+    fn on_map_end<I: Io, P: LinkPort<I>>(
+        &mut self,
+        io: &mut I,
+        port: &mut P,
+        lines: &mut Lines,
+        parts: u32,
+        end: MapEnd,
+    ) -> Result<(), Ending> {
+        if end.part_count != parts {
+            return Err(Ending::protocol(format!(
+                "the target's map has {parts} parts where {} were announced",
+                end.part_count
+            )));
+        }
+        if end.unknown {
+            port.map_unknown();
+        }
+        let known = lines.snapshot.peer.as_ref().expect("set by the welcome");
+        let peer = known.node.clone();
+        let start = port.begin(io);
+        let message = Message::Start(Start {
+            after: start.after,
+            head: start.head,
+            generation: start.generation,
+            adopt: self.held != start.generation,
+        });
+        if !lines.outbox.message(&mut lines.encoder, &message) {
+            return Err(Ending::protocol(
+                "the target does not take the start of the stream",
+            ));
+        }
+        self.stage = Stage::Streaming(start.generation);
+        lines.snapshot.connection = LinkConnection::Up;
+        lines.snapshot.connected_since = Some(io.now());
+        lines.snapshot.connects += 1;
+        lines.watch.event(&LinkEvent::Up { peer, start });
+        Ok(())
+    }
+
+    /// Moves records from the log to the outbox while both have some and there is room.
+    pub(super) fn pump<I: Io, P: LinkPort<I>>(&self, io: &mut I, port: &mut P, lines: &mut Lines) {
+        while self.is_streaming() && lines.outbox.has_room() {
+            port.next(io, BATCH_RECORDS_MAX, BATCH_BYTES_MAX, &mut lines.batch);
+            let Some(last) = lines.batch.records.last() else {
+                break;
+            };
+            let through = last.record.seq;
+            lines.entries.clear();
+            lines
+                .entries
+                .extend(lines.batch.records.iter().map(|outgoing| {
+                    Entry {
+                        record: outgoing.record,
+                        bytes: outgoing
+                            .record
+                            .kind
+                            .has_data()
+                            .then(|| port.bytes(outgoing)),
+                    }
+                }));
+            lines.outbox.data(&mut lines.encoder, &lines.entries);
+            lines.entries.clear();
+            port.release(through);
+            if !lines.batch.more {
+                break;
+            }
+        }
+    }
+}
+
+/// The group said no.
+fn rejected(rejection: Rejection, lines: &Lines) -> Ending {
+    match rejection {
+        Rejection::Stale { newer } => {
+            lines.watch.event(&LinkEvent::Stale { newer });
+            let text = format!(
+                "the target has newer data (generation {newer}): this source is stale and its \
+                 device returns errors; connect it as a target of the newer side"
+            );
+            let code = Some(RefuseCode::NewerGeneration);
+            Ending::refused(code, text, Some(FarewellCode::Promoted))
+        }
+        Rejection::Refused { reason } => {
+            Ending::refused(None, reason, Some(FarewellCode::Disconnected))
+        }
+    }
+}
+
+fn on_ack<I: Io, P: LinkPort<I>>(
+    io: &mut I,
+    port: &mut P,
+    lines: &mut Lines,
+    generation: Generation,
+    ack: &Ack,
+) -> Result<(), Ending> {
+    if let Some(peer) = &mut lines.snapshot.peer {
+        peer.applied = ack.applied;
+        peer.journal_used = ack.journal_used;
+        peer.journal_capacity = ack.journal_capacity;
+        peer.applying = ack.applying;
+        peer.held = ack.held;
+    }
+    if ack.received.generation != generation {
+        // Nothing of this stream has reached the target yet.
+        return Ok(());
+    }
+    let acks = Acks {
+        received: ack.received,
+        durable: ack.durable,
+        data_state: ack.data_state,
+    };
+    if port.acked(io, &acks) {
+        Ok(())
+    } else {
+        Err(Ending::protocol(format!(
+            "the target acknowledged {}, which was not sent",
+            ack.received
+        )))
+    }
+}
+
+fn on_digests<I: Io, P: LinkPort<I>>(
+    io: &mut I,
+    port: &mut P,
+    digests: &[blkrep_wire::DigestReply],
+) -> Result<(), Ending> {
+    for reply in digests {
+        let known = port.digest(
+            io,
+            &DigestReply {
+                seq: reply.seq,
+                volume: reply.volume,
+                extent: reply.extent,
+                digest: reply.digest,
+            },
+        );
+        if !known {
+            return Err(Ending::protocol(format!(
+                "the target sent a digest for write {}, which asked for none",
+                reply.seq
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What the source says first, as a frame.
+pub(super) fn hello_message(facts: &HelloFacts, settings: &super::control::LinkSettings) -> Hello {
+    let volume = |volume: &blkrep_core::source::VolumeFacts| HelloVolume {
+        index: volume.index,
+        name: volume.name.clone(),
+        len: volume.len,
+        block_size: volume.block_size,
+        extent_size: volume.extent_size,
+        path: volume.target_path.clone(),
+    };
+    Hello {
+        versions: (VERSION_MIN, VERSION_MAX),
+        node: settings.node.clone(),
+        group: facts.group.clone(),
+        link: facts.link.clone(),
+        history: facts.history.clone(),
+        incarnation: facts.incarnation,
+        mode: facts.mode,
+        mirror: facts.first_mirror,
+        overwrite: facts.overwrite,
+        heartbeat: settings.heartbeat,
+        timeout: settings.timeout,
+        volumes: facts.volumes.iter().map(volume).collect(),
+    }
+}
+
+impl Lines {
+    /// Queues the last words; false if there is no room for them.
+    pub(super) fn farewell(&mut self, code: FarewellCode, text: &str) -> bool {
+        let farewell = Farewell {
+            code,
+            text: text.to_owned(),
+        };
+        let message = match code {
+            FarewellCode::Stopping | FarewellCode::Disconnected | FarewellCode::Promoted => {
+                Message::Goodbye(farewell)
+            }
+            FarewellCode::Protocol
+            | FarewellCode::Timeout
+            | FarewellCode::Failed
+            | FarewellCode::Order
+            | FarewellCode::Replaced => Message::Error(farewell),
+        };
+        self.outbox.message(&mut self.encoder, &message)
+    }
+
+    /// Remembers why peer or group said no.
+    pub(super) fn refuse(&mut self, code: Option<RefuseCode>, text: String) {
+        let refusal = Refusal { code, text };
+        self.watch.event(&LinkEvent::Refused(refusal.clone()));
+        self.snapshot.refusal = Some(refusal);
+    }
+}

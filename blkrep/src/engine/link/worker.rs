@@ -1,0 +1,504 @@
+//! The link's thread: connection attempts, sends, receives, time.
+//!
+//! Owns one socket at a time and what is in flight on it. Completions and time enter; operations
+//! leave. A connection's memory is used again only after its last operation has completed.
+//!
+//! ```text
+//!  Idle --attempt--> Connecting --socket--> Open --end--> Closing --drained--> Idle
+//!                     └--time-out or refusal--> Idle
+//! ```
+
+use super::control::{LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkWatch};
+use super::outbox::{OUTBOX_BYTES, Outbox};
+use super::session::{Ending, Lines, Next, Session, hello_message};
+use crate::engine::source::{Batch, LinkPort, PORT_TOKEN};
+use blkrep_io::{Completion, Io, Op, Region, Token, Worker};
+use blkrep_types::{Errno, Nanos};
+use blkrep_wire::limits::{TARGET_BODY_MAX, buffer_bytes};
+use blkrep_wire::{Decoder, Encoder, FarewellCode, Message};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Memory of one link's driver.
+pub const LINK_MEMORY_BYTES: usize = OUTBOX_BYTES + buffer_bytes(TARGET_BODY_MAX);
+
+/// Attempts that the kernel may still be busy with after we gave up waiting for them.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// How long the peer may take to close after our last word. Closing first, with bytes of the peer
+/// unread, would make the kernel throw that word away.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
+
+/// How long a handshake may take, also with a peer that lives: it may have to make its files.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(60);
+
+const CONNECT: u64 = 1;
+const SEND: u64 = 2;
+const RECV: u64 = 3;
+
+/// One connection and what is in flight on it.
+#[derive(Debug)]
+struct Wire<S> {
+    socket: S,
+    sending: bool,
+    receiving: bool,
+    opened: Nanos,
+    last_heard: Nanos,
+    last_said: Nanos,
+}
+
+/// What the driver does.
+#[derive(Debug)]
+enum State<S> {
+    /// No connection; the next attempt is due at this time, or waits for a command.
+    Idle { due: Option<Nanos> },
+    /// An attempt is being made since then.
+    Connecting { since: Nanos },
+    /// A connection, with its course.
+    Open { wire: Wire<S>, session: Session },
+    /// The last word is said; the peer is to close, until then.
+    Leaving {
+        wire: Wire<S>,
+        until: Nanos,
+        next: Next,
+    },
+    /// The socket is shut; its operations are coming back.
+    Closing { wire: Wire<S>, next: Next },
+    /// Never again.
+    Finished,
+}
+
+/// The driver of one link's connection, on a thread and ring of its own.
+pub struct LinkWorker<I: Io, P: LinkPort<I>> {
+    port: P,
+    control: LinkControl,
+    settings: LinkSettings,
+    state: State<I::Socket>,
+    lines: Lines,
+    /// Tells operations of this connection from those of earlier ones.
+    epoch: u64,
+    attempts: u32,
+    stopping: bool,
+}
+
+impl<I: Io, P: LinkPort<I>> fmt::Debug for LinkWorker<I, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinkWorker({:?}, {:?})", self.control, self.state)
+    }
+}
+
+impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
+    /// A driver that connects as soon as it runs and its group wants it to.
+    #[must_use]
+    pub fn new(port: P, control: LinkControl, watch: Arc<dyn LinkWatch>) -> Self {
+        let buffer = Region::heap(buffer_bytes(TARGET_BODY_MAX)).whole();
+        Self {
+            port,
+            settings: control.settings(),
+            control,
+            state: State::Idle {
+                due: Some(Nanos::default()),
+            },
+            lines: Lines {
+                encoder: Encoder::new(),
+                decoder: Decoder::new(buffer, TARGET_BODY_MAX),
+                outbox: Outbox::new(),
+                snapshot: super::LinkSnapshot::default(),
+                watch,
+                batch: Batch {
+                    records: Vec::new(),
+                    more: false,
+                },
+                entries: Vec::new(),
+            },
+            epoch: 0,
+            attempts: 0,
+            stopping: false,
+        }
+    }
+
+    const fn token(&self, what: u64) -> Token {
+        self.epoch << 8 | what
+    }
+
+    fn attempt(&mut self, io: &mut I) {
+        self.epoch += 1;
+        self.attempts += 1;
+        let token = self.token(CONNECT);
+        io.submit(
+            token,
+            Op::Connect {
+                peer: self.settings.peer,
+            },
+        );
+        self.state = State::Connecting { since: io.now() };
+        self.lines.snapshot.connection = LinkConnection::Connecting;
+    }
+
+    fn on_connected(&mut self, io: &mut I, completion: Completion<I::Socket>, current: bool) {
+        self.attempts -= 1;
+        let waited_for = current && matches!(self.state, State::Connecting { .. });
+        match (completion.result, completion.socket) {
+            (Ok(_), Some(socket)) if waited_for => self.open(io, socket),
+            (_, Some(socket)) => io.shutdown(&socket),
+            (Err(errno), None) if waited_for => self.attempt_failed(io, errno),
+            (Ok(_), None) if waited_for => self.attempt_failed(io, Errno::EIO),
+            (_, None) => {}
+        }
+    }
+
+    fn attempt_failed(&mut self, io: &I, errno: Errno) {
+        let peer = self.settings.peer;
+        let action = "check that blkrepd runs there and listens on that address";
+        self.lines.snapshot.last_error =
+            Some(format!("cannot connect to {peer}: {errno}; {action}"));
+        self.idle(io, &Next::Retry);
+    }
+
+    fn open(&mut self, io: &mut I, socket: I::Socket) {
+        let now = io.now();
+        self.lines.encoder.reset();
+        self.lines.decoder.reset();
+        let facts = self.port.hello();
+        let hello = hello_message(&facts, &self.settings);
+        let session = Session::greet(facts, hello, &mut self.lines);
+        let wire = Wire {
+            socket,
+            opened: now,
+            sending: false,
+            receiving: false,
+            last_heard: now,
+            last_said: now,
+        };
+        self.state = State::Open { wire, session };
+        self.receive(io);
+    }
+
+    /// Waits for the next attempt.
+    fn idle(&mut self, io: &I, next: &Next) {
+        let snapshot = &mut self.lines.snapshot;
+        let due = match next {
+            Next::Retry if self.settings.reconnect => {
+                Some(io.now().after(self.settings.reconnect_interval))
+            }
+            Next::Retry | Next::Refused(_) => None,
+        };
+        snapshot.connection = match next {
+            Next::Retry => LinkConnection::Down,
+            Next::Refused(_) => LinkConnection::Refused,
+        };
+        self.state = State::Idle { due };
+    }
+
+    /// Ends the connection: tells group and watch, says the last word, or shuts it at once.
+    fn end(&mut self, io: &mut I, ending: Ending) {
+        let state = std::mem::replace(&mut self.state, State::Finished);
+        let State::Open { wire, session } = state else {
+            self.state = state;
+            return;
+        };
+        if session.is_streaming() {
+            let reason = ending.text.clone();
+            self.lines.watch.event(&LinkEvent::Down { reason });
+        }
+        self.port.down(io, ending.reason);
+        self.lines.snapshot.connected_since = None;
+        self.lines.snapshot.last_error = Some(ending.text.clone());
+        if let Next::Refused(code) = ending.next {
+            self.lines.refuse(code, ending.text.clone());
+        }
+        let next = ending.next;
+        self.state = match ending.farewell {
+            Some(code) if self.lines.farewell(code, &ending.text) => {
+                let until = io.now().after(LEAVE_TIME);
+                State::Leaving { wire, until, next }
+            }
+            Some(_) | None => {
+                io.shutdown(&wire.socket);
+                State::Closing { wire, next }
+            }
+        };
+    }
+
+    fn shut(&mut self, io: &mut I) {
+        let state = std::mem::replace(&mut self.state, State::Finished);
+        self.state = match state {
+            State::Leaving { wire, next, .. } => {
+                io.shutdown(&wire.socket);
+                State::Closing { wire, next }
+            }
+            other => other,
+        };
+    }
+
+    fn wire(&mut self) -> Option<&mut Wire<I::Socket>> {
+        match &mut self.state {
+            State::Open { wire, .. }
+            | State::Leaving { wire, .. }
+            | State::Closing { wire, .. } => Some(wire),
+            State::Idle { .. } | State::Connecting { .. } | State::Finished => None,
+        }
+    }
+
+    fn receive(&mut self, io: &mut I) {
+        let token = self.token(RECV);
+        let (State::Open { wire, .. } | State::Leaving { wire, .. }) = &mut self.state else {
+            return;
+        };
+        if !wire.receiving {
+            wire.receiving = true;
+            let (socket, slice) = (wire.socket.clone(), self.lines.decoder.space());
+            io.submit(token, Op::Recv { socket, slice });
+        }
+    }
+
+    fn send(&mut self, io: &mut I) {
+        let (token, now) = (self.token(SEND), io.now());
+        let (State::Open { wire, .. } | State::Leaving { wire, .. }) = &mut self.state else {
+            return;
+        };
+        if let Some(slice) = self.lines.outbox.next_send() {
+            wire.sending = true;
+            wire.last_said = now;
+            io.submit(
+                token,
+                Op::Send {
+                    socket: wire.socket.clone(),
+                    slice,
+                },
+            );
+        }
+    }
+
+    fn on_sent(&mut self, io: &mut I, result: Result<u32, Errno>) {
+        let wire = self.wire().expect("a send belongs to a connection");
+        wire.sending = false;
+        let lost = match result {
+            Ok(0) => Some("the target closed the connection".to_owned()),
+            Ok(count) => {
+                let count = usize::try_from(count).expect("64-bit platform");
+                self.lines.outbox.sent(count);
+                self.lines.snapshot.wire_bytes_sent += count as u64;
+                None
+            }
+            Err(errno) => Some(format!("sending failed: {errno}")),
+        };
+        if let Some(text) = lost {
+            self.broken(io, text);
+        }
+    }
+
+    fn on_received(&mut self, io: &mut I, result: Result<u32, Errno>) {
+        let now = io.now();
+        let wire = self.wire().expect("a receive belongs to a connection");
+        wire.receiving = false;
+        match result {
+            Ok(0) => self.broken(io, "the target closed the connection".to_owned()),
+            Err(errno) => self.broken(io, format!("receiving failed: {errno}")),
+            Ok(count) => {
+                wire.last_heard = now;
+                let count = usize::try_from(count).expect("64-bit platform");
+                self.lines.decoder.received(count);
+                self.lines.snapshot.wire_bytes_received += count as u64;
+                self.lines.snapshot.last_heard = Some(now);
+                self.take_frames(io);
+                self.receive(io);
+            }
+        }
+    }
+
+    /// The connection is of no more use, whatever was still to be said.
+    fn broken(&mut self, io: &mut I, text: String) {
+        self.end(io, Ending::lost(text));
+        self.shut(io);
+    }
+
+    fn take_frames(&mut self, io: &mut I) {
+        loop {
+            let State::Open { session, .. } = &mut self.state else {
+                // Nothing is heard any more; what still comes only makes room.
+                self.lines.decoder.reset();
+                return;
+            };
+            let ended = match self.lines.decoder.next() {
+                Ok(None) => return,
+                Ok(Some(frame)) => session.on_frame(io, &mut self.port, &mut self.lines, frame),
+                Err(error) => Err(Ending::protocol(error.to_string())),
+            };
+            if let Err(ending) = ended {
+                self.end(io, ending);
+            }
+        }
+    }
+
+    fn take_orders(&mut self, io: &mut I) {
+        let orders = self.control.take_orders(&mut self.settings);
+        if orders.connect && !self.stopping {
+            self.lines.snapshot.refusal = None;
+            if let State::Idle { due } = &mut self.state {
+                *due = Some(io.now());
+            }
+        }
+        if orders.stop && !self.stopping {
+            self.stopping = true;
+            self.end(
+                io,
+                Ending::asked("the link was stopped here", FarewellCode::Stopping),
+            );
+        }
+    }
+
+    /// What time and the group's wishes ask for; true if that changed the state.
+    fn step(&mut self, io: &mut I) -> bool {
+        let now = io.now();
+        match &self.state {
+            State::Idle { .. } | State::Connecting { .. } if self.stopping => {
+                self.state = State::Finished;
+                self.lines.snapshot.connection = LinkConnection::Stopped;
+                true
+            }
+            State::Idle { due } => {
+                let held = self.attempts >= ATTEMPTS_MAX || self.lines.snapshot.refusal.is_some();
+                let go = due.is_some_and(|due| due <= now) && !held && self.port.wanted();
+                if go {
+                    self.attempt(io);
+                }
+                go
+            }
+            State::Connecting { since } => {
+                let late = now >= since.after(self.settings.timeout);
+                if late {
+                    self.attempt_failed(io, Errno::ETIMEDOUT);
+                }
+                late
+            }
+            State::Open { .. } => self.step_open(io, now),
+            State::Leaving { until, .. } => {
+                let over = now >= *until;
+                if over {
+                    self.shut(io);
+                }
+                over
+            }
+            State::Closing { .. } => self.drained(io),
+            State::Finished => false,
+        }
+    }
+
+    fn step_open(&mut self, io: &mut I, now: Nanos) -> bool {
+        let State::Open { wire, session } = &self.state else {
+            return false;
+        };
+        if now >= wire.last_heard.after(self.settings.timeout) {
+            let silence = now.since(wire.last_heard).as_millis();
+            let mut ending = Ending::lost(format!("the target was silent for {silence} ms"));
+            ending.farewell = Some(FarewellCode::Timeout);
+            self.end(io, ending);
+            return true;
+        }
+        if !session.is_streaming() && now >= wire.opened.after(HANDSHAKE_TIME) {
+            let span = HANDSHAKE_TIME.as_secs();
+            let mut ending = Ending::lost(format!(
+                "the target did not finish the handshake in {span} s"
+            ));
+            ending.farewell = Some(FarewellCode::Timeout);
+            self.end(io, ending);
+            return true;
+        }
+        if !self.port.wanted() {
+            self.end(
+                io,
+                Ending::asked("the group ended the link", FarewellCode::Disconnected),
+            );
+            return true;
+        }
+        session.pump(io, &mut self.port, &mut self.lines);
+        if now >= wire.last_said.after(self.settings.heartbeat) && self.lines.outbox.is_empty() {
+            let ping = Message::Ping(now.get());
+            let queued = self.lines.outbox.message(&mut self.lines.encoder, &ping);
+            assert!(queued, "an empty outbox takes a heartbeat");
+        }
+        false
+    }
+
+    /// Goes on once the last operation of a shut connection has come back.
+    fn drained(&mut self, io: &I) -> bool {
+        let state = std::mem::replace(&mut self.state, State::Finished);
+        match state {
+            State::Closing { wire, next } if !wire.sending && !wire.receiving => {
+                self.lines.outbox.reset();
+                self.idle(io, &next);
+                true
+            }
+            other => {
+                self.state = other;
+                false
+            }
+        }
+    }
+}
+
+impl<I: Io, P: LinkPort<I>> Worker<I> for LinkWorker<I, P> {
+    fn start(&mut self, io: &mut I) {
+        self.control.started(io.waker());
+        self.port.start(io);
+        self.on_turn(io);
+    }
+
+    fn on_completion(&mut self, io: &mut I, completion: Completion<I::Socket>) {
+        if completion.token & PORT_TOKEN != 0 {
+            self.port.on_completion(io, completion);
+            return;
+        }
+        let current = completion.token >> 8 == self.epoch;
+        match completion.token & 0xff {
+            CONNECT => self.on_connected(io, completion, current),
+            SEND if current => self.on_sent(io, completion.result),
+            RECV if current => self.on_received(io, completion.result),
+            other => unreachable!("operation {other} of an earlier connection is still in flight"),
+        }
+    }
+
+    fn on_turn(&mut self, io: &mut I) {
+        self.take_orders(io);
+        self.port.on_turn(io);
+        // No state leads back to itself without time or a completion in between.
+        while self.step(io) {}
+        self.send(io);
+        self.control.show(&self.lines.snapshot);
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        let own = match &self.state {
+            State::Idle { due } => {
+                let held = self.attempts >= ATTEMPTS_MAX
+                    || self.lines.snapshot.refusal.is_some()
+                    || !self.port.wanted();
+                due.filter(|_| !held)
+            }
+            State::Connecting { since } => Some(since.after(self.settings.timeout)),
+            State::Open { wire, .. } => {
+                let heartbeat = wire.last_said.after(self.settings.heartbeat);
+                let silence = wire.last_heard.after(self.settings.timeout);
+                // With something on its way the next heartbeat waits for its completion.
+                Some(if self.lines.outbox.is_empty() {
+                    heartbeat.min(silence)
+                } else {
+                    silence
+                })
+            }
+            State::Leaving { until, .. } => Some(*until),
+            State::Closing { .. } | State::Finished => None,
+        };
+        match (own, self.port.deadline()) {
+            (Some(own), Some(port)) => Some(own.min(port)),
+            (own, port) => own.or(port),
+        }
+    }
+
+    fn finished(&self) -> bool {
+        // An attempt the kernel is still busy with holds no memory of ours; the ring ends it.
+        matches!(self.state, State::Finished) && !self.port.busy()
+    }
+}
