@@ -1,0 +1,92 @@
+//! Judging images by the record.
+//!
+//! Owns the questions: is this replica a prefix, is this source what a power cut may leave, are
+//! these two equal. Records and images enter, complaints leave.
+
+use super::app::Age;
+use crate::order::{Findings, Judgement, Keep, SECTOR_BYTES, Verdict, judge, scan};
+
+/// Judges images by one age.
+#[must_use]
+pub fn by_age(age: &Age, images: &[Vec<u8>], judgement: Judgement, keep: Keep) -> Verdict {
+    let history = age.history();
+    let mut findings = Findings::default();
+    let mut seen = Vec::new();
+    for (volume, image) in (0_u16..).zip(images) {
+        let mut base = age.base[usize::from(volume)].as_slice();
+        let mut bytes = image.as_slice();
+        let scanned = scan(&history, volume, &mut bytes, Some(&mut base), &mut findings);
+        seen.push(scanned.expect("memory can be read"));
+    }
+    judge(&history, &seen, judgement, keep, findings)
+}
+
+/// A replica must be a prefix of some age: the newest it has come to.
+///
+/// # Errors
+/// Why it is none of any age.
+pub fn replica(ages: &[&Age], images: &[Vec<u8>]) -> Result<(), String> {
+    let mut why = String::new();
+    for age in ages.iter().rev() {
+        let verdict = by_age(age, images, Judgement::Replica, Keep::Nothing);
+        if verdict.legal {
+            return Ok(());
+        }
+        why.push_str(&format!("by age {}: {verdict}", age.run));
+    }
+    Err(format!("the replica is no prefix of any age\n{why}"))
+}
+
+/// A source's own images while its host has not lost power: everything completed is there.
+///
+/// # Errors
+/// What is not.
+pub fn source(age: &Age, images: &[Vec<u8>]) -> Result<(), String> {
+    legal(
+        &by_age(age, images, Judgement::Replica, Keep::Completed),
+        "the source lost a write",
+    )
+}
+
+/// A source's images after a power cut.
+///
+/// # Errors
+/// What a flush had promised and is gone.
+pub fn after_power_loss(age: &Age, images: &[Vec<u8>]) -> Result<(), String> {
+    let verdict = by_age(age, images, Judgement::PowerLoss, Keep::Nothing);
+    legal(&verdict, "the power cut took what was flushed")
+}
+
+fn legal(verdict: &Verdict, otherwise: &str) -> Result<(), String> {
+    if verdict.legal {
+        Ok(())
+    } else {
+        Err(format!("{otherwise}\n{verdict}"))
+    }
+}
+
+/// Both ends are the same.
+///
+/// # Errors
+/// Where they first differ.
+pub fn equal(source: &[Vec<u8>], target: &[Vec<u8>]) -> Result<(), String> {
+    for (volume, (one, other)) in source.iter().zip(target).enumerate() {
+        if one == other {
+            continue;
+        }
+        let sectors = one.chunks(SECTOR_BYTES).zip(other.chunks(SECTOR_BYTES));
+        let differ: Vec<usize> = sectors
+            .enumerate()
+            .filter(|(_, (one, other))| one != other)
+            .map(|(sector, _)| sector)
+            .collect();
+        let first = differ.first().copied().unwrap_or_default();
+        return Err(format!(
+            "volume {volume} differs in {} sectors, first {first}: lengths {} and {}",
+            differ.len(),
+            one.len(),
+            other.len()
+        ));
+    }
+    Ok(())
+}

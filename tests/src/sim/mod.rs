@@ -1,0 +1,13 @@
+//! The simulator: two nodes, a group, an application, faults and commands, under one virtual clock.
+//!
+//! Owns the scheduler that gives the product's own workers their turns, the application, and the
+//! judges. A seed enters, a verdict leaves. Never replaces any part of the engine: what runs here
+//! are the same state machines, formats and workers that the daemon runs.
+
+pub mod app;
+pub mod front;
+pub mod judge;
+pub mod plan;
+
+#[cfg(test)]
+mod flawed;
