@@ -4,4 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod guest;
+pub mod inside;
 pub mod order;
+pub mod sim;

@@ -1,2 +1,107 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: the project's own commands.
+//!
+//! Owns the stages of the test command and the demonstration. A command line enters, an exit code leaves. Never ships.
+
+#![forbid(unsafe_code)]
+
+mod guests;
+mod install;
+mod stages;
+
+use anyhow::Result;
+use blkrep_tests::guest::Kind;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Commands for working on blkrep")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check formatting and lints, run every test of the workspace, then the guest tests
+    Test {
+        /// Run long campaigns whole, instead of the part that every change gets
+        #[arg(long)]
+        full: bool,
+    },
+    /// Show the product at work in a guest: attach, write, kill, go on, detach, plain data
+    Demo,
+    /// Run guest tests by name; all of them without one
+    Guest(GuestArgs),
+    /// Install what the other commands need
+    Deps,
+}
+
+#[derive(Args)]
+struct GuestArgs {
+    /// Names of test bodies
+    names: Vec<String>,
+    /// In QEMU
+    #[arg(long)]
+    qemu: bool,
+    /// In the User-Mode Linux kernel named by BLKREP_UML
+    #[arg(long)]
+    uml: bool,
+    /// On this machine itself, which needs ublk and root
+    #[arg(long)]
+    host: bool,
+    /// Campaigns whole
+    #[arg(long)]
+    full: bool,
+    /// Use the programs in this directory instead of building them
+    #[arg(long)]
+    programs: Option<PathBuf>,
+    /// Only print the names
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Task::Test { full } => stages::test(full),
+        Task::Demo => install::all().and_then(|()| guests::demo()),
+        Task::Guest(args) => guest(args),
+        Task::Deps => install::all().map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn guest(args: GuestArgs) -> Result<bool> {
+    if args.list {
+        guests::list();
+        return Ok(true);
+    }
+    install::all()?;
+    let named = [
+        (args.host, Kind::Host),
+        (args.qemu, Kind::Qemu),
+        (args.uml, Kind::Uml),
+    ];
+    let mut kinds: Vec<_> = named
+        .iter()
+        .filter(|(asked, _)| *asked)
+        .map(|(_, kind)| *kind)
+        .collect();
+    if kinds.is_empty() {
+        kinds.push(Kind::best());
+    }
+    let programs = args.programs.map_or_else(guests::build, Ok)?;
+    let mut totals = stages::Totals::default();
+    for kind in kinds {
+        guests::run(kind, &programs, &args.names, args.full, &mut totals);
+    }
+    println!("{totals}");
+    Ok(totals.failed == 0)
+}

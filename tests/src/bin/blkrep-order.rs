@@ -38,6 +38,9 @@ struct WriteArgs {
     /// Stop after this many seconds
     #[arg(long)]
     seconds: Option<f64>,
+    /// Stop when this file exists
+    #[arg(long)]
+    stop_file: Option<PathBuf>,
     /// Stop after this many operations
     #[arg(long)]
     writes: Option<u64>,
@@ -151,6 +154,7 @@ fn write(args: WriteArgs) -> Result<bool> {
         volumes: args.volumes,
         writers: args.writers,
         seconds: args.seconds,
+        stop_file: args.stop_file,
         operations: args.writes,
         max_bytes: args.max_bytes,
         block_bytes: args.block,

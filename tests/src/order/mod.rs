@@ -38,6 +38,20 @@ pub fn check_files(
 ) -> io::Result<Verdict> {
     let bytes = std::fs::read(record).map_err(|error| named(record, &error))?;
     let history = History::parse(&bytes).map_err(io::Error::other)?;
+    check_images(&history, images, bases, judgement, keep)
+}
+
+/// A judgement of image files by a history.
+///
+/// # Errors
+/// A file cannot be read, or there is not one for each volume.
+pub fn check_images(
+    history: &History,
+    images: &[PathBuf],
+    bases: &[PathBuf],
+    judgement: Judgement,
+    keep: Keep,
+) -> io::Result<Verdict> {
     if images.len() != history.sectors.len() || !(bases.is_empty() || bases.len() == images.len()) {
         let wanted = history.sectors.len();
         return Err(io::Error::other(format!(
@@ -53,10 +67,10 @@ pub fn check_files(
             .map(|path| File::open(path).map_err(|error| named(path, &error)))
             .transpose()?;
         let base = base.as_mut().map(|file| file as &mut dyn Read);
-        let scanned = scan(&history, volume, &mut file, base, &mut findings);
+        let scanned = scan(history, volume, &mut file, base, &mut findings);
         seen.push(scanned.map_err(|error| named(image, &error))?);
     }
-    Ok(judge(&history, &seen, judgement, keep, findings))
+    Ok(judge(history, &seen, judgement, keep, findings))
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {

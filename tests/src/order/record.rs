@@ -308,6 +308,25 @@ impl History {
         Ok(history)
     }
 
+    /// The history as known when only the record's first `bytes` were written: later completions are forgotten, later
+    /// submissions stay, as operations that may or may not have happened.
+    ///
+    /// # Errors
+    /// As `parse`.
+    pub fn parse_until(record: &[u8], bytes: usize) -> Result<Self, RecordError> {
+        let mut history = Self::parse(record)?;
+        let known = record
+            .get(..bytes)
+            .unwrap_or(record)
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count() as u64;
+        for operation in &mut history.operations {
+            operation.completed = operation.completed.filter(|instant| *instant <= known);
+        }
+        Ok(history)
+    }
+
     fn push(&mut self, event: Event, instant: u64) -> Result<(), &'static str> {
         match event {
             Event::Run { .. } if !self.sectors.is_empty() => return Err("a second run"),

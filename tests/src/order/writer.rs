@@ -28,6 +28,8 @@ pub struct Load {
     pub writers: u16,
     /// Stop after this time.
     pub seconds: Option<f64>,
+    /// Stop when this file exists.
+    pub stop_file: Option<PathBuf>,
     /// Stop after this many operations.
     pub operations: Option<u64>,
     /// Largest write.
@@ -321,6 +323,14 @@ impl<'a> Writer<'a> {
             let taken = shared.taken.fetch_add(1, Ordering::Relaxed);
             let done = shared.load.operations.is_some_and(|limit| taken >= limit);
             if done || shared.deadline.is_some_and(|end| Instant::now() >= end) {
+                break;
+            }
+            if shared
+                .load
+                .stop_file
+                .as_ref()
+                .is_some_and(|path| path.exists())
+            {
                 break;
             }
             let pick = self.random.below(shared.volumes.len() as u64);

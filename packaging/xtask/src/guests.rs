@@ -1,0 +1,84 @@
+//! Guests from the command line: building what goes into them, running bodies, and scenarios of several boots.
+//!
+//! Owns the build for guests. Names enter, totals leave. What a guest is stands in `blkrep_tests::guest`.
+
+use crate::stages::{Totals, cargo};
+use anyhow::{Context, Result, ensure};
+use blkrep_tests::guest::campaign::Campaign;
+use blkrep_tests::guest::{Kind, scenario};
+use blkrep_tests::inside::BODIES;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Builds the programs that run in guests: optimised, as emulation is slow, with assertions and overflow checks left in.
+pub(crate) fn build() -> Result<PathBuf> {
+    let line =
+        "build --profile guest --bins -p blkrep -p blkctl -p blkrep-tests --message-format=short";
+    let status = cargo(line).status().context("run cargo build")?;
+    ensure!(status.success(), "the programs for the guests do not build");
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(default_target, |dir| Ok(PathBuf::from(dir)))?;
+    std::path::absolute(target.join("guest")).context("find the build")
+}
+
+fn default_target() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    Ok(root.context("find the workspace")?.join("target"))
+}
+
+pub(crate) fn list() {
+    for body in BODIES {
+        let kind = if body.harness { " (harness)" } else { "" };
+        let kind = if body.on_request {
+            " (by name only)"
+        } else {
+            kind
+        };
+        println!("{}{kind}", body.name);
+    }
+}
+
+/// Runs bodies in one kind of guest. A guest that cannot be started is a failure.
+pub(crate) fn run(kind: Kind, programs: &Path, names: &[String], full: bool, totals: &mut Totals) {
+    let started = Instant::now();
+    let campaign = Campaign {
+        kind,
+        programs: programs.to_owned(),
+        names: names.to_vec(),
+        full,
+    };
+    match campaign.run() {
+        Ok(results) => results.iter().for_each(|result| totals.add(result.ok)),
+        Err(error) => {
+            println!("{}: could not run: {error:#}", kind.name());
+            totals.add(false);
+        }
+    }
+    println!("{}: {:.0} s", kind.name(), started.elapsed().as_secs_f64());
+}
+
+/// Scenarios that take more than one boot.
+pub(crate) fn scenarios(kind: Kind, programs: &Path, totals: &mut Totals) {
+    if kind == Kind::Host {
+        println!("host: scenarios with a reboot run in qemu, as this machine stays up");
+    }
+    let kind = if kind == Kind::Host { Kind::Qemu } else { kind };
+    let started = Instant::now();
+    let done = scenario::volumes_return_after_reboot(kind, programs);
+    let word = if done.is_ok() { "ok" } else { "FAILED" };
+    let seconds = started.elapsed().as_secs_f64();
+    let words = done
+        .as_ref()
+        .map_or_else(|error| format!("{error:#}"), Clone::clone);
+    println!(
+        "{}: SCENARIO volumes_return_after_reboot {word} {seconds:.1} {words}",
+        kind.name()
+    );
+    totals.add(done.is_ok());
+}
+
+/// The demonstration, in the best guest of this machine, with its words on our output.
+pub(crate) fn demo() -> Result<bool> {
+    let programs = build()?;
+    scenario::demo(Kind::best(), &programs)
+}

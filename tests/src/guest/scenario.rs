@@ -1,0 +1,119 @@
+//! Scenarios of more than one boot, and the demonstration.
+//!
+//! Owns the order of the boots and the disks that outlive them. A kind and programs enter, words about the end leave.
+
+use super::campaign::{entry, spec};
+use super::job::TestResult;
+use super::{Guest, Kind};
+use crate::inside::{BODIES, Body};
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const DISK_BYTES: u64 = 64 << 20;
+
+fn body(name: &str) -> Result<&'static Body> {
+    BODIES
+        .iter()
+        .find(|body| body.name == name)
+        .with_context(|| format!("find the body {name}"))
+}
+
+/// Two volumes with filesystems; the power goes; after the next boot they are mounted by UUID, through our devices.
+///
+/// # Errors
+/// A boot failed, or they did not come back.
+pub fn volumes_return_after_reboot(kind: Kind, programs: &Path) -> Result<String> {
+    let dir = tempfile::tempdir()?;
+    let disks: Vec<PathBuf> = ["state", "one", "two"]
+        .iter()
+        .map(|name| dir.path().join(name))
+        .collect();
+    for disk in &disks {
+        File::create(disk)?.set_len(DISK_BYTES)?;
+    }
+    let before = boot_one(kind, programs, &disks, "volumes_before_reboot")?;
+    let after = boot_one(kind, programs, &disks, "volumes_return_after_reboot")?;
+    Ok(format!("{}; {}", before.detail, after.detail))
+}
+
+/// The first body of such a pair leaves its daemon running: ending the guest right after its answer is the power cut.
+fn boot_one(kind: Kind, programs: &Path, disks: &[PathBuf], name: &str) -> Result<TestResult> {
+    let mut spec = spec(kind, programs, false, vec![entry(body(name)?, false)]);
+    spec.disks = disks.to_vec();
+    let guest = Guest::boot(&spec)?;
+    let log = guest.log().to_owned();
+    let outcome = guest.wait(|_| ())?;
+    let result = outcome
+        .results
+        .into_iter()
+        .next()
+        .context("read the result")?;
+    if !result.ok {
+        let said = super::log_of(&log, name).unwrap_or_default();
+        bail!("{name}: {}\n{said}", result.detail);
+    }
+    Ok(result)
+}
+
+/// Runs the demonstration, passing on its words as they come. True if it ended well.
+///
+/// # Errors
+/// The guest cannot be booted, or dies.
+pub fn demo(kind: Kind, programs: &Path) -> Result<bool> {
+    println!(
+        "booting a guest with ublk ({}); under emulation this takes about ten seconds",
+        kind.name()
+    );
+    let spec = spec(kind, programs, false, vec![entry(body("demo")?, false)]);
+    let guest = Guest::boot(&spec)?;
+    let log = guest.log().to_owned();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        let relay = scope.spawn(|| relay(&log, &stop));
+        let outcome = guest.wait(|_| ());
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let relayed = relay
+            .join()
+            .unwrap_or_else(|_| bail!("the relay of the demonstration's words died"));
+        relayed.and(outcome)
+    })?;
+    let result = outcome.results.first().context("read the result")?;
+    ensure!(
+        result.ok,
+        "the demonstration failed: {}; console in {}",
+        result.detail,
+        log.display()
+    );
+    println!("{}", result.detail);
+    Ok(true)
+}
+
+/// Marks the demonstration's own words on the console.
+pub const DEMO_PREFIX: &str = "DEMO ";
+
+fn relay(log: &Path, stop: &std::sync::atomic::AtomicBool) -> Result<()> {
+    let mut shown = 0;
+    loop {
+        let last = stop.load(std::sync::atomic::Ordering::Relaxed);
+        let mut file = File::open(log)?;
+        file.seek(SeekFrom::Start(shown))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let whole = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
+        shown += whole as u64;
+        let text = String::from_utf8_lossy(&bytes[..whole]);
+        text.lines()
+            .filter_map(|line| line.strip_prefix(DEMO_PREFIX))
+            .for_each(|line| println!("{}", line.trim_end()));
+        if last {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

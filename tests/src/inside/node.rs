@@ -1,0 +1,177 @@
+//! A daemon under test, and its command line.
+//!
+//! Owns one `blkrepd` process with its socket. Commands enter, their output leaves. Never looks into the daemon's files.
+
+use super::shell::{Running, command, spawn, wait_for};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A daemon that answers takes well under a second, emulated or not; recovery of a device a little more.
+const START_LIMIT: Duration = Duration::from_secs(40);
+const CONTROL_LIMIT: Duration = Duration::from_secs(60);
+
+/// One node.
+#[derive(Debug)]
+pub(super) struct Node {
+    dir: PathBuf,
+    state: PathBuf,
+    daemon: Running,
+}
+
+impl Node {
+    /// Starts a daemon with its socket in `dir` and what it must not forget in `state`.
+    pub(super) fn start(dir: &Path, state: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        std::fs::create_dir_all(state)?;
+        let daemon = launch(dir, state)?;
+        let mut node = Self {
+            dir: dir.to_owned(),
+            state: state.to_owned(),
+            daemon,
+        };
+        node.wait_until_it_answers()?;
+        Ok(node)
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
+        wait_for("the daemon to answer", START_LIMIT, || {
+            ensure!(
+                self.daemon.is_running()?,
+                "the daemon ended: {}",
+                self.daemon.stderr()?
+            );
+            if !self.socket().exists() {
+                return Ok(false);
+            }
+            let asked = spawn(self.control("status --json"))?.finish(CONTROL_LIMIT)?;
+            Ok(asked.status.success())
+        })
+        .with_context(|| self.daemon.stderr().unwrap_or_default())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    fn control(&self, line: &str) -> std::process::Command {
+        command(&format!(
+            "blkctl --socket {} {line}",
+            self.socket().display()
+        ))
+    }
+
+    /// Runs a command of `blkctl` that must succeed.
+    pub(super) fn ctl(&mut self, line: &str) -> Result<String> {
+        let done = spawn(self.control(line))?.succeed(CONTROL_LIMIT);
+        done.with_context(|| format!("daemon: {}", self.daemon.stderr().unwrap_or_default()))
+    }
+
+    /// Runs a command that must fail, and returns what it said.
+    pub(super) fn refuses(&mut self, line: &str) -> Result<String> {
+        let done = spawn(self.control(line))?.finish(CONTROL_LIMIT)?;
+        ensure!(
+            !done.status.success(),
+            "`{line}` was not refused: {}",
+            done.stdout
+        );
+        ensure!(
+            !done.stderr.trim().is_empty(),
+            "`{line}` was refused without a word"
+        );
+        ensure!(
+            self.daemon.is_running()?,
+            "`{line}` ended the daemon: {}",
+            self.daemon.stderr()?
+        );
+        Ok(done.stderr)
+    }
+
+    /// Attaches a backing; the device's path, or an address for the NBD front end.
+    pub(super) fn attach(
+        &mut self,
+        volume: &str,
+        backing: &Path,
+        options: &str,
+    ) -> Result<PathBuf> {
+        let said = self.ctl(&format!(
+            "attach {volume} --backing {} {options}",
+            backing.display()
+        ))?;
+        let last = said.lines().rev().find(|line| !line.trim().is_empty());
+        Ok(PathBuf::from(
+            last.context("attach printed nothing")?.trim(),
+        ))
+    }
+
+    /// Stops serving a volume.
+    pub(super) fn detach(&mut self, volume: &str) -> Result<()> {
+        self.ctl(&format!("detach {volume} --yes")).map(drop)
+    }
+
+    /// Removes devices whose daemon is gone for good.
+    pub(super) fn forced_detach(&self, volumes: &[&str]) -> Result<()> {
+        for volume in volumes {
+            spawn(self.control(&format!("detach {volume} --force --yes")))?
+                .succeed(CONTROL_LIMIT)?;
+        }
+        Ok(())
+    }
+
+    /// The device of a volume, if the daemon knows it.
+    pub(super) fn device_of(&mut self, volume: &str) -> Result<Option<PathBuf>> {
+        let status: Value =
+            serde_json::from_str(&self.ctl("status --json")?).context("read the status")?;
+        let groups = status["groups"].as_array().context("status has groups")?;
+        let mut volumes = groups
+            .iter()
+            .filter_map(|group| group["volumes"].as_array())
+            .flatten();
+        let found = volumes.find(|found| found["name"] == volume);
+        Ok(found
+            .and_then(|found| found["device"].as_str())
+            .map(PathBuf::from))
+    }
+
+    /// `kill -9`.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Starts the successor of a daemon that was killed or stopped.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        ensure!(!self.daemon.is_running()?, "the predecessor still runs");
+        self.daemon = launch(&self.dir, &self.state)?;
+        self.wait_until_it_answers()
+    }
+
+    /// The orderly stop, by SIGTERM.
+    pub(super) fn stop(&mut self) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.daemon.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        wait_for("the daemon to stop", START_LIMIT, || {
+            Ok(!self.daemon.is_running()?)
+        })
+    }
+
+    /// Fails if the daemon is not there any more.
+    pub(super) fn is_well(&mut self) -> Result<()> {
+        ensure!(
+            self.daemon.is_running()?,
+            "the daemon ended: {}",
+            self.daemon.stderr()?
+        );
+        Ok(())
+    }
+}
+
+fn launch(dir: &Path, state: &Path) -> Result<Running> {
+    let socket = dir.join("control.sock");
+    let line = format!(
+        "blkrepd --state {} --socket {} --listen 127.0.0.1:0 --node guest",
+        state.display(),
+        socket.display()
+    );
+    spawn(command(&line))
+}
