@@ -6,6 +6,7 @@
 pub mod auto;
 pub mod driver;
 mod front;
+pub mod fuse_loop;
 mod mailbox;
 pub mod nbd;
 
