@@ -8,6 +8,7 @@ pub mod app;
 pub mod front;
 pub mod judge;
 pub mod plan;
+pub mod program;
 
 #[cfg(test)]
 mod flawed;

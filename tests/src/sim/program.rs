@@ -1,0 +1,84 @@
+//! A running daemon, as the scheduler sees it: one process with its workers and their rings.
+//!
+//! Owns the workers while the process lives. Turns enter; whatever the workers do goes to the
+//! world. Dropping it is what becomes of a dead process's memory.
+
+use blkrep_io::sim::{ProcessId, RingId, SimHost, SimIo};
+use blkrep_io::{Host, HostError, Worker};
+
+/// A worker with its ring.
+struct Seat {
+    io: SimIo,
+    worker: Box<dyn Worker<SimIo>>,
+}
+
+/// One process and its workers.
+pub struct Program {
+    host: SimHost,
+    seats: Vec<Seat>,
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Program({:?}, {} workers)",
+            self.host.process(),
+            self.seats.len()
+        )
+    }
+}
+
+impl Program {
+    /// A process without workers.
+    #[must_use]
+    pub fn new(host: SimHost) -> Self {
+        Self {
+            host,
+            seats: Vec::new(),
+        }
+    }
+
+    /// Its host, for blocking calls.
+    #[must_use]
+    pub fn host(&self) -> &SimHost {
+        &self.host
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn process(&self) -> ProcessId {
+        self.host.process()
+    }
+
+    /// Starts a worker on a ring of its own.
+    ///
+    /// # Errors
+    /// The process has died.
+    pub fn spawn(&mut self, mut worker: Box<dyn Worker<SimIo>>) -> Result<(), HostError> {
+        let mut io = self.host.ring(256)?;
+        io.begin(&mut *worker);
+        self.seats.push(Seat { io, worker });
+        Ok(())
+    }
+
+    /// Gives the worker of a ring its turn; false if the ring is not of this process. A worker
+    /// that has finished is gone, as its thread would be.
+    pub fn turn(&mut self, ring: RingId) -> bool {
+        let Some(index) = self.seats.iter().position(|seat| seat.io.id() == ring) else {
+            return false;
+        };
+        let Seat { io, worker } = &mut self.seats[index];
+        io.turn(&mut **worker);
+        if worker.finished() {
+            self.seats.remove(index);
+        }
+        true
+    }
+
+    /// True when every worker has finished.
+    #[must_use]
+    pub fn finished(&self) -> bool {
+        self.seats.is_empty()
+    }
+}
