@@ -18,6 +18,7 @@ use io_uring::{IoUring, opcode};
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -306,6 +307,13 @@ impl Drop for UringIo {
         }
         // The kernel may still write there: never give that memory to anybody else.
         std::mem::forget(std::mem::take(&mut self.flights));
+    }
+}
+
+impl AsRawFd for UringIo {
+    /// The ring's own file: who duplicates it keeps the ring alive in the kernel.
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
     }
 }
 

@@ -38,7 +38,7 @@ pub enum FaultKind {
 }
 
 /// A completed write that a power cut may lose, as whole sectors.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Cached {
     order: u64,
     sector: usize,
@@ -55,7 +55,7 @@ pub(super) struct DiskShape {
 }
 
 /// The bytes of one file or device.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Disk {
     pub(super) shape: DiskShape,
     view: Vec<u8>,

@@ -131,6 +131,10 @@ impl State {
         self.processes[process.0].alive
     }
 
+    pub(super) fn powered(&self, node: NodeId) -> bool {
+        !self.nodes[node.0].down
+    }
+
     pub(super) fn shared(&mut self, node: NodeId) -> &mut BTreeMap<String, Arc<Region>> {
         &mut self.nodes[node.0].shared
     }

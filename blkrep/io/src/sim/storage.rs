@@ -140,6 +140,24 @@ impl Storage {
         self.stores.len() - 1
     }
 
+    /// Copies all files of a host of another world, unflushed writes included.
+    pub(super) fn copy(&mut self, to: NodeId, other: &Self, from: NodeId) {
+        for ((_, path), entry) in other.names.iter().filter(|((node, _), _)| *node == from) {
+            let disk = other.stores[entry.disk].disk.clone();
+            self.stores.push(Store {
+                node: to,
+                disk,
+                claim: None,
+                stalled_until: 0,
+            });
+            let copied = Entry {
+                disk: self.stores.len() - 1,
+                durable: entry.durable,
+            };
+            self.names.insert((to, path.clone()), copied);
+        }
+    }
+
     pub(super) fn set_space(&mut self, node: NodeId, bytes: u64) {
         self.space.insert(node, bytes);
     }

@@ -299,6 +299,25 @@ impl SimWorld {
             .disk(node, path, |disk| disk.poke(offset, bytes));
     }
 
+    /// Copies all files and devices of a host of another world to a host of this one, as they are
+    /// now, unflushed writes included: for asking what would become of them.
+    ///
+    /// # Panics
+    /// If it is the same world.
+    pub fn copy_files(&self, to: NodeId, other: &Self, from: NodeId) {
+        assert!(
+            !Arc::ptr_eq(&self.0, &other.0),
+            "files are copied from another world"
+        );
+        self.lock().storage.copy(to, &other.lock().storage, from);
+    }
+
+    /// True unless the host has lost power and no process was started on it since.
+    #[must_use]
+    pub fn powered(&self, node: NodeId) -> bool {
+        self.lock().powered(node)
+    }
+
     /// Paths of a host's files and devices, sorted.
     #[must_use]
     pub fn paths(&self, node: NodeId) -> Vec<PathBuf> {

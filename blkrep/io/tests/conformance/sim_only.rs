@@ -410,6 +410,26 @@ fn diary_of(seed: u64) -> Vec<(u64, u64)> {
 }
 
 #[test]
+fn a_copied_host_has_the_same_files_and_a_life_of_its_own() {
+    let place = Simulated::new(2);
+    let (host, path) = (place.host(), place.path("file"));
+    let file = host.open(&path, ACCESS).unwrap();
+    host.write_at(&file, 0, &[1; 512]).unwrap();
+    let other = SimWorld::new(9, SimOptions::default());
+    let node = other.add_node();
+    other.copy_files(node, &place.world, place.node);
+    assert_eq!(
+        other.image(node, &path),
+        place.world.image(place.node, &path)
+    );
+    let copy = other.start(node).open(&path, ACCESS).unwrap();
+    other.start(node).write_at(&copy, 0, &[2; 512]).unwrap();
+    assert_eq!(place.world.image(place.node, &path)[0], 1);
+    other.power_loss(node);
+    assert!(!other.powered(node) && place.world.powered(place.node));
+}
+
+#[test]
 fn a_seed_is_one_run() {
     assert_eq!(diary_of(11), diary_of(11));
     assert_ne!(diary_of(11), diary_of(12));
