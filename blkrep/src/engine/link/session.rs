@@ -5,7 +5,7 @@
 //! time, or about volumes that do not exist, ends the connection.
 //!
 //! ```text
-//! Greeting --welcome--> Mapping --map-end--> Streaming
+//! Greeting --welcome--> Mapping --map-end--> Starting --begin--> Streaming
 //! ```
 
 use super::control::{LinkConnection, LinkEvent, LinkSnapshot, LinkWatch, PeerFacts, Refusal};
@@ -100,6 +100,8 @@ enum Stage {
     Greeting,
     /// The peer's map comes; so many parts so far.
     Mapping(u32),
+    /// Both maps are here; the group makes them durable.
+    Starting,
     /// Records flow, of this generation.
     Streaming(Generation),
 }
@@ -343,9 +345,23 @@ impl Session {
         if end.unknown {
             port.map_unknown();
         }
-        let known = lines.snapshot.peer.as_ref().expect("set by the welcome");
-        let peer = known.node.clone();
-        let start = port.begin(io);
+        self.stage = Stage::Starting;
+        self.try_begin(io, port, lines)
+    }
+
+    /// Begins the stream once the group has made the maps durable.
+    pub(super) fn try_begin<I: Io, P: LinkPort<I>>(
+        &mut self,
+        io: &mut I,
+        port: &mut P,
+        lines: &mut Lines,
+    ) -> Result<(), Ending> {
+        if self.stage != Stage::Starting {
+            return Ok(());
+        }
+        let Some(start) = port.begin(io) else {
+            return Ok(());
+        };
         let message = Message::Start(Start {
             after: start.after,
             head: start.head,
@@ -361,6 +377,13 @@ impl Session {
         lines.snapshot.connection = LinkConnection::Up;
         lines.snapshot.connected_since = Some(io.now());
         lines.snapshot.connects += 1;
+        let peer = lines
+            .snapshot
+            .peer
+            .as_ref()
+            .expect("set by the welcome")
+            .node
+            .clone();
         lines.watch.event(&LinkEvent::Up { peer, start });
         Ok(())
     }

@@ -387,7 +387,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
     }
 
     fn step_open(&mut self, io: &mut I, now: Nanos) -> bool {
-        let State::Open { wire, session } = &self.state else {
+        let State::Open { wire, session } = &mut self.state else {
             return false;
         };
         if now >= wire.last_heard.after(self.settings.timeout) {
@@ -411,6 +411,10 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
                 io,
                 Ending::asked("the group ended the link", FarewellCode::Disconnected),
             );
+            return true;
+        }
+        if let Err(ending) = session.try_begin(io, &mut self.port, &mut self.lines) {
+            self.end(io, ending);
             return true;
         }
         session.pump(io, &mut self.port, &mut self.lines);

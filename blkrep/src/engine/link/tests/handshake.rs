@@ -298,3 +298,20 @@ fn a_handshake_that_never_ends_is_given_up_although_the_target_lives() {
     );
     assert_eq!(rig.snapshot().connection, LinkConnection::Up);
 }
+
+#[test]
+fn the_stream_waits_until_the_group_has_made_its_maps_durable() {
+    let mut rig = Rig::new(15, []);
+    rig.group.with(|group| group.maps_pending = true);
+    rig.append([4096; 10]);
+    rig.run(3_000);
+    assert_eq!(rig.snapshot().connection, LinkConnection::Negotiating);
+    assert_eq!(
+        rig.replica(|replica| (replica.starts.len(), replica.received)),
+        (0, 0)
+    );
+    rig.group.with(|group| group.maps_pending = false);
+    rig.group.wake();
+    rig.run(3_000);
+    rig.assert_all_there();
+}

@@ -51,6 +51,8 @@ pub(super) struct Group {
     pub(super) downs: Vec<DownReason>,
     pub(super) map: Vec<(u16, u64, u64)>,
     pub(super) map_unknown: bool,
+    /// The maps are not durable yet.
+    pub(super) maps_pending: bool,
     pub(super) starts: Vec<StreamStart>,
     pub(super) digests: Vec<u64>,
     pub(super) fenced: Option<Generation>,
@@ -180,8 +182,11 @@ impl<I: Io> LinkPort<I> for ListPort {
         self.with(|group| group.map_unknown = true);
     }
 
-    fn begin(&mut self, _io: &mut I) -> StreamStart {
+    fn begin(&mut self, _io: &mut I) -> Option<StreamStart> {
         self.with(|group| {
+            if group.maps_pending {
+                return None;
+            }
             let start = StreamStart {
                 after: name(group.next as u64),
                 head: name(group.log.len() as u64),
@@ -190,7 +195,7 @@ impl<I: Io> LinkPort<I> for ListPort {
                 reason: "test",
             };
             group.starts.push(start.clone());
-            start
+            Some(start)
         })
     }
 
