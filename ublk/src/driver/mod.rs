@@ -174,6 +174,7 @@ impl Ublk {
                     read_only: spec.read_only,
                 },
                 processors,
+                can_quiesce: info.flags & abi::feature::QUIESCE != 0,
             };
             let queue = UblkQueue::new(plan, data_side, shared)
                 .map_err(|errno| failed(&what, errno, "free memory, or use a smaller depth"))?;
@@ -196,15 +197,18 @@ impl FrontEnd<UringIo> for Ublk {
     /// processor at most. A device that is taken over keeps its number of queues and depth.
     fn make(&self, spec: &DeviceSpec) -> Result<Made<UringIo>, FrontError> {
         let mut control = self.control()?;
-        let (info, stage) = match spec.device_id {
-            Some(id) if spec.recover => {
+        let (info, stage) = match (spec.recover, spec.device_id) {
+            (false, _) => (setup::add(&mut control, spec)?, Stage::Made),
+            (true, Some(id)) => {
                 let wait = self.settings.recovery_wait;
-                (
-                    setup::recover(&mut control, spec, id, wait)?,
-                    Stage::TakenOver,
-                )
+                let info = setup::recover(&mut control, spec, id, wait)?;
+                (info, Stage::TakenOver)
             }
-            _ => (setup::add(&mut control, spec)?, Stage::Made),
+            (true, None) => {
+                let what = format!("take over the ublk device of volume {}", spec.volume);
+                let action = "say which device: its number is not known";
+                return Err(failed(&what, Errno::EINVAL, action));
+            }
         };
         let shared = Arc::new(Shared::new(info.queues));
         let made = CharDevice::open(info.device, APPEAR_WAIT)

@@ -17,7 +17,7 @@ use io_uring::opcode;
 use io_uring::types::Fd;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
@@ -31,6 +31,8 @@ pub(super) struct Plan {
     pub(super) bounds: Bounds,
     /// Processors that the serving thread is bound to; empty for no binding.
     pub(super) processors: Vec<usize>,
+    /// The driver can take its commands back when the device is left to a successor.
+    pub(super) can_quiesce: bool,
 }
 
 /// One queue of a ublk device.
@@ -44,6 +46,7 @@ pub(super) struct UblkQueue {
     memory: Arc<Region>,
     slices: Vec<Slice>,
     processors: Vec<usize>,
+    can_quiesce: bool,
     shared: Arc<Shared>,
     started: bool,
     said_drained: bool,
@@ -74,6 +77,7 @@ impl UblkQueue {
             memory,
             slices,
             processors: plan.processors,
+            can_quiesce: plan.can_quiesce,
             shared: Arc::clone(shared),
             started: false,
             said_drained: false,
@@ -90,12 +94,15 @@ impl UblkQueue {
         (&mut self.tags, ring)
     }
 
-    fn look_around(&mut self) {
+    fn look_around(&mut self, io: &UringIo) {
         if self.said_drained || !self.shared.leaving() {
             return;
         }
         self.tags.leave();
         if self.tags.drained() {
+            if !self.can_quiesce {
+                keep_until_thread_ends(io);
+            }
             self.say_drained();
         }
     }
@@ -151,7 +158,7 @@ impl FrontQueue<UringIo> for UblkQueue {
     ) {
         if completion.token == BARRIER {
             self.tags.barrier();
-            return self.look_around();
+            return self.look_around(io);
         }
         let tag = u16::try_from(completion.token & !FRONT_TOKEN).expect("a token is a tag");
         match completion.result {
@@ -170,14 +177,14 @@ impl FrontQueue<UringIo> for UblkQueue {
         }
     }
 
-    fn on_turn(&mut self, _io: &mut UringIo, _requests: &mut Vec<Request>) {
-        self.look_around();
+    fn on_turn(&mut self, io: &mut UringIo, _requests: &mut Vec<Request>) {
+        self.look_around(io);
     }
 
     fn complete(&mut self, io: &mut UringIo, tag: u16, result: Result<(), Errno>) {
         let (tags, mut ring) = self.split(io);
         tags.complete(&mut ring, tag, result);
-        self.look_around();
+        self.look_around(io);
     }
 
     fn finished(&self) -> bool {
@@ -191,11 +198,30 @@ impl FrontQueue<UringIo> for UblkQueue {
 impl Drop for UblkQueue {
     fn drop(&mut self) {
         self.say_drained();
+        if !self.started {
+            // Whoever waits for the device to start would wait for ever.
+            self.shared.fail(Errno::ECANCELED);
+        }
         if self.tags.driver_has_some() {
             // The driver copies into this memory until the ring is closed. Whoever got these
             // addresses next would be overwritten: nobody may.
             std::mem::forget(Arc::clone(&self.memory));
         }
+    }
+}
+
+/// Keeps the ring from being closed before its thread ends.
+///
+/// A driver that cannot quiesce (before 6.16) loses a request that comes between the last turn of
+/// a ring and its closing by a living thread: it cancels the command below the pending request,
+/// and the device hangs. At the end of a thread the kernel takes what is pending first.
+fn keep_until_thread_ends(io: &UringIo) {
+    // SAFETY: the ring is open as long as `io` lives, which is longer than this borrow.
+    let ring = unsafe { BorrowedFd::borrow_raw(io.as_raw_fd()) };
+    match ring.try_clone_to_owned() {
+        // Never closed by us: the process ends soon, and its ring with it.
+        Ok(copy) => std::mem::forget(copy),
+        Err(error) => tracing::warn!(%error, "the ring is closed while requests may come"),
     }
 }
 

@@ -136,7 +136,7 @@ pub(super) fn recover(
                               writes: end that process, then try again";
                 return Err(refused(error, &what, action));
             }
-            // Up to 6.14 the driver says so if a successor died after it had begun: go on then.
+            // Older drivers say so if a successor died after it had begun: go on then.
             Errno::EINVAL if begun_already(control, id) => break,
             _ => {
                 return Err(refused(

@@ -94,7 +94,7 @@ impl Shared {
             self.failure
                 .compare_exchange(0, errno.get(), Ordering::AcqRel, Ordering::Acquire);
         if first.is_ok() {
-            tracing::error!(%errno, "a queue of a ublk device cannot serve it");
+            tracing::warn!(%errno, "a queue of a ublk device cannot serve it");
         }
     }
 
