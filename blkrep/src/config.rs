@@ -6,7 +6,7 @@
 use crate::files::read_bounded;
 use crate::settings::{Key, Value};
 use anyhow::{Context as _, bail};
-use blkrep_types::NodeName;
+use blkrep_types::{NodeName, VolumeName};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -53,6 +53,10 @@ pub struct Options {
     /// Write one line to this open file descriptor when ready, then close it.
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<RawFd>,
+    /// Instead of serving: remove the device that a daemon which is gone for good left of this
+    /// volume, and exit.
+    #[arg(long, value_name = "VOLUME")]
+    pub remove_left_behind: Option<VolumeName>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -8,6 +8,7 @@ mod doctor;
 pub mod engine;
 pub mod events;
 mod files;
+pub mod left_behind;
 pub mod logging;
 pub mod settings;
 pub mod udev;

@@ -20,7 +20,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: Options) -> anyhow::Result<()> {
+fn run(mut options: Options) -> anyhow::Result<()> {
+    if let Some(volume) = options.remove_left_behind.take() {
+        for line in blkrep::left_behind::remove(&volume)? {
+            println!("{line}");
+        }
+        return Ok(());
+    }
     let config = Config::load(options)?;
     logging::start(&config.log)?;
     daemon::run(config, |_context| Ok(Arc::new(EmptyNode)))

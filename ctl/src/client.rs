@@ -33,6 +33,15 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(150);
 pub(crate) struct Unreachable {
     pub(crate) happened: String,
     pub(crate) action: String,
+    /// No daemon is there at all: no command can have been carried out.
+    nobody: bool,
+}
+
+/// True if the error says that no daemon is there.
+pub(crate) fn nobody_listens(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<Unreachable>()
+        .is_some_and(|unreachable| unreachable.nobody)
 }
 
 /// A client of one daemon.
@@ -199,6 +208,10 @@ impl Client {
         Unreachable {
             happened: format!("control socket {socket}: {why}"),
             action: action.to_owned(),
+            nobody: matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ),
         }
     }
 
@@ -208,6 +221,7 @@ impl Client {
             action: "see with `blkctl status` what was done; look into the daemon's log: \
                      journalctl -u blkrepd"
                 .to_owned(),
+            nobody: false,
         }
     }
 
@@ -221,6 +235,7 @@ impl Client {
             action: "the command may still be carried out: see blkctl status; or allow more with \
                      --timeout"
                 .to_owned(),
+            nobody: false,
         }
     }
 }

@@ -5,7 +5,8 @@ use crate::args::{
     Attach, Command, Connect, Detach, Disconnect, MirrorCommand, OnLink, Promote, TargetCommand,
     TransmitCommand,
 };
-use crate::{Outcome, progress};
+use crate::client::nobody_listens;
+use crate::{Outcome, left_behind, progress};
 use blkrep_api::{
     AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest, DemoteRequest,
     DetachRequest, DisconnectReply, DisconnectRequest, ForgetRequest, MirrorAction, MirrorKind,
@@ -60,13 +61,18 @@ impl Session<'_> {
                 detach.volume
             ))?;
         }
-        self.command(
-            route::DETACH,
-            &DetachRequest {
-                volume: detach.volume.clone(),
-                force: detach.force,
-            },
-        )
+        let request = DetachRequest {
+            volume: detach.volume.clone(),
+            force: detach.force,
+        };
+        match self.command(route::DETACH, &request) {
+            Err(error) if detach.force && nobody_listens(&error) => {
+                self.output
+                    .talk("No daemon answers: removing what it left behind.");
+                left_behind::remove(&detach.volume, self.output)
+            }
+            other => other,
+        }
     }
 
     pub(super) fn connect(&self, connect: &Connect) -> anyhow::Result<Outcome> {
