@@ -36,15 +36,27 @@ pub(crate) fn list() {
         };
         println!("{}{kind}", body.name);
     }
+    SCENARIOS
+        .iter()
+        .for_each(|(name, _)| println!("{name} (scenario)"));
 }
 
 /// Runs bodies in one kind of guest. A guest that cannot be started is a failure.
 pub(crate) fn run(kind: Kind, programs: &Path, names: &[String], full: bool, totals: &mut Totals) {
     let started = Instant::now();
+    let is_scenario = |name: &&String| SCENARIOS.iter().any(|(scenario, _)| scenario == name);
+    let bodies: Vec<String> = names
+        .iter()
+        .filter(|name| !is_scenario(name))
+        .cloned()
+        .collect();
+    if bodies.is_empty() && !names.is_empty() {
+        return;
+    }
     let campaign = Campaign {
         kind,
         programs: programs.to_owned(),
-        names: names.to_vec(),
+        names: bodies,
         full,
     };
     match campaign.run() {
@@ -57,24 +69,42 @@ pub(crate) fn run(kind: Kind, programs: &Path, names: &[String], full: bool, tot
     println!("{}: {:.0} s", kind.name(), started.elapsed().as_secs_f64());
 }
 
-/// Scenarios that take more than one boot.
-pub(crate) fn scenarios(kind: Kind, programs: &Path, totals: &mut Totals) {
+type Scenario = fn(Kind, &Path) -> Result<String>;
+
+const SCENARIOS: [(&str, Scenario); 2] = [
+    (
+        "record_outlives_the_guest",
+        scenario::record_outlives_the_guest,
+    ),
+    (
+        "volumes_return_after_reboot",
+        scenario::volumes_return_after_reboot,
+    ),
+];
+
+/// Scenarios that take a boot of their own, by name; all without one.
+pub(crate) fn scenarios(kind: Kind, programs: &Path, names: &[String], totals: &mut Totals) {
     if kind == Kind::Host {
         println!("host: scenarios with a reboot run in qemu, as this machine stays up");
     }
     let kind = if kind == Kind::Host { Kind::Qemu } else { kind };
-    let started = Instant::now();
-    let done = scenario::volumes_return_after_reboot(kind, programs);
-    let word = if done.is_ok() { "ok" } else { "FAILED" };
-    let seconds = started.elapsed().as_secs_f64();
-    let words = done
-        .as_ref()
-        .map_or_else(|error| format!("{error:#}"), Clone::clone);
-    println!(
-        "{}: SCENARIO volumes_return_after_reboot {word} {seconds:.1} {words}",
-        kind.name()
-    );
-    totals.add(done.is_ok());
+    for (name, scenario) in SCENARIOS
+        .iter()
+        .filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name))
+    {
+        let started = Instant::now();
+        let done = scenario(kind, programs);
+        let word = if done.is_ok() { "ok" } else { "FAILED" };
+        let seconds = started.elapsed().as_secs_f64();
+        let words = done
+            .as_ref()
+            .map_or_else(|error| format!("{error:#}"), Clone::clone);
+        println!(
+            "{}: SCENARIO {name} {word} {seconds:.1} {words}",
+            kind.name()
+        );
+        totals.add(done.is_ok());
+    }
 }
 
 /// The demonstration, in the best guest of this machine, with its words on our output.

@@ -101,6 +101,7 @@ fn guest(args: GuestArgs) -> Result<bool> {
     let mut totals = stages::Totals::default();
     for kind in kinds {
         guests::run(kind, &programs, &args.names, args.full, &mut totals);
+        guests::scenarios(kind, &programs, &args.names, &mut totals);
     }
     println!("{totals}");
     Ok(totals.failed == 0)

@@ -132,7 +132,7 @@ fn guest_tests(full: bool, totals: &mut Totals) -> Result<()> {
     }
     for kind in kinds {
         guests::run(kind, &programs, &[], full, totals);
-        guests::scenarios(kind, &programs, totals);
+        guests::scenarios(kind, &programs, &[], totals);
     }
     Ok(())
 }

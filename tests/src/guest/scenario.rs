@@ -6,6 +6,7 @@ use super::campaign::{entry, spec};
 use super::job::TestResult;
 use super::{Guest, Kind};
 use crate::inside::{BODIES, Body};
+use crate::order::{Judgement, Keep, check_files};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -35,8 +36,59 @@ pub fn volumes_return_after_reboot(kind: Kind, programs: &Path) -> Result<String
         File::create(disk)?.set_len(DISK_BYTES)?;
     }
     let before = boot_one(kind, programs, &disks, "volumes_before_reboot")?;
-    let after = boot_one(kind, programs, &disks, "volumes_return_after_reboot")?;
+    let after = boot_one(kind, programs, &disks, "volumes_after_reboot")?;
     Ok(format!("{}; {}", before.detail, after.detail))
+}
+
+/// Writers on a disk of the guest, their record outside; the power goes in the middle; the disk's file is judged here.
+///
+/// # Errors
+/// The guest did not come up, or what is left is not legal.
+pub fn record_outlives_the_guest(kind: Kind, programs: &Path) -> Result<String> {
+    let dir = tempfile::tempdir()?;
+    let disk = dir.path().join("disk");
+    File::create(&disk)?.set_len(DISK_BYTES)?;
+    let mut spec = spec(
+        kind,
+        programs,
+        false,
+        vec![entry(body("load_until_power_cut")?, false)],
+    );
+    // The body takes the first of the three that a guest may have.
+    spec.disks = ["one", "two"]
+        .iter()
+        .map(|name| dir.path().join(name))
+        .collect();
+    for path in &spec.disks {
+        File::create(path)?.set_len(DISK_BYTES)?;
+    }
+    spec.disks.insert(0, disk.clone());
+    let mut guest = Guest::boot(&spec)?;
+    guest.wait_ready(Duration::from_secs(120))?;
+    let started = std::time::Instant::now();
+    let enough = 64 << 10;
+    while std::fs::metadata(guest.record())?.len() < enough {
+        ensure!(
+            started.elapsed() < Duration::from_secs(90),
+            "no record from the guest; see {}",
+            guest.log().display()
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    guest.kill();
+    let record = dir.path().join("record");
+    std::fs::copy(guest.record(), &record)?;
+    let verdict = check_files(&record, &[disk], &[], Judgement::PowerLoss, Keep::Nothing)?;
+    ensure!(verdict.legal, "{verdict}");
+    ensure!(
+        verdict.held > 0,
+        "nothing had been flushed, so nothing was tested: {verdict}"
+    );
+    Ok(format!(
+        "{} operations on record in {seconds:.1} s, {} of them durable",
+        verdict.operations, verdict.held
+    ))
 }
 
 /// The first body of such a pair leaves its daemon running: ending the guest right after its answer is the power cut.

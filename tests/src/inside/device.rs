@@ -114,7 +114,7 @@ pub(super) fn bad_backings_are_refused(context: &Context) -> Result<String> {
 }
 
 /// The disks that outlive a boot, in order: virtio in QEMU, ubd in UML.
-fn disks() -> Result<[PathBuf; 3]> {
+pub(super) fn disks() -> Result<[PathBuf; 3]> {
     let names = if Path::new("/dev/vda").exists() {
         ["vda", "vdb", "vdc"]
     } else {

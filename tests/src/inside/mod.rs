@@ -94,6 +94,14 @@ pub const BODIES: &[Body] = &[
         self_tests::honest_disk_is_legal_at_every_cut,
     ),
     harness("lying_disk_is_caught", self_tests::lying_disk_is_caught),
+    harness(
+        "loads_work_on_a_plain_disk",
+        self_tests::loads_work_on_a_plain_disk,
+    ),
+    Body {
+        on_request: true,
+        ..harness("load_until_power_cut", self_tests::load_until_power_cut)
+    },
     product(
         "volume_verifies_at_depth_32",
         180,
@@ -184,12 +192,7 @@ pub const BODIES: &[Body] = &[
     },
     Body {
         on_request: true,
-        ..product(
-            "volumes_return_after_reboot",
-            120,
-            120,
-            device::after_reboot,
-        )
+        ..product("volumes_after_reboot", 120, 120, device::after_reboot)
     },
     Body {
         on_request: true,

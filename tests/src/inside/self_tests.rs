@@ -4,6 +4,9 @@ use super::Context;
 use super::cut::Logged;
 use super::disk::{self, Behaviour, Mapped, Memory};
 use super::power::{Cuts, Loader};
+use super::shell::{command, run, spawn};
+use super::storm;
+use super::volume::{FIO_LIMIT, ext4_cycle, fio_verify};
 use anyhow::{Result, ensure};
 use std::os::unix::fs::FileTypeExt;
 use std::time::{Duration, Instant};
@@ -97,4 +100,53 @@ fn load_and_cut(context: &Context, lie: bool) -> Result<Cuts> {
         cuts.judge(context, mark, &[image])?;
     }
     Ok(cuts)
+}
+
+/// The loads that the product is put under, on a disk without it: if this fails, the harness is wrong and nothing else.
+pub(super) fn loads_work_on_a_plain_disk(context: &Context) -> Result<String> {
+    let memory = Memory::new("plain", 64, 512)?;
+    run(&fio_verify(memory.path(), 8, "512-128k"))?;
+    let mut storm = spawn(command(&storm::load(memory.path())))?;
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(
+        storm.is_running()?,
+        "the load of the storms ended: {}",
+        storm.stderr()?
+    );
+    storm.kill()?;
+    ext4_cycle(context, memory.path())?;
+    let at = format!("-f -o 512 -l 1024 {}", memory.path().display());
+    for kind in ["", "--zeroout"] {
+        disk::write_direct(memory.path(), 0, &[5; 4096])?;
+        run(&format!("blkdiscard {kind} {at}"))?;
+        let found = disk::read_direct(memory.path(), 0, 4096)?;
+        ensure!(
+            found[..512] == [5; 512] && found[1536..] == [5; 2560],
+            "blkdiscard {kind} went too far"
+        );
+        ensure!(
+            found[512..1536] == [0; 1024],
+            "blkdiscard {kind} cleared nothing"
+        );
+    }
+    let large = Memory::new("large", 64, 4096)?;
+    run(&fio_verify(large.path(), 4, "4k-128k"))?;
+    let refused = spawn(command(&fio_verify(large.path(), 1, "512-512")))?.finish(FIO_LIMIT)?;
+    ensure!(
+        !refused.status.success(),
+        "a disk of 4096 byte blocks took a write of 512"
+    );
+    Ok("fio, ext4, discard, zeroes".to_owned())
+}
+
+/// Loads the first outliving disk until the host cuts the power; the record goes where the cut does not reach.
+pub(super) fn load_until_power_cut(context: &Context) -> Result<String> {
+    let [disk, ..] = super::device::disks()?;
+    let line = format!(
+        "blkrep-order write --volume {} --record {} --seconds 100 --span 4194304 --zeroes 3 --json",
+        disk.display(),
+        context.record.display()
+    );
+    let done = spawn(command(&line))?.succeed(Duration::from_secs(120))?;
+    anyhow::bail!("nobody cut the power: {done}")
 }

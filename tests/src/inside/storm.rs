@@ -96,9 +96,8 @@ fn under_load(context: &Context, kills: u32, backings: [PathBuf; 2]) -> Result<S
     let one = node.attach("one", &backings[0], "--frontend ublk")?;
     let two = node.attach("two", &backings[1], "--frontend ublk")?;
     let record = context.dir.join("record");
-    // Both loads last longer than the storm, and end on a file's word instead of a clock's.
-    let fio = format!("{} --time_based --runtime=3600 --rate_iops=400", load(&one));
-    let mut fio = spawn(command(&fio))?;
+    // Both loads outlast the storm, and are ended by us instead of a clock.
+    let mut fio = spawn(command(&load(&one)))?;
     let line = format!(
         "blkrep-order write --volume {} --record {} --seconds 3600 --span 4194304 --max-bytes 16384 --zeroes 2 \
          --pause-us 4000 --stop-file /run/work/stop-order",
@@ -140,11 +139,13 @@ fn under_load(context: &Context, kills: u32, backings: [PathBuf; 2]) -> Result<S
     Ok(storm)
 }
 
-/// Writes and reads back, block by block, while the storm lasts.
-fn load(device: &Path) -> String {
+/// Writes and reads back, block by block, while the storm lasts. As one process of threads, so that killing it ends all of it: a
+/// job that outlived its parent once wrote over the next test's filesystem.
+pub(super) fn load(device: &Path) -> String {
     format!(
-        "fio --name=storm --filename={} --ioengine=libaio --direct=1 --iodepth=32 --rw=randwrite --bs=4k --size=16m \
-         --verify=crc32c --verify_fatal=1 --verify_backlog=64 --randrepeat=0",
+        "fio --thread --name=storm --filename={} --ioengine=libaio --direct=1 --iodepth=32 --rw=randwrite --bs=4k --size=16m \
+         --verify=crc32c --verify_fatal=1 --verify_backlog=64 --randrepeat=0 \
+         --time_based --runtime=3600 --rate_iops=400",
         device.display()
     )
 }
