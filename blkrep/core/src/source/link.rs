@@ -5,8 +5,8 @@
 
 use super::mirror::Mirror;
 use super::{
-    Connection, LINKS_MAX, LinkIndex, LinkMark, LinkStatus, MirrorPhase, Position, SourceGroup,
-    Transmit, WorkerId, WriteLog,
+    Connection, LinkIndex, LinkMark, LinkStatus, MirrorPhase, Position, SourceGroup, Transmit,
+    WorkerId, WriteLog,
 };
 use crate::dirty::{Bits, MapLayout, Words};
 use crate::identity::Place;
@@ -19,6 +19,8 @@ use std::time::Duration;
 /// What a link is to be.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkSetup {
+    /// Its place among the group's links, and in the memory log's marks.
+    pub place: LinkIndex,
     /// When writes complete.
     pub mode: Mode,
     /// What holds transmission.
@@ -252,8 +254,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// Adds a link. What a predecessor left of it is taken over; what the maps say is covered.
     ///
     /// # Panics
-    /// If there are too many or there is no log.
-    pub fn add_link(&mut self, setup: &LinkSetup, start: LinkStart<W>) -> LinkIndex {
+    /// If its place is taken or there is no log.
+    pub fn add_link(&mut self, setup: &LinkSetup, start: LinkStart<W>) {
         let base = self.log_ref().base();
         let mut link = Link::new(setup, start, &self.layout, base);
         let fresh = !self.has_links();
@@ -264,12 +266,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 link.mark_dirty(first, last);
             }
         }
-        let free = self.links.iter().position(Option::is_none);
-        let index = free.unwrap_or(self.links.len());
-        if free.is_none() {
-            assert!(index < LINKS_MAX, "a group has at most {LINKS_MAX} links");
+        let index = setup.place.as_usize();
+        while self.links.len() <= index {
             self.links.push(None);
         }
+        assert!(self.links[index].is_none(), "a link has its own place");
         // Bits of a predecessor that only its memory had become durable again.
         for word in 0..link.live.word_count() {
             let bits = link.live.word(word) | link.compare.word(word);
@@ -279,12 +280,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         link.kept.touch_header();
         self.links[index] = Some(link);
-        let index = LinkIndex::new(index);
         if fresh {
             self.adopt_entries();
         }
-        self.store_mark(index);
-        index
+        self.store_mark(setup.place);
+        self.want_mirror(setup.place);
     }
 
     /// The regions of entries that a predecessor left open stay open until they are acknowledged.
@@ -423,6 +423,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     pub fn link_permits(&self, index: LinkIndex) -> (Option<MirrorKind>, bool) {
         self.link(index)
             .map_or((None, false), |link| (link.first_mirror, link.overwrite))
+    }
+
+    /// An operator allows, or takes back, a first mirror and overwriting.
+    pub fn permit(&mut self, index: LinkIndex, first: Option<MirrorKind>, overwrite: bool) {
+        if let Some(link) = self.link_mut(index) {
+            link.first_mirror = first;
+            link.overwrite = overwrite;
+        }
     }
 
     /// True if nothing is queued, dirty or being compared for a link.

@@ -271,6 +271,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.end_mirror(index);
     }
 
+    /// True if a link is connected and nothing holds transmission.
+    #[must_use]
+    pub fn link_flows(&self, index: LinkIndex) -> bool {
+        self.flows(index)
+    }
+
     fn flows(&self, index: LinkIndex) -> bool {
         self.link(index).is_some_and(|link| {
             link.connection == Connection::Up

@@ -352,6 +352,27 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         WorkerId(u16::try_from(self.outboxes.len() - 1).expect("few workers"))
     }
 
+    /// The worker that was added first.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn first_worker(&self) -> WorkerId {
+        assert!(!self.outboxes.is_empty(), "a worker was added");
+        WorkerId(0)
+    }
+
+    /// The workers of the links.
+    pub fn link_workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.links.iter().flatten().filter_map(|link| link.worker)
+    }
+
+    /// Begins a turn in the name of the worker with this number, at the time of the last one.
+    pub fn enter_as(&mut self, worker: usize) {
+        assert!(worker < self.outboxes.len(), "a worker was added");
+        self.me = WorkerId(u16::try_from(worker).expect("few workers"));
+    }
+
     /// Begins a worker's turn: what is done for everybody is done by it, at this time.
     pub const fn enter(&mut self, me: WorkerId, now: Nanos) {
         self.me = me;
@@ -366,10 +387,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         std::mem::swap(&mut self.outboxes[worker.as_usize()], out);
     }
 
-    /// True if a worker has actions waiting.
+    /// True if the worker with this number has actions waiting.
     #[must_use]
-    pub fn has_actions(&self, worker: WorkerId) -> bool {
-        !self.outboxes[worker.as_usize()].is_empty()
+    pub fn has_actions_at(&self, worker: usize) -> bool {
+        !self.outboxes[worker].is_empty()
     }
 
     /// The next thing that happened.

@@ -173,6 +173,16 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.commits_due.pop()
     }
 
+    /// A map file that differs from its map, whether somebody waits or not.
+    #[must_use]
+    pub fn next_changed_map(&self) -> Option<MapId> {
+        self.log.as_ref()?;
+        let links = self.link_indices().map(MapId::Link);
+        links
+            .chain([MapId::Intent])
+            .find(|map| self.map(*map).is_some_and(|kept| kept.wants_commit(true)))
+    }
+
     /// Begins the commit of a map: `each` gets every sector to write, before anything else
     /// changes. For a link's map, the floor that goes into the header, which is written too.
     pub fn begin_commit(

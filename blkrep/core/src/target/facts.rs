@@ -104,6 +104,11 @@ impl Facts {
         self.unsaved = false;
     }
 
+    /// Something outside of them changed that is written down with them.
+    pub const fn changed(&mut self) {
+        self.unsaved = true;
+    }
+
     fn become_state(&mut self, next: DataState) {
         assert!(
             may_become(self.state, next),

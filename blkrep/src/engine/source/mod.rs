@@ -1,5 +1,26 @@
 //! The source side of a group: what joins state machine, log, maps and disks.
+//!
+//! Owns opening and recovery ([`SourceShared::open`]), the workers of queues ([`QueueWorker`]) and
+//! a link's side of the group ([`GroupLinkPort`]), commands, and the orderly end. Everything runs
+//! over [`blkrep_io::Io`] and [`blkrep_io::Host`].
 
+mod adapter;
+mod command;
+mod group;
+mod jobs;
+mod link_port;
+mod metadata;
+mod open;
 mod port;
+mod queue;
+mod recover;
+mod stop;
+#[cfg(test)]
+mod tests;
 
+pub use command::{InitialMap, LinkSpec};
+pub use group::{GroupStatus, SourceShared};
+pub use link_port::GroupLinkPort;
+pub use open::{GroupSpec, OpenError, OpenReport, SourceOptions, VolumeSpec};
 pub use port::{Batch, LinkPort, PORT_TOKEN};
+pub use queue::QueueWorker;

@@ -1,0 +1,481 @@
+//! What the workers of a group share.
+//!
+//! Owns the state machine with its log behind one short mutex, the open files, each worker's
+//! mailbox, and the superblock's facts behind a second mutex that is held across (rare, blocking)
+//! writes of it. A worker's turn takes the first mutex once, hands in what happened, and takes out
+//! what it is to do; no operation is made under it.
+
+use super::OpenError;
+use super::adapter::{GroupLog, SharedWords};
+use super::jobs::{CommitJob, Report};
+use super::metadata::{MapFile, SuperblockFile};
+use blkrep_core::source::{
+    Action, Gate, GroupEvent, LINKS_MAX, LinkIndex, LinkStatus, MapId, NewRequest, RequestId,
+    SourceGroup, WorkerId, WriteLog,
+};
+use blkrep_io::{Host, Io, Op, Region, Slice, Waker};
+use blkrep_log::superblock::Group;
+use blkrep_log::{LogHandle, map};
+use blkrep_types::{Errno, Extent, Generation, History, LinkName, Nanos, Seq, VolumeIndex};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+pub(super) type FileOf<H> = <<H as Host>::Io as Io>::File;
+pub(super) type Core = SourceGroup<GroupLog, SharedWords>;
+
+/// A volume's bytes within an open file.
+#[derive(Debug, Clone)]
+pub(super) struct VolumeFile<F> {
+    pub(super) file: F,
+    pub(super) offset: u64,
+}
+
+impl<F: Clone> VolumeFile<F> {
+    pub(super) fn read<S>(&self, extent: Extent, slice: Slice) -> Op<F, S> {
+        Op::Read {
+            file: self.file.clone(),
+            offset: self.offset + extent.offset().get(),
+            slice,
+        }
+    }
+
+    pub(super) fn write<S>(&self, extent: Extent, slice: Slice, durable: bool) -> Op<F, S> {
+        Op::Write {
+            file: self.file.clone(),
+            offset: self.offset + extent.offset().get(),
+            slice,
+            durable,
+        }
+    }
+
+    pub(super) fn zero<S>(&self, extent: Extent, free: bool) -> Op<F, S> {
+        Op::Zero {
+            file: self.file.clone(),
+            offset: self.offset + extent.offset().get(),
+            len: extent.len().get(),
+            free,
+        }
+    }
+}
+
+/// How a worker is told that there is something for it.
+#[derive(Debug, Default)]
+pub(super) struct Mail {
+    waiting: AtomicBool,
+    waker: OnceLock<Waker>,
+    gone: AtomicBool,
+}
+
+impl Mail {
+    pub(super) fn register(&self, waker: Waker) {
+        // A worker starts once; a second waker would be the same one.
+        let _ = self.waker.set(waker);
+    }
+
+    /// Takes the flag: what was sent before is seen by the next turn.
+    pub(super) fn take(&self) -> bool {
+        self.waiting.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn retire(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.gone.load(Ordering::Acquire) && self.waker.get().is_some()
+    }
+
+    pub(super) fn send(&self) {
+        if !self.waiting.swap(true, Ordering::AcqRel)
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake();
+        }
+    }
+}
+
+/// What happened on a worker, for the next turn.
+#[derive(Debug)]
+pub(super) enum Event {
+    Submit(NewRequest),
+    LocalDone(RequestId, Result<(), Errno>),
+    ReadFailed(NewRequest, Errno),
+    Report(Report),
+}
+
+pub(super) fn apply(group: &mut Core, event: Event) {
+    match event {
+        Event::Submit(request) => group.submit(request),
+        Event::LocalDone(id, result) => group.local_done(id, result),
+        Event::ReadFailed(request, errno) => group.read_failed(request, errno),
+        Event::Report(Report::Flushed(volume, number, result)) => {
+            group.flush_done(volume, number, result);
+        }
+        Event::Report(Report::Committed(map, result)) => group.commit_done(map, result),
+        Event::Report(Report::Read(job, result)) => group.mirror_read_done(job, result),
+        Event::Report(Report::Digested(job, result)) => group.mirror_digest_done(job, result),
+    }
+}
+
+/// What a turn leaves a worker to do.
+#[derive(Debug)]
+pub(super) struct Outbox<F> {
+    pub(super) actions: Vec<Action>,
+    pub(super) commits: Vec<CommitJob<F>>,
+    pub(super) deadline: Option<Nanos>,
+    /// Entries were appended: links may have something to send.
+    pub(super) appended: bool,
+    wakes: Vec<Arc<Mail>>,
+}
+
+impl<F> Outbox<F> {
+    pub(super) const fn new() -> Self {
+        Self {
+            actions: Vec::new(),
+            commits: Vec::new(),
+            deadline: None,
+            appended: false,
+            wakes: Vec::new(),
+        }
+    }
+}
+
+/// What is known of a link besides its state machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LinkMeta {
+    pub(super) wanted: bool,
+    pub(super) refused: bool,
+}
+
+/// What is behind the short mutex.
+#[derive(Debug)]
+pub(super) struct State<F> {
+    pub(super) group: Core,
+    pub(super) volumes: Vec<VolumeFile<F>>,
+    pub(super) intent: Option<MapFile<F>>,
+    pub(super) links: [Option<MapFile<F>>; LINKS_MAX],
+    pub(super) metas: [LinkMeta; LINKS_MAX],
+    pub(super) mails: Vec<Arc<Mail>>,
+    /// The first worker's place was made with the group and is not taken yet.
+    pub(super) first_free: bool,
+}
+
+impl<F: Clone> State<F> {
+    /// Begins the commit of a map: the sectors as they are now, in runs.
+    pub(super) fn build_commit(&mut self, which: MapId) -> Option<CommitJob<F>> {
+        let file = match which {
+            MapId::Intent => self.intent.as_mut()?,
+            MapId::Link(link) => self.links[link.as_usize()].as_mut()?,
+        };
+        file.counter += 1;
+        let mut bytes = Vec::new();
+        let mut runs: Vec<(u64, usize)> = Vec::new();
+        let floor = self.group.begin_commit(which, |sector, words| {
+            let offset = map::sector_offset(sector);
+            let at = bytes.len();
+            let joins = runs.last().is_some_and(|(first, from)| {
+                first + u64::try_from(at - from).expect("64-bit platform") == offset
+            });
+            if !joins {
+                runs.push((offset, at));
+            }
+            bytes.resize(at + map::SECTOR_BYTES, 0);
+            map::encode_sector(&file.name, sector, file.counter, words, &mut bytes[at..]);
+        });
+        if let MapId::Link(_) = which {
+            runs.push((0, bytes.len()));
+            bytes.extend_from_slice(&file.head(floor));
+        }
+        let memory = Region::heap(bytes.len().max(map::SECTOR_BYTES)).whole();
+        memory.write(0, &bytes);
+        let ends = runs.iter().skip(1).map(|(_, at)| *at).chain([bytes.len()]);
+        let writes = runs
+            .iter()
+            .zip(ends)
+            .map(|((offset, from), to)| (*offset, memory.part(*from..to)))
+            .collect();
+        Some(CommitJob {
+            map: which,
+            file: file.file.clone(),
+            writes,
+        })
+    }
+}
+
+/// The superblock and its facts.
+#[derive(Debug)]
+pub(super) struct Admin<H: Host> {
+    pub(super) superblock: SuperblockFile<H>,
+    pub(super) record: Group,
+}
+
+/// A source group as its workers share it.
+#[derive(Debug)]
+pub struct SourceShared<H: Host> {
+    pub(super) host: H,
+    pub(super) directory: PathBuf,
+    state: Mutex<State<FileOf<H>>>,
+    admin: Mutex<Admin<H>>,
+    log: OnceLock<LogHandle>,
+    gate: AtomicU8,
+    /// Links, by bit, that wait for something to send.
+    idle_links: AtomicU64,
+}
+
+const GATE_OPEN: u8 = 0;
+
+impl<H: Host> SourceShared<H> {
+    pub(super) fn assemble(
+        host: H,
+        directory: PathBuf,
+        state: State<FileOf<H>>,
+        admin: Admin<H>,
+    ) -> Arc<Self> {
+        let shared = Self {
+            host,
+            directory,
+            state: Mutex::new(state),
+            admin: Mutex::new(admin),
+            log: OnceLock::new(),
+            gate: AtomicU8::new(GATE_OPEN),
+            idle_links: AtomicU64::new(0),
+        };
+        let state = shared.lock();
+        shared.store_gate(&state.group);
+        drop(state);
+        Arc::new(shared)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<FileOf<H>>> {
+        // A worker that panicked under the mutex takes the process with it; tests may see this.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn admin(&self) -> MutexGuard<'_, Admin<H>> {
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store_gate(&self, group: &Core) {
+        let gate = match group.gate() {
+            Gate::Open => GATE_OPEN,
+            Gate::Frozen => 1,
+            Gate::Fenced => 2,
+        };
+        self.gate.store(gate, Ordering::Release);
+    }
+
+    /// True while reads may bypass the state machine.
+    pub(super) fn gate_is_open(&self) -> bool {
+        self.gate.load(Ordering::Acquire) == GATE_OPEN
+    }
+
+    /// Makes a worker's place and mailbox.
+    pub(super) fn add_worker(&self) -> (WorkerId, Arc<Mail>) {
+        let mut state = self.lock();
+        let id = if std::mem::take(&mut state.first_free) {
+            state.group.first_worker()
+        } else {
+            state.mails.push(Arc::new(Mail::default()));
+            state.group.add_worker()
+        };
+        (id, Arc::clone(&state.mails[id.as_usize()]))
+    }
+
+    pub(super) fn set_log_handle(&self, handle: LogHandle) {
+        // The group has one log as long as it is open.
+        let _ = self.log.set(handle);
+    }
+
+    /// The log's memory.
+    ///
+    /// # Panics
+    /// If the group never had a link.
+    pub(super) fn log(&self) -> &LogHandle {
+        self.log.get().expect("a group with links has a log")
+    }
+
+    /// One turn of a worker: hands in what happened, takes out what is to do.
+    pub(super) fn turn<R>(
+        &self,
+        me: WorkerId,
+        now: Nanos,
+        out: &mut Outbox<FileOf<H>>,
+        body: impl FnOnce(&mut State<FileOf<H>>) -> R,
+    ) -> R {
+        let mut state = self.lock();
+        let before = head(&state.group);
+        state.group.enter(me, now);
+        let result = body(&mut state);
+        state.group.tick();
+        while let Some(map) = state.group.next_commit() {
+            let commit = state.build_commit(map);
+            out.commits.extend(commit);
+        }
+        state.group.take_actions(me, &mut out.actions);
+        for (index, mail) in state.mails.iter().enumerate() {
+            if index != me.as_usize() && state.group.has_actions_at(index) {
+                out.wakes.push(Arc::clone(mail));
+            }
+        }
+        out.deadline = state.group.deadline();
+        out.appended |= head(&state.group) != before;
+        self.store_gate(&state.group);
+        drop(state);
+        for mail in out.wakes.drain(..) {
+            mail.send();
+        }
+        result
+    }
+
+    /// A small change by a worker between its turns: whoever has something to do by it is told.
+    pub(super) fn nudge<R>(&self, body: impl FnOnce(&mut State<FileOf<H>>) -> R) -> R {
+        let mut state = self.lock();
+        let result = body(&mut state);
+        let group = &state.group;
+        let mails = state.mails.iter().enumerate();
+        let waiting = mails.filter(|(index, _)| group.has_actions_at(*index));
+        let waiting: Vec<_> = waiting.map(|(_, mail)| Arc::clone(mail)).collect();
+        drop(state);
+        waiting.iter().for_each(|mail| mail.send());
+        result
+    }
+
+    /// A change from outside the workers: made at once; some worker does what follows.
+    pub(super) fn command<R>(&self, body: impl FnOnce(&mut State<FileOf<H>>) -> R) -> R {
+        let mut state = self.lock();
+        let alive = state.mails.iter().position(|mail| mail.is_alive());
+        state.group.enter_as(alive.unwrap_or(0));
+        let result = body(&mut state);
+        self.store_gate(&state.group);
+        let mails = state.mails.clone();
+        drop(state);
+        mails.iter().for_each(|mail| mail.send());
+        result
+    }
+
+    /// Something was published: wakes the links that wait for it.
+    pub(super) fn wake_links(&self) {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.idle_links.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        if self.idle_links.swap(0, Ordering::SeqCst) != 0 {
+            let state = self.lock();
+            let mails = state.group.link_workers();
+            let mails: Vec<_> = mails
+                .map(|worker| Arc::clone(&state.mails[worker.as_usize()]))
+                .collect();
+            drop(state);
+            mails.iter().for_each(|mail| mail.send());
+        }
+    }
+
+    /// A link found nothing to send and will wait. It must look once more after this.
+    pub(super) fn link_waits(&self, link: LinkIndex) {
+        self.idle_links
+            .fetch_or(1 << link.as_usize(), Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    /// Changes the superblock's facts, durably.
+    ///
+    /// # Errors
+    /// It could not be written; nothing changed.
+    pub(super) fn record(&self, change: impl FnOnce(&mut Group)) -> Result<(), OpenError> {
+        let mut admin = self.admin();
+        let mut record = admin.record.clone();
+        change(&mut record);
+        if record != admin.record {
+            admin.superblock.save(&record)?;
+            admin.record = record;
+        }
+        Ok(())
+    }
+
+    /// The group's data history.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.lock().group.history().clone()
+    }
+
+    /// Whether requests are served.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        self.lock().group.gate()
+    }
+
+    /// What happened since the last call, for the event log.
+    #[must_use]
+    pub fn take_events(&self) -> Vec<GroupEvent> {
+        let mut state = self.lock();
+        std::iter::from_fn(|| state.group.take_event()).collect()
+    }
+
+    /// What a status shows.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        let names: Vec<_> = {
+            let admin = self.admin();
+            let links = admin.record.links.iter();
+            links
+                .map(|link| (usize::from(link.place), link.name.clone(), link.wanted))
+                .collect()
+        };
+        let state = self.lock();
+        let statuses = state.group.link_statuses();
+        let links = statuses.into_iter().filter_map(|(index, status)| {
+            let place = |(place, _, _): &&(usize, LinkName, bool)| *place == index.as_usize();
+            names
+                .iter()
+                .find(place)
+                .map(|(_, name, wanted)| (name.clone(), *wanted, status))
+        });
+        GroupStatus {
+            gate: state.group.gate(),
+            generation: state.group.history().current(),
+            links: links.collect(),
+            open_regions: state.group.intent().open_count(),
+            requests: state.group.requests_in_flight(),
+        }
+    }
+
+    /// The operator says that the backing works again.
+    pub fn thaw(&self) {
+        self.command(|state| state.group.thaw());
+    }
+
+    /// A newer generation exists elsewhere: from now on every request gets EIO, also after a
+    /// restart.
+    ///
+    /// # Errors
+    /// The superblock could not be written; the device returns EIO all the same.
+    pub fn fence(&self, newer: Generation) -> Result<(), OpenError> {
+        self.command(|state| state.group.fence(newer));
+        self.record(|record| record.newer = newer)
+    }
+
+    /// The volume's file.
+    pub(super) fn volume_file(&self, volume: VolumeIndex) -> VolumeFile<FileOf<H>> {
+        self.lock().volumes[volume.as_usize()].clone()
+    }
+}
+
+fn head(group: &Core) -> Seq {
+    group.log().map_or(Seq::ZERO, |log| log.head().1)
+}
+
+/// What a status shows of a group.
+#[derive(Debug, Clone)]
+pub struct GroupStatus {
+    /// Whether requests are served.
+    pub gate: Gate,
+    /// The current generation.
+    pub generation: Generation,
+    /// Its links: name, whether it is to be connected, state.
+    pub links: Vec<(LinkName, bool, LinkStatus)>,
+    /// Regions that would be compared after a crash of the host.
+    pub open_regions: usize,
+    /// Requests under way.
+    pub requests: usize,
+}

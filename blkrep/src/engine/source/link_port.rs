@@ -1,0 +1,332 @@
+//! A link's side of its group.
+//!
+//! Owns the translation between the driver of a connection and the state machine, and the reads
+//! that a mirror needs, on the driver's ring. Never talks to the network.
+
+use super::group::{Event, FileOf, Mail, Outbox, SourceShared, apply};
+use super::jobs::{JOB_TOKEN, Jobs};
+use super::{Batch, LinkPort, PORT_TOKEN};
+use blkrep_core::source::{
+    Acks, Action, DigestReply, DownReason, HelloFacts, LinkIndex, LinkStatus, Outgoing, Rejection,
+    StreamStart, VolumeFacts, WelcomeFacts, WorkerId,
+};
+use blkrep_io::{Completion, Host, Io, Slice};
+use blkrep_types::{Extent, LinkName, MirrorKind, Nanos, Seq, VolumeIndex};
+use std::sync::Arc;
+
+/// One link's port.
+#[derive(Debug)]
+pub struct GroupLinkPort<H: Host> {
+    shared: Arc<SourceShared<H>>,
+    name: LinkName,
+    link: LinkIndex,
+    id: WorkerId,
+    mail: Arc<Mail>,
+    events: Vec<Event>,
+    outbox: Outbox<FileOf<H>>,
+    jobs: Jobs<FileOf<H>>,
+}
+
+impl<H: Host> GroupLinkPort<H> {
+    pub(super) fn new(shared: &Arc<SourceShared<H>>, name: LinkName, link: LinkIndex) -> Self {
+        let (id, mail) = shared.add_worker();
+        Self {
+            shared: Arc::clone(shared),
+            name,
+            link,
+            id,
+            mail,
+            events: Vec::new(),
+            outbox: Outbox::new(),
+            jobs: Jobs::new(),
+        }
+    }
+
+    /// One turn, with what happened since the last one.
+    fn turn<R>(
+        &mut self,
+        io: &mut H::Io,
+        body: impl FnOnce(&mut super::group::State<FileOf<H>>) -> R,
+    ) -> R {
+        let events = &mut self.events;
+        let result = self
+            .shared
+            .turn(self.id, io.now(), &mut self.outbox, |state| {
+                for event in events.drain(..) {
+                    apply(&mut state.group, event);
+                }
+                body(state)
+            });
+        self.act(io);
+        result
+    }
+
+    fn act(&mut self, io: &mut H::Io) {
+        let mut actions = std::mem::take(&mut self.outbox.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::MirrorRead {
+                    job,
+                    volume,
+                    extent,
+                    slot,
+                } => {
+                    let file = self.shared.volume_file(volume);
+                    let log = self.shared.log();
+                    self.jobs
+                        .read(&mut Marked(io), job, &file, extent, slot, log);
+                }
+                Action::MirrorDigest {
+                    job,
+                    volume,
+                    extent,
+                } => {
+                    let file = self.shared.volume_file(volume);
+                    self.jobs.digest(&mut Marked(io), job, &file, extent);
+                }
+                Action::Sync { volume, number } => {
+                    let file = self.shared.volume_file(volume);
+                    self.jobs.flush(&mut Marked(io), volume, number, &file);
+                }
+                Action::Write { .. }
+                | Action::Zero { .. }
+                | Action::Read { .. }
+                | Action::Complete { .. } => unreachable!("requests belong to queues"),
+            }
+        }
+        self.outbox.actions = actions;
+        for commit in self.outbox.commits.drain(..) {
+            self.jobs.commit(&mut Marked(io), commit);
+        }
+        if std::mem::take(&mut self.outbox.appended) {
+            self.shared.wake_links();
+        }
+    }
+
+    /// Remembers that the target has taken over this generation.
+    fn note_permits(&self) {
+        let permits = self.shared.lock().group.link_permits(self.link);
+        let name = &self.name;
+        let noted = self.shared.record(|record| {
+            if let Some(link) = record.links.iter_mut().find(|link| link.name == *name) {
+                (link.first_mirror, link.overwrite) = permits;
+            }
+        });
+        if let Err(error) = noted {
+            tracing::warn!(link = %self.name, %error, "record that the target was taken over");
+        }
+    }
+}
+
+impl<H: Host> Drop for GroupLinkPort<H> {
+    fn drop(&mut self) {
+        self.mail.retire();
+    }
+}
+
+/// A ring whose operations carry the port's mark.
+struct Marked<'a, I>(&'a mut I);
+
+impl<I: Io> Io for Marked<'_, I> {
+    type File = I::File;
+    type Socket = I::Socket;
+
+    fn now(&self) -> Nanos {
+        self.0.now()
+    }
+
+    fn random(&mut self) -> u64 {
+        self.0.random()
+    }
+
+    fn submit(&mut self, token: blkrep_io::Token, op: blkrep_io::Op<I::File, I::Socket>) {
+        self.0.submit(token | PORT_TOKEN, op);
+    }
+
+    fn shutdown(&mut self, socket: &I::Socket) {
+        self.0.shutdown(socket);
+    }
+
+    fn waker(&self) -> blkrep_io::Waker {
+        self.0.waker()
+    }
+
+    fn wait(
+        &mut self,
+        deadline: Option<Nanos>,
+        out: &mut Vec<Completion<I::Socket>>,
+    ) -> Result<(), blkrep_types::Errno> {
+        self.0.wait(deadline, out)
+    }
+}
+
+impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
+    fn start(&mut self, io: &mut H::Io) {
+        self.mail.register(io.waker());
+        let (link, id) = (self.link, self.id);
+        self.turn(io, |state| state.group.drive_link(link, id));
+    }
+
+    fn hello(&mut self) -> HelloFacts {
+        let admin = self.shared.admin();
+        let record = &admin.record;
+        let link = record.links.iter().find(|link| link.name == self.name);
+        let volumes = record.volumes.iter().enumerate().map(|(index, volume)| {
+            let path = link.and_then(|link| link.paths.get(index));
+            VolumeFacts {
+                index: volume.index,
+                name: volume.name.clone(),
+                len: volume.len,
+                block_size: volume.block_size,
+                extent_size: volume.extent_size,
+                target_path: path.cloned().unwrap_or_default(),
+            }
+        });
+        let facts = HelloFacts {
+            group: record.name.clone(),
+            link: self.name.clone(),
+            history: record.history.clone(),
+            incarnation: record.incarnation,
+            volumes: volumes.collect(),
+            mode: link.map_or_else(Default::default, |link| link.mode),
+            overwrite: link.is_some_and(|link| link.overwrite),
+            first_mirror: link.and_then(|link| link.first_mirror),
+        };
+        drop(admin);
+        self.shared.lock().group.negotiating(self.link);
+        facts
+    }
+
+    fn wanted(&self) -> bool {
+        let state = self.shared.lock();
+        let meta = state.metas[self.link.as_usize()];
+        let fenced = state.group.gate() == blkrep_core::source::Gate::Fenced;
+        meta.wanted && !meta.refused && !fenced
+    }
+
+    fn welcome(&mut self, io: &mut H::Io, welcome: &WelcomeFacts) -> Result<(), Rejection> {
+        let link = self.link;
+        let answer = self.turn(io, |state| {
+            let answer = state.group.welcome(link, welcome);
+            if let Err(Rejection::Refused { .. }) = answer {
+                state.metas[link.as_usize()].refused = true;
+            }
+            answer
+        });
+        if let Err(Rejection::Stale { newer }) = answer
+            && let Err(error) = self.shared.record(|record| record.newer = newer)
+        {
+            tracing::error!(%newer, %error, "record that a newer generation exists");
+        }
+        answer
+    }
+
+    fn map_part(&mut self, volume: VolumeIndex, extent: Extent) {
+        let link = self.link;
+        self.shared
+            .nudge(|state| state.group.map_part(link, volume, extent));
+    }
+
+    fn map_unknown(&mut self) {
+        let link = self.link;
+        self.shared.nudge(|state| state.group.map_unknown(link));
+    }
+
+    fn begin(&mut self, io: &mut H::Io) -> Option<StreamStart> {
+        let link = self.link;
+        self.turn(io, |state| state.group.begin_stream(link))
+    }
+
+    fn down(&mut self, io: &mut H::Io, reason: DownReason) {
+        let link = self.link;
+        self.turn(io, |state| state.group.link_down(link, reason));
+    }
+
+    fn next(&mut self, io: &mut H::Io, records_max: usize, bytes_max: usize, batch: &mut Batch) {
+        batch.records.clear();
+        let link = self.link;
+        let records = &mut batch.records;
+        let mut state = self.shared.lock();
+        state.group.enter(self.id, io.now());
+        batch.more = state
+            .group
+            .next_records(link, records_max, bytes_max, records);
+        if batch.more || !state.group.link_flows(link) {
+            return;
+        }
+        drop(state);
+        // Look again after saying so: what was published in between would wake nobody.
+        self.shared.link_waits(link);
+        batch.more = self.shared.lock().group.has_records(link);
+    }
+
+    fn bytes(&self, record: &Outgoing) -> Slice {
+        let extent = record.record.extent.expect("only data has bytes");
+        let log = self.shared.log();
+        log.data(record.position, extent.len().as_usize())
+    }
+
+    fn release(&mut self, through: Seq) {
+        let link = self.link;
+        self.shared
+            .nudge(|state| state.group.release(link, through));
+    }
+
+    fn acked(&mut self, io: &mut H::Io, acks: &Acks) -> bool {
+        let link = self.link;
+        let (right, changed) = self.turn(io, |state| {
+            let before = state.group.link_permits(link);
+            let right = state.group.acked(link, acks);
+            (right, state.group.link_permits(link) != before)
+        });
+        if changed {
+            self.note_permits();
+        }
+        right
+    }
+
+    fn digest(&mut self, io: &mut H::Io, reply: &DigestReply) -> bool {
+        let link = self.link;
+        self.turn(io, |state| state.group.digest_reply(link, reply))
+    }
+
+    fn on_completion(&mut self, io: &mut H::Io, mut completion: Completion<<H::Io as Io>::Socket>) {
+        completion.token &= !PORT_TOKEN;
+        debug_assert!(
+            completion.token & JOB_TOKEN != 0,
+            "a port has jobs in flight only"
+        );
+        let report = self.jobs.on_completion(&mut Marked(io), &completion);
+        self.events.extend(report.map(Event::Report));
+    }
+
+    fn on_turn(&mut self, io: &mut H::Io) {
+        let mail = self.mail.take();
+        let due = self.outbox.deadline.is_some_and(|due| due <= io.now());
+        if mail || due || !self.events.is_empty() {
+            self.turn(io, |_| ());
+        }
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        self.outbox.deadline
+    }
+
+    fn busy(&self) -> bool {
+        self.jobs.busy() || !self.events.is_empty()
+    }
+
+    fn status(&self, now: Nanos) -> LinkStatus {
+        let mut state = self.shared.lock();
+        state.group.enter(self.id, now);
+        state
+            .group
+            .link_status(self.link)
+            .expect("a port's link exists")
+    }
+
+    fn mirror(&mut self, io: &mut H::Io, kind: MirrorKind) {
+        let link = self.link;
+        self.turn(io, |state| state.group.start_mirror(link, kind));
+    }
+}

@@ -1,0 +1,78 @@
+//! The orderly end of a group.
+//!
+//! Owns what makes a run clean: backings flushed, what the log holds durable as dirt too, regions
+//! closed, the last name recorded. All workers have ended; everything is blocking.
+
+use super::OpenError;
+use super::group::{SourceShared, State};
+use super::jobs::CommitJob;
+use blkrep_core::source::{MapId, WriteLog};
+use blkrep_io::{Host, HostError};
+
+impl<H: Host> SourceShared<H> {
+    /// Ends the group after its workers have ended. With `detached`, nobody watches the backings
+    /// from now on: the next connection compares everything. The shared memory stays: a successor
+    /// of the same boot goes on with it.
+    ///
+    /// # Errors
+    /// A backing or the state could not be written: the run does not count as clean, and the next
+    /// start compares what was open.
+    pub fn stop(&self, detached: bool) -> Result<(), OpenError> {
+        let mut state = self.lock();
+        let quiet = state.group.requests_in_flight() == 0;
+        let files: Vec<_> = state
+            .volumes
+            .iter()
+            .map(|volume| volume.file.clone())
+            .collect();
+        state.group.prepare_stop();
+        drop(state);
+        for file in &files {
+            self.host.sync(file)?;
+        }
+        self.commit_all()?;
+        let mut state = self.lock();
+        let closed = state.group.close_all();
+        let head = state.group.log().map(WriteLog::head);
+        drop(state);
+        self.commit_all()?;
+        let clean = quiet && closed;
+        self.record(|record| {
+            record.clean = clean;
+            record.distrust |= detached;
+            if let Some(head) = head {
+                record.head = head;
+            }
+        })
+    }
+
+    /// Writes every changed map.
+    fn commit_all(&self) -> Result<(), OpenError> {
+        loop {
+            let mut state = self.lock();
+            let Some(map) = state.group.next_changed_map() else {
+                return Ok(());
+            };
+            let job = State::build_commit(&mut state, map);
+            drop(state);
+            let result = job.map_or(Ok(()), |job| self.write(&job));
+            let told = match &result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error.errno),
+            };
+            self.lock().group.commit_done(map, told);
+            result?;
+        }
+    }
+
+    fn write(&self, job: &CommitJob<super::group::FileOf<H>>) -> Result<(), HostError> {
+        debug_assert!(
+            matches!(job.map, MapId::Intent | MapId::Link(_)),
+            "a map of ours"
+        );
+        for (offset, slice) in &job.writes {
+            slice.with(|bytes| self.host.write_at(&job.file, *offset, bytes))?;
+        }
+        self.host.sync(&job.file)
+    }
+}
