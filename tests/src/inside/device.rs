@@ -79,30 +79,37 @@ pub(super) fn bad_backings_are_refused(context: &Context) -> Result<String> {
     let attach =
         |path: &Path, options: &str| format!("attach bad --backing {} {options}", path.display());
     let mut reasons = 0;
-    let mut refuse = |node: &mut Node, line: &str| -> Result<()> {
-        let words = node.refuses(line)?;
-        println!("refused: {line}: {words}");
+    let mut refuse = |node: &mut Node, line: &str, codes: &[&str]| -> Result<()> {
         reasons += 1;
-        Ok(())
+        node.refuses(line, codes)
     };
-    refuse(&mut node, &attach(Path::new("/dev/missing"), ""))?;
-    refuse(&mut node, &attach(Path::new("/dev/null"), ""))?;
+    refuse(
+        &mut node,
+        &attach(Path::new("/dev/missing"), ""),
+        &["backing-missing"],
+    )?;
+    refuse(
+        &mut node,
+        &attach(Path::new("/dev/null"), ""),
+        &["backing-unsuitable"],
+    )?;
     run(&format!("mkfs.ext4 -q -F {}", path.display()))?;
     fs::create_dir_all("/mnt/busy")?;
     run(&format!("mount {} /mnt/busy", path.display()))?;
-    refuse(&mut node, &attach(&path, ""))?;
+    refuse(&mut node, &attach(&path, ""), &["backing-mounted"])?;
     run("umount /mnt/busy")?;
     let before = crate::inside::disk::read_direct(&path, 0, 1 << 20)?;
     let device = node.attach("good", &path, "--frontend ublk")?;
-    refuse(&mut node, &attach(&path, ""))?;
-    refuse(&mut node, &attach(&path, "--offset 1048576 --size 1048576"))?;
+    refuse(&mut node, &attach(&path, ""), &["backing-attached"])?;
+    let part = attach(&path, "--offset 1048576 --size 1048576");
+    refuse(&mut node, &part, &["backing-overlaps", "backing-attached"])?;
     let mounted = try_run(&format!("mount {} /mnt/busy", path.display()))?;
     ensure!(
         !mounted.status.success(),
         "the backing could be mounted past the volume"
     );
     let open = fs::File::open(&device)?;
-    refuse(&mut node, "detach good --yes")?;
+    refuse(&mut node, "detach good --yes", &["device-open"])?;
     drop(open);
     node.detach("good")?;
     ensure!(

@@ -68,24 +68,34 @@ impl Node {
         done.with_context(|| format!("daemon: {}", self.daemon.stderr().unwrap_or_default()))
     }
 
-    /// Runs a command that must fail, and returns what it said.
-    pub(super) fn refuses(&mut self, line: &str) -> Result<String> {
-        let done = spawn(self.control(line))?.finish(CONTROL_LIMIT)?;
+    /// Runs a command that must be refused with this error code, and not by an accident of another kind.
+    pub(super) fn refuses(&mut self, line: &str, codes: &[&str]) -> Result<()> {
+        let done = spawn(self.control(&format!("--json {line}")))?.finish(CONTROL_LIMIT)?;
         ensure!(
             !done.status.success(),
             "`{line}` was not refused: {}",
             done.stdout
         );
         ensure!(
-            !done.stderr.trim().is_empty(),
-            "`{line}` was refused without a word"
-        );
-        ensure!(
             self.daemon.is_running()?,
             "`{line}` ended the daemon: {}",
             self.daemon.stderr()?
         );
-        Ok(done.stderr)
+        let body: Value = serde_json::from_str(&done.stdout).with_context(|| {
+            format!("`{line}` answered no JSON: {}{}", done.stdout, done.stderr)
+        })?;
+        let error = &body["error"];
+        let code = error["code"].as_str().unwrap_or_default();
+        ensure!(
+            codes.contains(&code),
+            "`{line}` was refused with {body}, not one of {codes:?}"
+        );
+        let action = error["action"].as_str().unwrap_or_default();
+        ensure!(
+            !action.is_empty(),
+            "`{line}` was refused without a word on what to do: {body}"
+        );
+        Ok(())
     }
 
     /// Attaches a backing; the device's path, or an address for the NBD front end.
