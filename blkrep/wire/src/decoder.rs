@@ -65,7 +65,8 @@ impl Decoder {
         self.version = version;
     }
 
-    /// Goes on with a connection whose first frame another decoder has taken.
+    /// Goes on with a connection whose first frame another decoder has taken. That one must hold
+    /// nothing else ([`Decoder::is_empty`]): a source says nothing between `Hello` and the answer.
     pub const fn continue_after_first(&mut self) {
         self.reset();
         self.number = 1;

@@ -227,6 +227,22 @@ fn a_refusal_is_understood_whatever_version_was_agreed_on() {
 }
 
 #[test]
+fn another_decoder_goes_on_after_the_first_frame() {
+    let region = Region::heap(1 << 20);
+    let (mut encoder, mut first, mut second) = (Encoder::new(), decoder(), decoder());
+    second.continue_after_first();
+    for decoder in [&mut first, &mut second] {
+        let len = encoder.message(&Message::Ping(1), &region.whole()).unwrap();
+        feed(decoder, &region.slice(0..len).with(<[u8]>::to_vec));
+        assert!(matches!(
+            decoder.next(),
+            Ok(Some(Frame::Message(Message::Ping(1))))
+        ));
+        assert!(decoder.is_empty());
+    }
+}
+
+#[test]
 fn a_frame_takes_what_its_plan_says_and_no_more() {
     let record = |seq: u64, len: u64| Record {
         incarnation: Incarnation::new(1),

@@ -130,6 +130,12 @@ impl Session {
         }
     }
 
+    /// The peer has answered. Before that nothing but `Hello` is said of our own accord, so that
+    /// whoever takes it at the target holds nothing else.
+    pub(super) fn is_answered(&self) -> bool {
+        self.stage != Stage::Greeting
+    }
+
     pub(super) fn is_streaming(&self) -> bool {
         matches!(self.stage, Stage::Streaming(_))
     }

@@ -418,7 +418,8 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             return true;
         }
         session.pump(io, &mut self.port, &mut self.lines);
-        if now >= wire.last_said.after(self.settings.heartbeat) && self.lines.outbox.is_empty() {
+        let quiet = now >= wire.last_said.after(self.settings.heartbeat);
+        if quiet && session.is_answered() && self.lines.outbox.is_empty() {
             let ping = Message::Ping(now.get());
             let queued = self.lines.outbox.message(&mut self.lines.encoder, &ping);
             assert!(queued, "an empty outbox takes a heartbeat");
@@ -482,11 +483,12 @@ impl<I: Io, P: LinkPort<I>> Worker<I> for LinkWorker<I, P> {
                 due.filter(|_| !held)
             }
             State::Connecting { since } => Some(since.after(self.settings.timeout)),
-            State::Open { wire, .. } => {
+            State::Open { wire, session } => {
                 let heartbeat = wire.last_said.after(self.settings.heartbeat);
                 let silence = wire.last_heard.after(self.settings.timeout);
                 // With something on its way the next heartbeat waits for its completion.
-                Some(if self.lines.outbox.is_empty() {
+                let beats = session.is_answered() && self.lines.outbox.is_empty();
+                Some(if beats {
                     heartbeat.min(silence)
                 } else {
                     silence
