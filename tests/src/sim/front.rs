@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub const DEPTH: u16 = 12;
 
 /// Largest request of a simulated device, in bytes.
-pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+pub const REQUEST_BYTES_MAX: usize = 128 << 10;
 
 type SimSocket = blkrep_io::sim::SimSocket;
 
@@ -32,6 +32,8 @@ struct Shared {
     outstanding: BTreeMap<u16, Outstanding>,
     /// Not yet taken by the daemon.
     fresh: Vec<u16>,
+    /// Taken by the daemon and not answered.
+    taken: usize,
     answers: Vec<Answer>,
     stopping: bool,
     memory: Slice,
@@ -70,6 +72,7 @@ impl Front {
         Self(Arc::new(Mutex::new(Shared {
             outstanding: BTreeMap::new(),
             fresh: Vec::new(),
+            taken: 0,
             answers: Vec::new(),
             stopping: false,
             memory: memory(),
@@ -90,6 +93,7 @@ impl Front {
         shared.stopping = false;
         shared.waker = None;
         shared.fresh = shared.outstanding.keys().copied().collect();
+        shared.taken = 0;
         let memory = shared.memory.clone();
         for (tag, outstanding) in &shared.outstanding {
             data_of(&memory, *tag).write(0, &outstanding.bytes);
@@ -159,7 +163,7 @@ impl Front {
         self.lock().outstanding.len()
     }
 
-    /// Ends the device in order: the queue finishes when nothing is outstanding.
+    /// Has the daemon leave the device: its queue finishes when what it took is answered.
     pub fn stop(&self) {
         let waker = {
             let mut shared = self.lock();
@@ -221,9 +225,13 @@ impl FrontQueue<SimIo> for SimFront {
             return;
         }
         let mut shared = self.front.lock();
-        let fresh = std::mem::take(&mut shared.fresh);
-        requests.extend(fresh.iter().map(|tag| shared.outstanding[tag].request));
-        self.finished = shared.stopping && shared.outstanding.is_empty();
+        // What comes after the order to stop waits for a successor.
+        if !shared.stopping {
+            let fresh = std::mem::take(&mut shared.fresh);
+            shared.taken += fresh.len();
+            requests.extend(fresh.iter().map(|tag| shared.outstanding[tag].request));
+        }
+        self.finished = shared.stopping && shared.taken == 0;
     }
 
     fn complete(&mut self, io: &mut SimIo, tag: u16, result: Result<(), Errno>) {
@@ -242,7 +250,8 @@ impl FrontQueue<SimIo> for SimFront {
             _ => Vec::new(),
         };
         shared.answers.push(Answer { tag, result, bytes });
-        self.finished = shared.stopping && shared.outstanding.is_empty();
+        shared.taken -= 1;
+        self.finished = shared.stopping && shared.taken == 0;
     }
 
     fn finished(&self) -> bool {

@@ -5,7 +5,7 @@
 
 use super::app::Habits;
 use blkrep_io::sim::{Crash, FaultKind, SimOptions, SimRandom};
-use blkrep_types::{Errno, MirrorKind};
+use blkrep_types::{Errno, MirrorKind, Mode};
 use std::time::Duration;
 
 /// Writes and other requests of a run without its last, quiet part.
@@ -109,6 +109,10 @@ pub struct Plan {
     pub journal_bytes: u64,
     /// The backings may lose unflushed writes.
     pub write_cache: bool,
+    /// When writes complete.
+    pub mode: Mode,
+    /// The mirror that the link begins with.
+    pub first_mirror: MirrorKind,
     /// The front end gives requests in flight to a killed daemon's successor.
     pub reissues: bool,
     /// How the application behaves.
@@ -145,9 +149,15 @@ impl Plan {
             volumes,
             block_bytes,
             extent_bytes: 4096 << random.below(3),
-            log_bytes: if random.one_in(3) { 192 << 10 } else { 2 << 20 },
+            log_bytes: 4 << 20,
             journal_bytes: if random.one_in(3) { 4 << 20 } else { 16 << 20 },
             write_cache: !random.one_in(5),
+            mode: Mode::Async,
+            first_mirror: if random.one_in(3) {
+                MirrorKind::Checksum
+            } else {
+                MirrorKind::Full
+            },
             reissues: !random.one_in(4),
             habits: Habits {
                 reads: random.between(5, 30),
@@ -155,7 +165,11 @@ impl Plan {
                 clears: random.between(0, 8),
                 fua: random.between(0, 20),
                 hot: random.between(0, 70),
-                blocks_max: random.between(1, 16),
+                blocks_max: if random.one_in(4) {
+                    128
+                } else {
+                    random.between(1, 16)
+                },
             },
             outstanding_max: usize::try_from(random.between(1, 20)).expect("small"),
             think_nanos_max: if random.one_in(2) { 200_000 } else { 5_000_000 },
