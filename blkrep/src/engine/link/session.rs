@@ -399,6 +399,10 @@ impl Session {
         while self.is_streaming() && lines.outbox.has_room() {
             port.next(io, BATCH_RECORDS_MAX, BATCH_BYTES_MAX, &mut lines.batch);
             let Some(last) = lines.batch.records.last() else {
+                if lines.batch.more {
+                    // Published while the group went to sleep: nobody else will wake us for it.
+                    io.waker().wake();
+                }
                 break;
             };
             let through = last.record.seq;

@@ -51,6 +51,8 @@ pub(super) struct Group {
     pub(super) downs: Vec<DownReason>,
     pub(super) map: Vec<(u16, u64, u64)>,
     pub(super) map_unknown: bool,
+    /// The next time something is asked for, it has only just come.
+    pub(super) look_again: bool,
     /// The maps are not durable yet.
     pub(super) maps_pending: bool,
     pub(super) starts: Vec<StreamStart>,
@@ -206,6 +208,10 @@ impl<I: Io> LinkPort<I> for ListPort {
     fn next(&mut self, _io: &mut I, records_max: usize, bytes_max: usize, batch: &mut Batch) {
         self.with(|group| {
             batch.records.clear();
+            if std::mem::take(&mut group.look_again) {
+                batch.more = true;
+                return;
+            }
             let mut bytes = 0;
             while group.next < group.published && batch.records.len() < records_max {
                 let (record, slice) = &group.log[group.next];

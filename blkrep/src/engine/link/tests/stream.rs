@@ -47,6 +47,16 @@ fn nothing_is_sent_whose_bytes_are_not_complete() {
 }
 
 #[test]
+fn what_is_published_while_the_driver_goes_to_sleep_is_not_forgotten() {
+    let mut rig = Rig::new(111, []);
+    rig.run(100);
+    rig.group.with(|group| group.look_again = true);
+    rig.append(lens(10));
+    rig.run(500);
+    rig.assert_all_there();
+}
+
+#[test]
 fn after_a_cut_the_stream_goes_on_exactly_where_it_was() {
     for seed in 0..5 {
         let mut rig = Rig::new(120 + seed, []);
