@@ -7,7 +7,7 @@
 use super::request::{Request, Stage};
 use super::{
     Action, Connection, Gate, GroupEvent, NewRequest, OnBackingError, RequestId, RequestOp,
-    SourceGroup, WriteLog,
+    SourceGroup, Transmit, WriteLog,
 };
 use crate::dirty::Words;
 use blkrep_types::{Errno, Extent, Generation, Mode, Seq, VolumeIndex};
@@ -177,10 +177,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     }
 
     /// True if a connected link has promised an acknowledgement that is not here. A link that is
-    /// not connected or behind has degraded to `async`.
+    /// not connected, held by command or behind has degraded to `async`.
     fn must_wait(&self, place: Seq) -> bool {
         self.links.iter().flatten().any(|link| {
-            let promised = link.connection == Connection::Up && link.is_following();
+            let flows = link.connection == Connection::Up && link.transmit == Transmit::Started;
+            let promised = flows && link.is_following();
             match link.mode {
                 Mode::Async => false,
                 Mode::Memory => promised && link.received < place,

@@ -5,7 +5,7 @@
 //! writes of it. A worker's turn takes the first mutex once, hands in what happened, and takes out
 //! what it is to do; no operation is made under it.
 
-use super::OpenError;
+use super::{OpenError, SourceOptions};
 use super::adapter::{GroupLog, SharedWords};
 use super::jobs::{CommitJob, Report};
 use super::metadata::{MapFile, SuperblockFile};
@@ -215,6 +215,7 @@ pub(super) struct Admin<H: Host> {
 pub struct SourceShared<H: Host> {
     pub(super) host: H,
     pub(super) directory: PathBuf,
+    pub(super) options: SourceOptions,
     state: Mutex<State<FileOf<H>>>,
     admin: Mutex<Admin<H>>,
     log: OnceLock<LogHandle>,
@@ -229,12 +230,14 @@ impl<H: Host> SourceShared<H> {
     pub(super) fn assemble(
         host: H,
         directory: PathBuf,
+        options: SourceOptions,
         state: State<FileOf<H>>,
         admin: Admin<H>,
     ) -> Arc<Self> {
         let shared = Self {
             host,
             directory,
+            options,
             state: Mutex::new(state),
             admin: Mutex::new(admin),
             log: OnceLock::new(),
