@@ -6,5 +6,6 @@
 
 pub mod guest;
 pub mod inside;
-pub mod order;
 pub mod sim;
+
+pub use blkrep_order as order;

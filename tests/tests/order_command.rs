@@ -50,6 +50,31 @@ fn a_whole_run_is_legal_by_both_judgements_and_holds_every_write() {
 }
 
 #[test]
+fn a_load_that_goes_on_with_a_record_is_judged_with_what_came_before() {
+    let dir = directory();
+    load(dir.path());
+    let stale = fs::read(dir.path().join("b")).unwrap();
+    let more = "write --volume a --volume b --record record --writes 200 --writers 3 --span 524288 --zeroes 5 \
+                --seed 7 --append --host-survives --json";
+    let done = order(&more.split_whitespace().collect::<Vec<_>>(), dir.path());
+    assert!(done.status.success(), "{done:?}");
+    let (code, verdict) = check(dir.path(), "replica");
+    assert_eq!(code, Some(0), "{verdict}");
+    assert!(verdict.contains("\"absent\":0"), "{verdict}");
+    // What the first load left is not what both left.
+    fs::write(dir.path().join("b"), stale).unwrap();
+    assert_eq!(check(dir.path(), "replica").0, Some(1));
+    // Volumes of another size are not those of the record.
+    let file = File::options()
+        .write(true)
+        .open(dir.path().join("b"))
+        .unwrap();
+    file.set_len(BYTES as u64 / 2).unwrap();
+    let done = order(&more.split_whitespace().collect::<Vec<_>>(), dir.path());
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+}
+
+#[test]
 fn a_volume_of_an_earlier_instant_is_rejected() {
     let dir = directory();
     load(dir.path());
@@ -98,6 +123,9 @@ fn nonsense_is_an_error_not_a_verdict() {
         "write --volume missing --record r --writes 1",
         "write --volume a --record r",
         "write --volume a --record r --writes 1 --flush 90 --fua 90",
+        "write --volume a --record missing --writes 1 --append",
+        "write --volume nbd+unix:///?socket=missing --record r --writes 1",
+        "write --volume nbd+unix:///?sock=missing --record r --writes 1",
     ] {
         let done = order(&line.split_whitespace().collect::<Vec<_>>(), dir.path());
         assert_eq!(done.status.code(), Some(2), "{line}: {done:?}");

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, ensure};
-use blkrep_tests::order::{self, Judgement, Keep, Load, Random};
+use blkrep_tests::order::{self, History, Judgement, Keep, Load, Random};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ enum Command {
 
 #[derive(Args)]
 struct WriteArgs {
-    /// A device or file to load; repeat for several
+    /// A device, a file or an NBD address (nbd+unix:///?socket=PATH) to load; repeat for several
     #[arg(long = "volume", required = true)]
     volumes: Vec<PathBuf>,
     /// Where the record goes: a path, or the number of an open descriptor
@@ -80,6 +80,12 @@ struct WriteArgs {
     /// Seed of the load; the clock's by default
     #[arg(long)]
     seed: Option<u64>,
+    /// Go on with the record of an earlier load of the same volumes, by writers of other numbers
+    #[arg(long)]
+    append: bool,
+    /// The host outlives the crash: do not sync the record to its disk
+    #[arg(long)]
+    host_survives: bool,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -166,12 +172,18 @@ fn write(args: WriteArgs) -> Result<bool> {
         prefill: args.prefill,
         pause: Duration::from_micros(args.pause_us),
         keep_going: args.keep_going,
+        host_survives: args.host_survives,
         seed: args.seed.unwrap_or(entropy),
         // The same seed twice must still be two runs: stale blocks are told by it.
         run: Random::new(entropy).next(),
     };
+    let before = args.append.then(|| read_record(&args.record)).transpose()?;
     let sink = open_record(&args.record)?;
-    let summary = order::write(&load, sink).context("load the volumes")?;
+    let summary = match &before {
+        Some(before) => order::append(&load, before, sink),
+        None => order::write(&load, sink),
+    };
+    let summary = summary.context("load the volumes")?;
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {
@@ -199,6 +211,16 @@ fn open_record(record: &str) -> Result<File> {
     let fresh = !Path::new(&path).exists();
     let opened = OpenOptions::new().append(true).create(fresh).open(&path);
     opened.with_context(|| format!("open the record {}", path.display()))
+}
+
+/// The record of earlier loads, which must be whole: a line cut off would be joined to the next one.
+fn read_record(record: &str) -> Result<History> {
+    let bytes = std::fs::read(record).with_context(|| format!("read the record {record}"))?;
+    ensure!(
+        bytes.ends_with(b"\n"),
+        "the record {record} ends in the middle of a line: judge it as it is, or begin a new one"
+    );
+    History::parse(&bytes).context("understand the record")
 }
 
 fn check(args: &CheckArgs) -> Result<bool> {

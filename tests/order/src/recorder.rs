@@ -13,23 +13,24 @@ pub(super) struct Recorder {
     lines: Mutex<String>,
     sink: Mutex<File>,
     is_terminal: bool,
-    is_file: bool,
+    syncs: bool,
 }
 
 impl Recorder {
-    pub(super) fn new(sink: File) -> io::Result<Self> {
+    /// `syncs`: a record in a file must outlive the host.
+    pub(super) fn new(sink: File, syncs: bool) -> io::Result<Self> {
         let is_terminal = termios::tcgetattr(&sink).is_ok();
         if is_terminal {
             let mut raw = termios::tcgetattr(&sink)?;
             termios::cfmakeraw(&mut raw);
             termios::tcsetattr(&sink, termios::SetArg::TCSANOW, &raw)?;
         }
-        let is_file = sink.metadata()?.is_file();
+        let syncs = syncs && sink.metadata()?.is_file();
         Ok(Self {
             lines: Mutex::default(),
             sink: Mutex::new(sink),
             is_terminal,
-            is_file,
+            syncs,
         })
     }
 
@@ -48,11 +49,7 @@ impl Recorder {
         if self.is_terminal {
             termios::tcdrain(&*sink)?;
         }
-        if self.is_file {
-            sink.sync_data()
-        } else {
-            Ok(())
-        }
+        if self.syncs { sink.sync_data() } else { Ok(()) }
     }
 }
 
@@ -86,6 +83,11 @@ impl Claims {
             claims.push(claim);
         }
         !clash
+    }
+
+    /// Adds a claim of an earlier load, whatever else is there.
+    pub(super) fn keep(&self, claim: Claim) {
+        lock(&self.0).push(claim);
     }
 
     /// A failed operation keeps its claim (under no writer's name): it may still happen.

@@ -4,17 +4,16 @@
 //! leaves. Never reads a volume back.
 //!
 //! Each thread has one operation in flight, so the number of threads is the depth. Writes bypass the page cache; a FUA write goes
-//! through a descriptor opened for synchronous data, which the kernel turns into REQ_FUA.
+//! through a descriptor opened for synchronous data, which the kernel turns into REQ_FUA. Several loads may share one record: a
+//! later one has writers of other numbers, and what failed in an earlier one stays in doubt.
 
-use super::record::{Event, Kind};
+use super::record::{Event, History, Kind};
 use super::recorder::{Claim, Claims, Recorder, lock};
 use super::sector::{self, Random, SECTOR_BYTES, Stamp};
-use nix::fcntl::{FallocateFlags, OFlag, fallocate};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use super::volume::{OPERATION_BYTES_MAX, Port, Volume};
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 /// What to load, how much, and of what.
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// Devices or files, in the order of the record.
+    /// Devices, files or NBD addresses (`nbd+unix:///?socket=PATH`), in the order of the record.
     pub volumes: Vec<PathBuf>,
     /// Threads.
     pub writers: u16,
@@ -52,9 +51,11 @@ pub struct Load {
     pub pause: Duration,
     /// Go on after a failed operation.
     pub keep_going: bool,
+    /// The host outlives the crash, so the record need not be synced to its disk.
+    pub host_survives: bool,
     /// Seed of what is asked for.
     pub seed: u64,
-    /// Identity of the run.
+    /// Identity of the run; a load that goes on with a record has that of the record.
     pub run: u64,
 }
 
@@ -77,105 +78,15 @@ pub struct Summary {
 
 /// Prefill writes are this large.
 const PREFILL_BYTES: u32 = 256 << 10;
-/// No operation is larger: the record's counts and a disk's limits stay far away.
-const OPERATION_BYTES_MAX: u32 = 8 << 20;
 /// How often a writer looks for a place that is free before it takes another operation.
 const PLACE_TRIES: u32 = 16;
 
-struct Volume {
-    index: u16,
-    path: PathBuf,
-    is_device: bool,
-    plain: File,
-    fua: File,
-    sectors: u64,
-    /// Larger writes would be split by the block layer, and be two.
-    bytes_max: u32,
-}
-
-impl Volume {
-    fn open(index: u16, path: PathBuf) -> io::Result<Self> {
-        let open = |flags: OFlag| {
-            let opened = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .custom_flags(flags.bits())
-                .open(&path);
-            opened.map_err(|error| super::named(&path, &error))
-        };
-        let plain = open(OFlag::O_DIRECT)?;
-        let fua = open(OFlag::O_DIRECT | OFlag::O_DSYNC)?;
-        let bytes = (&plain).seek(SeekFrom::End(0))?;
-        let metadata = plain.metadata()?;
-        let is_device = metadata.file_type().is_block_device();
-        let bytes_max = if is_device {
-            whole_bytes_max(metadata.rdev())?
-        } else {
-            OPERATION_BYTES_MAX
-        };
-        let sectors = bytes / SECTOR_BYTES as u64;
-        Ok(Self {
-            index,
-            path,
-            is_device,
-            plain,
-            fua,
-            sectors,
-            bytes_max,
-        })
-    }
-
-    fn perform(&self, kind: Kind, first: u64, bytes: &[u8], len: u64) -> io::Result<()> {
-        let offset = first * SECTOR_BYTES as u64;
-        let (start, length) = (offset.cast_signed(), len.cast_signed());
-        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match kind {
-            Kind::Write => self.plain.write_all_at(bytes, offset),
-            Kind::WriteFua => self.fua.write_all_at(bytes, offset),
-            Kind::Flush => self.plain.sync_data(),
-            Kind::Discard if self.is_device => self.discard(offset, len),
-            Kind::Zeroes if self.is_device => {
-                let zero =
-                    FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                Ok(fallocate(&self.plain, zero, start, length)?)
-            }
-            Kind::Zeroes | Kind::Discard => Ok(fallocate(&self.plain, hole, start, length)?),
-        }
-    }
-
-    /// The discard call needs an ioctl; util-linux has it, and `-f` since others hold the device open.
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        let mut command = Command::new("blkdiscard");
-        command
-            .args(["-f", "-o", &offset.to_string(), "-l", &len.to_string()])
-            .arg(&self.path);
-        let done = command.output()?;
-        if done.status.success() {
-            return Ok(());
-        }
-        Err(io::Error::other(
-            String::from_utf8_lossy(&done.stderr).trim().to_owned(),
-        ))
-    }
-}
-
-/// The largest write that reaches a device as one request: its sectors, and its segments of a page each.
-fn whole_bytes_max(device: u64) -> io::Result<u32> {
-    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-    let node = format!("/sys/dev/block/{major}:{minor}");
-    let limit = |name: &str| {
-        let whole = std::fs::read_to_string(format!("{node}/queue/{name}"));
-        let text = whole.or_else(|_| std::fs::read_to_string(format!("{node}/../queue/{name}")))?;
-        text.trim().parse::<u32>().map_err(io::Error::other)
-    };
-    let sectors = limit("max_sectors_kb")?.saturating_mul(1024);
-    Ok(sectors
-        .min(limit("max_segments")?.saturating_mul(4096))
-        .min(OPERATION_BYTES_MAX))
-}
-
 struct Shared<'a> {
     load: &'a Load,
+    /// Identity of the run.
+    run: u64,
+    /// Number of the first writer.
+    base: u16,
     volumes: &'a [Volume],
     recorder: &'a Recorder,
     claims: Claims,
@@ -185,30 +96,45 @@ struct Shared<'a> {
     summary: Mutex<Summary>,
 }
 
-/// Runs a load to its end, with the record in `sink`.
+/// Runs a load to its end, with a new record in `sink`.
 ///
 /// # Errors
 /// The load is not sensible, a volume cannot be opened, or the record cannot be kept. A failed operation is not an error but
 /// in the summary.
 pub fn write(load: &Load, sink: File) -> io::Result<Summary> {
+    run(load, None, sink)
+}
+
+/// Runs a load to its end, going on with the record that `before` was read from; `sink` appends to it.
+///
+/// # Errors
+/// As [`write`]; also if the volumes are of other sizes than on record, or all numbers of writers are used.
+pub fn append(load: &Load, before: &History, sink: File) -> io::Result<Summary> {
+    run(load, Some(before), sink)
+}
+
+fn run(load: &Load, before: Option<&History>, sink: File) -> io::Result<Summary> {
     let volumes = (0_u16..).zip(&load.volumes);
     let volumes: Vec<_> = volumes
         .map(|(i, path)| Volume::open(i, path.clone()))
         .collect::<Result<_, _>>()?;
     validate(load, &volumes)?;
-    let recorder = Recorder::new(sink)?;
-    let sectors = volumes.iter().map(|volume| volume.sectors).collect();
-    recorder.note(&Event::Run {
-        run: load.run,
-        sectors,
-    });
-    recorder.settle()?;
+    let sectors: Vec<u64> = volumes.iter().map(|volume| volume.sectors).collect();
+    let base = before.map_or(Ok(0), |before| next_writer(before, &sectors, load.writers))?;
+    let recorder = Recorder::new(sink, !load.host_survives)?;
+    if before.is_none() {
+        let run = load.run;
+        recorder.note(&Event::Run { run, sectors });
+        recorder.settle()?;
+    }
     let started = Instant::now();
     let mut shared = Shared {
         load,
+        run: before.map_or(load.run, |before| before.run),
+        base,
         volumes: &volumes,
         recorder: &recorder,
-        claims: Claims::default(),
+        claims: before.map_or_else(Claims::default, in_doubt),
         stop: AtomicBool::new(false),
         taken: AtomicU64::new(0),
         deadline: None,
@@ -220,10 +146,17 @@ pub fn write(load: &Load, sink: File) -> io::Result<Summary> {
     shared.deadline = load
         .seconds
         .map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
-    let shared = &shared;
+    run_writers(&shared)?;
+    recorder.settle()?;
+    let mut summary = lock(&shared.summary).clone();
+    summary.seconds = started.elapsed().as_secs_f64();
+    Ok(summary)
+}
+
+fn run_writers(shared: &Shared<'_>) -> io::Result<()> {
     let ended: Vec<io::Result<()>> = std::thread::scope(|scope| {
         let spawn = |writer| scope.spawn(move || Writer::new(shared, writer).run());
-        let threads: Vec<_> = (0..load.writers).map(spawn).collect();
+        let threads: Vec<_> = (0..shared.load.writers).map(spawn).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, io::Result<()>>| {
             thread
                 .join()
@@ -231,11 +164,44 @@ pub fn write(load: &Load, sink: File) -> io::Result<Summary> {
         };
         threads.into_iter().map(join).collect()
     });
-    ended.into_iter().collect::<io::Result<()>>()?;
-    recorder.settle()?;
-    let mut summary = lock(&shared.summary).clone();
-    summary.seconds = started.elapsed().as_secs_f64();
-    Ok(summary)
+    ended.into_iter().collect()
+}
+
+/// The first number that no writer on record has.
+fn next_writer(before: &History, sectors: &[u64], writers: u16) -> io::Result<u16> {
+    if before.sectors != sectors {
+        let (then, now) = (&before.sectors, sectors);
+        return Err(io::Error::other(format!(
+            "the record is of volumes of {then:?} sectors, these have {now:?}"
+        )));
+    }
+    let last = before.operations.iter().map(|op| op.writer).max();
+    let next = last.map_or(Some(0), |last| last.checked_add(1));
+    // One more than the writers is the prefill's; the last number marks claims without a writer.
+    next.filter(|next| {
+        next.checked_add(writers)
+            .is_some_and(|end| end < u16::MAX - 1)
+    })
+    .ok_or_else(|| io::Error::other("the record has used all numbers of writers"))
+}
+
+/// What failed or never came back may still happen: nothing may clear there, or be written over what was to be cleared.
+fn in_doubt(before: &History) -> Claims {
+    let claims = Claims::default();
+    let open = before
+        .operations
+        .iter()
+        .filter(|op| op.completed.is_none() && op.count > 0);
+    for operation in open {
+        claims.keep(Claim {
+            writer: u16::MAX,
+            volume: operation.volume,
+            first: operation.first,
+            end: operation.sectors().end,
+            clears: operation.kind.clears(),
+        });
+    }
+    claims
 }
 
 fn validate(load: &Load, volumes: &[Volume]) -> io::Result<()> {
@@ -266,6 +232,15 @@ fn validate(load: &Load, volumes: &[Volume]) -> io::Result<()> {
     if load.max_bytes > OPERATION_BYTES_MAX {
         return bad("the largest write is at most 8MiB");
     }
+    if volumes.iter().any(Volume::is_remote) && load.zero_percent > 0 {
+        return bad("an NBD address takes no write-zeroes here: use discards");
+    }
+    if volumes
+        .iter()
+        .any(|volume| volume.is_remote() && volume.bytes_max < load.max_bytes)
+    {
+        return bad("the largest write to an NBD address is 64KiB: a larger one may be split");
+    }
     if volumes
         .iter()
         .any(|volume| volume.sectors < u64::from(load.max_bytes / 512))
@@ -281,10 +256,14 @@ struct Writer<'a> {
     counter: u64,
     random: Random,
     buffer: Vec<u8>,
+    /// One for each volume.
+    ports: Vec<Port>,
 }
 
 impl<'a> Writer<'a> {
-    fn new(shared: &'a Shared<'a>, id: u16) -> Self {
+    /// The writer of this place among the load's.
+    fn new(shared: &'a Shared<'a>, place: u16) -> Self {
+        let id = shared.base + place;
         let seed = shared.load.seed ^ (u64::from(id) + 1).wrapping_mul(0x9e37_79b9);
         let room = shared.load.max_bytes.max(PREFILL_BYTES) as usize + 4096;
         Self {
@@ -293,6 +272,7 @@ impl<'a> Writer<'a> {
             counter: 0,
             random: Random::new(seed),
             buffer: vec![0; room],
+            ports: shared.volumes.iter().map(Volume::port).collect(),
         }
     }
 
@@ -402,7 +382,7 @@ impl<'a> Writer<'a> {
         let skip = self.buffer.as_ptr().align_offset(4096);
         let bytes = &mut self.buffer[skip..][..if kind.clears() { 0 } else { len }];
         for (index, sector) in (0_u32..).zip(bytes.chunks_exact_mut(SECTOR_BYTES)) {
-            let (run, volume) = (self.shared.load.run, volume.index);
+            let (run, volume) = (self.shared.run, volume.index);
             sector::encode(
                 &Stamp {
                     run,
@@ -427,7 +407,8 @@ impl<'a> Writer<'a> {
         });
         recorder.settle()?;
         let started = Instant::now();
-        let result = volume.perform(kind, first, bytes, len as u64);
+        let port = &mut self.ports[usize::from(volume.index)];
+        let result = volume.perform(port, kind, first, bytes, len as u64);
         let elapsed = started.elapsed();
         let errno = result
             .as_ref()

@@ -1,7 +1,9 @@
 //! The order checker: writers of blocks that describe themselves, and two judgements of what a crash left of them.
 //!
 //! Owns the block layout, the record, the writers, the judgements. Devices and a place for the record enter, verdicts leave.
-//! Never part of the product, and knows nothing of it: a replica is judged from its bytes alone.
+//! Knows nothing of the product: a replica is judged from its bytes alone.
+
+#![forbid(unsafe_code)]
 
 mod judge;
 #[cfg(test)]
@@ -9,17 +11,21 @@ mod model;
 mod order_graph;
 mod record;
 mod recorder;
+mod remote;
 mod scan;
 mod sector;
 mod verdict;
+mod volume;
 mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 pub use judge::{Judgement, Keep, judge};
 pub use record::{Event, History, Kind, Operation, RecordError};
 pub use scan::{Seen, scan};
 pub use sector::{Content, Random, SECTOR_BYTES, Stamp, decode, encode};
 pub use verdict::{Finding, Findings, Sector, Span, Verdict};
-pub use writer::{Load, Summary, write};
+pub use writer::{Load, Summary, append, write};
 
 use std::fs::File;
 use std::io::{self, Read};
