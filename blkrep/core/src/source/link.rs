@@ -257,6 +257,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// If its place is taken or there is no log.
     pub fn add_link(&mut self, setup: &LinkSetup, start: LinkStart<W>) {
         let base = self.log_ref().base();
+        let remembered = start.mark.is_some();
         let mut link = Link::new(setup, start, &self.layout, base);
         let fresh = !self.has_links();
         for request in self.requests.iter() {
@@ -277,6 +278,19 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             for_each_run(bits, word, |first, last| {
                 link.kept.set(first, last);
             });
+        }
+        // Without a predecessor's memory nobody knows what the durable map's extents and open
+        // regions differ in. The durable map has both from now on, so that regions may be closed.
+        if !remembered {
+            for word in 0..link.compare.word_count() {
+                let doubtful = link.kept.bits().word(word) & !link.live.word(word);
+                let all = link.compare.word(word) | doubtful;
+                link.compare.set_word(word, all);
+            }
+            for (volume, extent) in self.intent.open_extents() {
+                let (first, last) = self.layout.bits_of(volume, extent);
+                link.mark_compare(first, last);
+            }
         }
         link.kept.touch_header();
         self.links[index] = Some(link);

@@ -125,7 +125,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         match link.epoch {
             Some(through) if link.floor_seq >= through => link.sweep(),
             Some(_) => {}
-            None if link.has_stale_bits() => {
+            None if link.is_following() && link.acked.is_some() && link.has_stale_bits() => {
                 link.recent.clear_all();
                 link.epoch = Some(head);
             }
