@@ -10,5 +10,6 @@ pub mod events;
 mod files;
 pub mod left_behind;
 pub mod logging;
+pub mod node;
 pub mod settings;
 pub mod udev;

@@ -4,11 +4,10 @@
 #![forbid(unsafe_code)]
 
 use blkrep::config::{Config, Options};
-use blkrep::control::EmptyNode;
+use blkrep::node::LiveNode;
 use blkrep::{daemon, logging};
 use clap::Parser as _;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 fn main() -> ExitCode {
     match run(Options::parse()) {
@@ -29,5 +28,5 @@ fn run(mut options: Options) -> anyhow::Result<()> {
     }
     let config = Config::load(options)?;
     logging::start(&config.log)?;
-    daemon::run(config, |_context| Ok(Arc::new(EmptyNode)))
+    daemon::run(config, LiveNode::open)
 }

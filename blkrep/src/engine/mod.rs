@@ -5,3 +5,4 @@
 
 pub mod link;
 pub mod source;
+pub mod target;

@@ -110,6 +110,15 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.parked.push_back(id);
     }
 
+    /// Says what happens when the backing fails. What is frozen goes on when that is no longer
+    /// wanted.
+    pub fn set_policy(&mut self, policy: OnBackingError) {
+        self.options.on_backing_error = policy;
+        if policy == OnBackingError::Pass {
+            self.thaw();
+        }
+    }
+
     /// The operator says that the backing works again: what waits is tried again.
     pub fn thaw(&mut self) {
         if self.gate != Gate::Frozen {

@@ -20,6 +20,7 @@ mod request;
 mod session;
 mod stream;
 mod upkeep;
+mod volumes;
 mod write_log;
 
 #[cfg(test)]

@@ -126,6 +126,18 @@ impl Part {
         self.kind == PartKind::Empty
     }
 
+    /// The extents that may differ, one a bit.
+    #[must_use]
+    pub fn extents(&self) -> Vec<(VolumeIndex, Extent)> {
+        let mut extents = Vec::new();
+        let mut from = 0;
+        while let Some(bit) = self.bits.next(from) {
+            from = bit + 1;
+            extents.extend(self.layout.locate(bit));
+        }
+        extents
+    }
+
     /// `extent` differs. True if that was not known.
     pub fn set(&mut self, volume: VolumeIndex, extent: Extent) -> bool {
         let (first, last) = self.layout.bits_of(volume, extent);

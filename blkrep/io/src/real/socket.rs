@@ -22,6 +22,13 @@ const SYN_REPEATS: libc::c_int = 2;
 #[derive(Debug, Clone)]
 pub struct RealSocket(Arc<OwnedFd>);
 
+impl From<TcpListener> for RealSocket {
+    /// A listener that is bound already.
+    fn from(listener: TcpListener) -> Self {
+        Self(Arc::new(listener.into()))
+    }
+}
+
 impl RealSocket {
     /// A socket that can connect to `peer`.
     pub(super) fn for_peer(peer: &SocketAddr) -> Result<Self, Errno> {

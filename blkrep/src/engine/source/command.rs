@@ -250,6 +250,33 @@ impl<H: Host> SourceShared<H> {
         Ok(())
     }
 
+    /// Says where a link's target is, and where it keeps the volumes. The driver learns it from
+    /// whoever runs it.
+    ///
+    /// # Errors
+    /// There is no link of that name, a name is too long, or the state could not be written.
+    pub fn retarget_link(
+        &self,
+        name: &LinkName,
+        peer: String,
+        paths: Option<Vec<String>>,
+    ) -> Result<(), OpenError> {
+        let long = paths
+            .iter()
+            .flatten()
+            .any(|path| path.len() > PATH_BYTES_MAX);
+        if long || peer.len() > PEER_BYTES_MAX {
+            return refuse("the address or a path at the target is too long: use a shorter one");
+        }
+        self.change_link(name, |link| {
+            link.peer = peer;
+            if let Some(paths) = paths.filter(|paths| paths.len() == link.paths.len()) {
+                link.paths = paths;
+            }
+        })?;
+        Ok(())
+    }
+
     /// Allows what the target holds to be overwritten, and says by which mirror, once.
     ///
     /// # Errors

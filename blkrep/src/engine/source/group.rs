@@ -5,10 +5,10 @@
 //! writes of it. A worker's turn takes the first mutex once, hands in what happened, and takes out
 //! what it is to do; no operation is made under it.
 
-use super::{OpenError, SourceOptions};
 use super::adapter::{GroupLog, SharedWords};
 use super::jobs::{CommitJob, Report};
 use super::metadata::{MapFile, SuperblockFile};
+use super::{OpenError, SourceOptions};
 use blkrep_core::source::{
     Action, Gate, GroupEvent, LINKS_MAX, LinkIndex, LinkStatus, MapId, NewRequest, RequestId,
     SourceGroup, WorkerId, WriteLog,

@@ -6,6 +6,7 @@
 
 mod adapter;
 mod command;
+mod forget;
 mod group;
 mod jobs;
 mod link_port;
@@ -17,8 +18,10 @@ mod recover;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 pub use command::{InitialMap, LinkSpec};
+pub use forget::forget_group;
 pub use group::{GroupStatus, SourceShared};
 pub use link_port::GroupLinkPort;
 pub use open::{GroupSpec, OpenError, OpenReport, SourceOptions, VolumeSpec};

@@ -200,7 +200,8 @@ impl<H: Host> SourceShared<H> {
             state.group.fence(admin.record.newer);
             debug_assert_eq!(state.group.gate(), Gate::Fenced);
         }
-        let shared = Self::assemble(host.clone(), directory.to_owned(), state, admin);
+        let options = spec.options;
+        let shared = Self::assemble(host.clone(), directory.to_owned(), options, state, admin);
         if let Some(log) = log {
             shared.set_log_handle(log);
         }
@@ -278,62 +279,76 @@ fn open_backings<H: Host>(host: &H, spec: &GroupSpec) -> Result<Opened<H>, OpenE
     let mut files: Vec<VolumeFile<FileOf<H>>> = Vec::new();
     let mut volumes = Vec::new();
     for (index, volume) in spec.volumes.iter().enumerate() {
-        let access = Access {
-            read_only: volume.read_only,
-            direct: true,
-            claim: true,
-            create: None,
-        };
         // Volumes at different offsets of one backing share its claim.
         let earlier = spec.volumes[..index]
             .iter()
             .position(|other| other.backing == volume.backing);
-        let file = match earlier {
-            Some(earlier) => files[earlier].file.clone(),
-            None => host
-                .open(&volume.backing, access)
-                .map_err(|error| busy(error.into(), &volume.backing))?,
-        };
-        let geometry = host.geometry(&file)?;
-        let problem = |problem: String| OpenError::Volume {
-            volume: volume.name.clone(),
-            problem,
-        };
-        let block_size = volume.block_size.unwrap_or(geometry.block_size);
-        let rest = geometry.len.get().saturating_sub(volume.offset);
-        let len = volume.len.map_or(rest, ByteLen::get);
-        let len = len - len % block_size.get();
-        if len == 0 || len > rest {
-            return Err(problem(format!(
-                "{} has {} bytes from offset {}, {len} are needed: use a larger backing or a smaller size",
-                volume.backing.display(),
-                rest,
-                volume.offset,
-            )));
-        }
-        if !volume.offset.is_multiple_of(block_size.get())
-            || block_size.get() < geometry.block_size.get()
-        {
-            return Err(problem(format!(
-                "offset {} and block size {} do not fit the backing's blocks of {} bytes",
-                volume.offset,
-                block_size.get(),
-                geometry.block_size.get(),
-            )));
-        }
-        files.push(VolumeFile {
-            file,
-            offset: volume.offset,
-        });
-        volumes.push(GroupVolume {
-            index: VolumeIndex::new(u16::try_from(index).expect("checked by its limit")),
-            name: volume.name.clone(),
-            len: ByteLen::new(len),
-            block_size,
-            extent_size: volume.extent_size,
-        });
+        let share = earlier.map(|earlier| files[earlier].file.clone());
+        let (file, mut facts) = open_backing(host, volume, share)?;
+        facts.index = VolumeIndex::new(u16::try_from(index).expect("checked by its limit"));
+        files.push(file);
+        volumes.push(facts);
     }
     Ok((files, volumes))
+}
+
+/// Claims one backing, or shares the claim that `share` has on it.
+pub(super) fn open_backing<H: Host>(
+    host: &H,
+    volume: &VolumeSpec,
+    share: Option<FileOf<H>>,
+) -> Result<(VolumeFile<FileOf<H>>, GroupVolume), OpenError> {
+    let access = Access {
+        read_only: volume.read_only,
+        direct: true,
+        claim: true,
+        create: None,
+    };
+    let file = match share {
+        Some(file) => file,
+        None => host
+            .open(&volume.backing, access)
+            .map_err(|error| busy(error.into(), &volume.backing))?,
+    };
+    let geometry = host.geometry(&file)?;
+    let problem = |problem: String| OpenError::Volume {
+        volume: volume.name.clone(),
+        problem,
+    };
+    let block_size = volume.block_size.unwrap_or(geometry.block_size);
+    let rest = geometry.len.get().saturating_sub(volume.offset);
+    let len = volume.len.map_or(rest, ByteLen::get);
+    let len = len - len % block_size.get();
+    if len == 0 || len > rest {
+        return Err(problem(format!(
+            "{} has {} bytes from offset {}, {len} are needed: use a larger backing or a smaller size",
+            volume.backing.display(),
+            rest,
+            volume.offset,
+        )));
+    }
+    if !volume.offset.is_multiple_of(block_size.get())
+        || block_size.get() < geometry.block_size.get()
+    {
+        return Err(problem(format!(
+            "offset {} and block size {} do not fit the backing's blocks of {} bytes",
+            volume.offset,
+            block_size.get(),
+            geometry.block_size.get(),
+        )));
+    }
+    let file = VolumeFile {
+        file,
+        offset: volume.offset,
+    };
+    let facts = GroupVolume {
+        index: VolumeIndex::default(),
+        name: volume.name.clone(),
+        len: ByteLen::new(len),
+        block_size,
+        extent_size: volume.extent_size,
+    };
+    Ok((file, facts))
 }
 
 /// A known group is opened with the volumes it had: its maps are of these. Without links there is

@@ -89,7 +89,10 @@ impl Replica {
             RecordKind::MirrorBegin(_) => self.state = DataState::Mirroring,
             RecordKind::MirrorEnd => {
                 let place = (record.incarnation, record.seq);
-                if self.merged.is_some_and(|name| place > (name.incarnation, name.seq)) {
+                if self
+                    .merged
+                    .is_some_and(|name| place > (name.incarnation, name.seq))
+                {
                     self.lost.clear();
                 }
                 if self.lost.is_empty() {

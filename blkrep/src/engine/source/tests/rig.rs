@@ -255,6 +255,10 @@ impl Rig {
         // Time for the driver to see whether the target can be reached.
         self.run(300);
         self.run_until("everything is quiet", |rig| rig.quiet());
+        if std::env::var_os("BLKREP_TELL").is_some() {
+            eprintln!("{:#?}\n{:?}", self.events, self.status());
+            eprintln!("{:?}", self.daemon().report);
+        }
         self.check_equal();
     }
 

@@ -6,7 +6,14 @@ use blkrep_core::source::Transmit;
 use blkrep_types::{DataState, ExtentSize, MirrorKind, Mode, VolumeIndex};
 
 fn fault(rig: &mut Rig) {
-    match rig.random.below(12) {
+    let which = rig.random.below(12);
+    if std::env::var_os("BLKREP_TELL").is_some() {
+        let events = std::mem::take(&mut rig.events);
+        let replica = rig.replica.lock().unwrap();
+        eprintln!("{events:#?}\n{:?} {:?}", replica.name, replica.state);
+        eprintln!("{:?}\nfault {which}", rig.daemon().shared.status());
+    }
+    match which {
         0..=2 => {
             rig.kill();
             let pause = rig.random.below(50);

@@ -1,0 +1,94 @@
+//! Volumes that join or leave a group without links.
+//!
+//! Owns claiming and letting go of their backings, and the superblock's list of them. With links the
+//! set is fixed: its maps and its stream are of these volumes. Never touches a volume's bytes.
+
+use super::OpenError;
+use super::group::SourceShared;
+use super::open::{VolumeSpec, dirty_layout, intent_layout, open_backing};
+use blkrep_core::dirty::Bits;
+use blkrep_core::intent::IntentMap;
+use blkrep_core::source::OnBackingError;
+use blkrep_io::{Geometry, Host};
+use blkrep_log::superblock::GroupVolume;
+use blkrep_types::{ByteLen, VolumeIndex};
+
+impl<H: Host> SourceShared<H> {
+    /// Claims a backing and adds it as the group's last volume. `share` is a volume of this group
+    /// on the same backing, whose claim is shared.
+    ///
+    /// # Errors
+    /// The group has links, or the backing cannot be claimed; nothing changed.
+    pub fn add_volume(
+        &self,
+        spec: &VolumeSpec,
+        share: Option<VolumeIndex>,
+    ) -> Result<VolumeIndex, OpenError> {
+        let shared = share.map(|volume| self.volume_file(volume).file);
+        let (file, mut volume) = open_backing(&self.host, spec, shared)?;
+        let mut volumes = self.volumes_without_links()?;
+        let index = VolumeIndex::new(u16::try_from(volumes.len()).expect("checked by its limit"));
+        volume.index = index;
+        volumes.push(volume);
+        self.set_volumes(volumes)?;
+        self.lock().volumes.push(file);
+        Ok(index)
+    }
+
+    /// The group's volumes, by index.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<GroupVolume> {
+        self.admin().record.volumes.clone()
+    }
+
+    /// Says what happens when a backing fails.
+    pub fn set_policy(&self, policy: OnBackingError) {
+        self.command(|state| state.group.set_policy(policy));
+    }
+
+    /// The shape of a volume's backing.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn backing_geometry(&self, volume: VolumeIndex) -> Result<Geometry, OpenError> {
+        let file = self.volume_file(volume).file;
+        Ok(self.host.geometry(&file)?)
+    }
+
+    /// Lets go of the group's last volume; its worker has ended.
+    ///
+    /// # Errors
+    /// The group has links, it is not the last one, or the state could not be written.
+    pub fn remove_last_volume(&self, volume: VolumeIndex) -> Result<(), OpenError> {
+        let mut volumes = self.volumes_without_links()?;
+        if volume.as_usize() + 1 != volumes.len() {
+            let text = format!("volume {} of the group is not its last", volume.get());
+            return Err(OpenError::Command(text));
+        }
+        volumes.pop();
+        self.set_volumes(volumes)?;
+        self.lock().volumes.pop();
+        Ok(())
+    }
+
+    fn volumes_without_links(&self) -> Result<Vec<GroupVolume>, OpenError> {
+        let admin = self.admin();
+        if !admin.record.links.is_empty() {
+            let text = format!(
+                "group {} has links, and they replicate the volumes it has: disconnect them with --forget first",
+                admin.record.name
+            );
+            return Err(OpenError::Command(text));
+        }
+        Ok(admin.record.volumes.clone())
+    }
+
+    fn set_volumes(&self, volumes: Vec<GroupVolume>) -> Result<(), OpenError> {
+        let lens: Vec<ByteLen> = volumes.iter().map(|volume| volume.len).collect();
+        let (dirty, regions) = (dirty_layout(&volumes), intent_layout(&volumes));
+        let intent = IntentMap::new(Bits::clear_of(regions.bits()), regions, self.options.intent);
+        self.record(|record| record.volumes = volumes)?;
+        self.lock().group.set_volumes(&lens, dirty, intent);
+        Ok(())
+    }
+}

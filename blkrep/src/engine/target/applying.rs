@@ -1,0 +1,589 @@
+//! The worker's side of applying: steps carried out on the bases, flushes, promotion.
+
+use super::control::{Promotion, PromotionVolume, Reply, TargetCommandError, TargetEvent};
+use super::files::NO_JOURNAL;
+use super::session::Phase;
+use super::worker::{Kind, Mode, TargetWorker, token};
+use blkrep_core::target::{
+    FLIGHTS_MAX, FlightId, FlushMark, PromoteRequest, Records, Step, check_promote,
+};
+use blkrep_io::{Host, Io, Op, Region, Slice};
+use blkrep_store::journal::Batch;
+use blkrep_store::superblock::ReplicaRole;
+use blkrep_types::limits::REQUEST_BYTES_MAX;
+use blkrep_types::{ByteLen, DataState, Errno, Generation, Nanos, Record, RecordKind, WriteName};
+use blkrep_wire::{Applying as ApplyingWord, DigestReply, FarewellCode};
+use std::collections::VecDeque;
+use std::fmt;
+
+/// Digests read at once: each holds a buffer of the largest request.
+const DIGESTS_AT_ONCE: usize = 4;
+
+/// Flushes of a base that may fail in a row before its volume counts as different.
+const FLUSH_FAILURES_MAX: u32 = 3;
+
+/// A batch as the state machine sees it.
+struct View<'a>(&'a Batch);
+
+impl Records for View<'_> {
+    fn number(&self) -> u64 {
+        self.0.info().number
+    }
+    fn count(&self) -> usize {
+        self.0.records().len()
+    }
+    fn record(&self, index: usize) -> Record {
+        self.0.records()[index].record
+    }
+}
+
+/// A promotion that was asked for.
+pub(super) struct PromotionOrder {
+    force: bool,
+    inconsistent: bool,
+    was_paused: bool,
+    reply: Option<Reply<Box<Promotion>>>,
+}
+
+impl fmt::Debug for PromotionOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "PromotionOrder(force {}, inconsistent {})",
+            self.force, self.inconsistent
+        )
+    }
+}
+
+#[derive(Debug)]
+struct FlushRun {
+    mark: FlushMark,
+    pending: usize,
+    failed: Vec<(usize, Errno)>,
+}
+
+/// What is under way on the bases.
+#[derive(Debug)]
+pub(super) struct Applying {
+    flush: Option<FlushRun>,
+    /// A flush has succeeded: batches before this one can be freed.
+    free_from: u64,
+    failures: u32,
+    rewinding: bool,
+    retry_at: Option<Nanos>,
+    checkpoint_at: Option<Nanos>,
+    digests: VecDeque<FlightId>,
+    digest_slices: Vec<Slice>,
+    digest_of: Vec<Option<Slice>>,
+    digests_flying: usize,
+    volumes: usize,
+    replay_through: Option<WriteName>,
+}
+
+impl Applying {
+    pub(super) fn new(volumes: usize, replay_through: WriteName) -> Self {
+        Self {
+            flush: None,
+            free_from: 0,
+            failures: 0,
+            rewinding: false,
+            retry_at: None,
+            checkpoint_at: None,
+            digests: VecDeque::new(),
+            digest_slices: Vec::new(),
+            digest_of: vec![None; FLIGHTS_MAX],
+            digests_flying: 0,
+            volumes,
+            replay_through: Some(replay_through),
+        }
+    }
+
+    /// A new journal begins after `last`.
+    pub(super) fn restart(&mut self, last: WriteName) {
+        assert!(
+            self.flush.is_none(),
+            "a journal begins anew when all is quiet"
+        );
+        *self = Self::new(self.volumes, last);
+        self.replay_through = None;
+    }
+
+    /// True while a flush or what follows from its failure is under way.
+    pub(super) const fn is_busy(&self) -> bool {
+        self.flush.is_some() || self.rewinding
+    }
+
+    /// When it wants a turn at the latest.
+    pub(super) fn due(&self) -> Option<Nanos> {
+        [self.retry_at, self.checkpoint_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+impl<H: Host> TargetWorker<H> {
+    pub(super) fn applying_word(&self) -> ApplyingWord {
+        if self.applying.retry_at.is_some() || self.persist_at.is_some() {
+            ApplyingWord::Retrying
+        } else if !self.facts.paused() {
+            ApplyingWord::Running
+        } else if self.applier.is_flying() {
+            ApplyingWord::PausePending
+        } else {
+            ApplyingWord::Paused
+        }
+    }
+
+    /// Carries out steps until there is nothing to do but wait.
+    pub(super) fn pump_apply(&mut self, io: &mut H::Io) {
+        self.read_digests(io);
+        if matches!(self.mode, Mode::Resetting | Mode::Stopping | Mode::Done) || !self.may_step() {
+            return;
+        }
+        let adopting = self
+            .session
+            .as_ref()
+            .is_some_and(|session| session.phase() == Phase::Adopting);
+        if adopting {
+            return;
+        }
+        loop {
+            let cursor = self.applier.cursor().batch;
+            self.journaling.trim(cursor);
+            let hand = self
+                .journaling
+                .cached(cursor)
+                .map(|cached| View(&cached.batch));
+            let step = self.applier.step(&mut self.facts, hand.as_ref());
+            let go_on = match step {
+                Step::Persist => self.persist(),
+                Step::Load(number) => self.load(io, number),
+                Step::Write(flight, index) => self.write_base(io, flight, index),
+                Step::Zero(flight, free) => self.zero_base(io, flight, free),
+                Step::Digest(flight) => {
+                    self.applying.digests.push_back(flight);
+                    self.read_digests(io);
+                    true
+                }
+                Step::CannotTell(record) => {
+                    self.tell_digest(&record, None);
+                    true
+                }
+                Step::Flush => {
+                    self.begin_flush(io);
+                    false
+                }
+                Step::Wait => false,
+            };
+            if !go_on {
+                break;
+            }
+        }
+        self.note_replay();
+        self.plan_checkpoint(io);
+    }
+
+    /// False while a failure is waited out.
+    fn may_step(&mut self) -> bool {
+        if self.applying.retry_at.is_some() {
+            return false;
+        }
+        if self.applying.rewinding {
+            if self.applier.is_flying() {
+                return false;
+            }
+            self.applying.rewinding = false;
+            self.applier
+                .rewind(self.journal.state.before, self.journal.state.number);
+        }
+        true
+    }
+
+    fn note_replay(&mut self) {
+        let Some(through) = self.applying.replay_through else {
+            return;
+        };
+        if self.applier.is_idle() || self.applier.applied() == through {
+            self.applying.replay_through = None;
+            if !self.journal.live.is_empty() {
+                self.event(&TargetEvent::Replayed {
+                    through: self.applier.applied(),
+                });
+            }
+        }
+    }
+
+    fn write_base(&mut self, io: &mut H::Io, flight: FlightId, index: usize) -> bool {
+        let flying = self.applier.flight(flight);
+        let (number, record) = (flying.batch, flying.record);
+        let extent = record.extent.expect("checked when it was received");
+        let cached = self
+            .journaling
+            .cached(number)
+            .expect("the batch is in hand");
+        let slice = cached.batch.data(index);
+        self.journaling.fly(number);
+        let op = Op::Write {
+            file: self.files.bases[record.volume.as_usize()].file.clone(),
+            offset: extent.offset().get(),
+            slice,
+            durable: false,
+        };
+        self.submit(io, token(Kind::Base, flight.as_usize() as u64), op);
+        true
+    }
+
+    fn zero_base(&mut self, io: &mut H::Io, flight: FlightId, free: bool) -> bool {
+        let record = self.applier.flight(flight).record;
+        let extent = record.extent.expect("checked when it was received");
+        let op = Op::Zero {
+            file: self.files.bases[record.volume.as_usize()].file.clone(),
+            offset: extent.offset().get(),
+            len: extent.len().get(),
+            free,
+        };
+        self.submit(io, token(Kind::Base, flight.as_usize() as u64), op);
+        true
+    }
+
+    fn read_digests(&mut self, io: &mut H::Io) {
+        while self.applying.digests_flying < DIGESTS_AT_ONCE {
+            let Some(flight) = self.applying.digests.pop_front() else {
+                return;
+            };
+            let record = self.applier.flight(flight).record;
+            let extent = record.extent.expect("checked when it was received");
+            let whole = self.applying.digest_slices.pop().unwrap_or_else(|| {
+                Region::heap(ByteLen::new(REQUEST_BYTES_MAX).as_usize()).whole()
+            });
+            let slice = whole.part(0..extent.len().as_usize());
+            self.applying.digest_of[flight.as_usize()] = Some(whole);
+            self.applying.digests_flying += 1;
+            let op = Op::Read {
+                file: self.files.bases[record.volume.as_usize()].file.clone(),
+                offset: extent.offset().get(),
+                slice,
+            };
+            self.submit(io, token(Kind::Base, flight.as_usize() as u64), op);
+        }
+    }
+
+    fn tell_digest(&mut self, record: &Record, digest: Option<[u8; 32]>) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        if session.phase() == Phase::Streaming {
+            session.digests.push(DigestReply {
+                incarnation: record.incarnation,
+                seq: record.seq,
+                volume: record.volume,
+                extent: record.extent.expect("checked when it was received"),
+                digest,
+            });
+        }
+    }
+
+    pub(super) fn base_done(&mut self, rest: u64, result: Result<u32, Errno>) {
+        let index = usize::try_from(rest).expect("64-bit platform");
+        let flight = FlightId::new(index).expect("one of our tokens");
+        let flying = self.applier.flight(flight);
+        let (number, record) = (flying.batch, flying.record);
+        match record.kind {
+            RecordKind::Compare => {
+                let whole = self.applying.digest_of[index]
+                    .take()
+                    .expect("it was read into one");
+                self.applying.digests_flying -= 1;
+                let len = record.extent.map_or(0, |extent| extent.len().as_usize());
+                let digest = result.is_ok().then(|| {
+                    whole
+                        .part(0..len)
+                        .with(|bytes| *blake3::hash(bytes).as_bytes())
+                });
+                self.applying.digest_slices.push(whole);
+                self.tell_digest(&record, digest);
+            }
+            RecordKind::Data { .. } => self.journaling.land(number),
+            RecordKind::Zero { .. }
+            | RecordKind::Void
+            | RecordKind::MirrorBegin(_)
+            | RecordKind::MirrorEnd => {}
+        }
+        let failed = self
+            .applier
+            .completed(&mut self.facts, flight, result.is_ok());
+        if let (true, Err(errno)) = (failed, result) {
+            self.base_failed(record.volume.as_usize(), errno);
+        }
+    }
+
+    /// The source has to hear of what was lost, and it hears that at a handshake.
+    fn base_failed(&mut self, volume: usize, errno: Errno) {
+        let path = self.files.replica().volumes[volume]
+            .path
+            .display()
+            .to_string();
+        self.event(&TargetEvent::WriteFailed {
+            path: path.clone(),
+            errno,
+        });
+        if let Some(session) = &mut self.session {
+            session.end(
+                FarewellCode::Failed,
+                format!("a write to {path} failed: {errno}"),
+            );
+        }
+    }
+
+    /// Sees to it that what is applied is flushed and freed before long.
+    fn plan_checkpoint(&mut self, io: &mut H::Io) {
+        let wanted =
+            self.applier.needs_flush() || self.applier.needed_from() > self.journal.state.number;
+        if !wanted {
+            self.applying.checkpoint_at = None;
+        } else if self.applying.checkpoint_at.is_none() {
+            self.applying.checkpoint_at = Some(self.now.after(self.settings.checkpoint_interval));
+        }
+        let freeable = self.applier.needed_from() > self.journal.state.number;
+        if freeable && self.journal.space.used() > self.journal.space.capacity() / 2 {
+            self.begin_flush(io);
+        }
+    }
+
+    pub(super) fn checkpoint_if_due(&mut self, io: &mut H::Io) {
+        if self.applying.retry_at.is_some_and(|at| self.now >= at) {
+            self.applying.retry_at = None;
+        }
+        if self.applying.checkpoint_at.is_some_and(|at| self.now >= at) {
+            self.applying.checkpoint_at = None;
+            self.begin_flush(io);
+        }
+        // A flush that has succeeded frees what it covered as soon as the facts are on disk.
+        if self.applying.free_from > self.journal.state.number && self.persist() {
+            let from = self.applying.free_from;
+            self.begin_head(io, from);
+        }
+    }
+
+    /// Flushes every base, unless that is under way.
+    pub(super) fn begin_flush(&mut self, io: &mut H::Io) {
+        let waiting = self.applying.retry_at.is_some();
+        if self.applying.is_busy() || self.journaling.head_under_way() || waiting {
+            return;
+        }
+        let mark = self.applier.flush_begins();
+        self.applying.flush = Some(FlushRun {
+            mark,
+            pending: self.files.bases.len(),
+            failed: Vec::new(),
+        });
+        for volume in 0..self.files.bases.len() {
+            let file = self.files.bases[volume].file.clone();
+            self.submit(io, token(Kind::Flush, volume as u64), Op::Sync { file });
+        }
+    }
+
+    pub(super) fn flush_done(&mut self, rest: u64, result: Result<u32, Errno>) {
+        let volume = usize::try_from(rest).expect("64-bit platform");
+        let run = self.applying.flush.as_mut().expect("a flush was begun");
+        run.pending -= 1;
+        if let Err(errno) = result {
+            run.failed.push((volume, errno));
+        }
+        if run.pending > 0 {
+            return;
+        }
+        let run = self.applying.flush.take().expect("just seen");
+        if run.failed.is_empty() {
+            self.applying.failures = 0;
+            self.applier.flushed(run.mark);
+            self.applying.free_from = run.mark.needed_from;
+        } else {
+            self.flush_failed(&run);
+        }
+    }
+
+    /// After a failed flush the kernel has forgotten what was not written. It is still in the
+    /// journal: applied again, a few times; then the volume counts as different.
+    fn flush_failed(&mut self, run: &FlushRun) {
+        self.applying.failures += 1;
+        for (volume, errno) in &run.failed {
+            let path = self.files.replica().volumes[*volume]
+                .path
+                .display()
+                .to_string();
+            self.event(&TargetEvent::FlushFailed {
+                path,
+                errno: *errno,
+            });
+        }
+        self.applying.retry_at = Some(self.now.after(self.settings.retry_interval));
+        if self.applying.failures < FLUSH_FAILURES_MAX {
+            self.applying.rewinding = true;
+            return;
+        }
+        self.applying.failures = 0;
+        for (volume, errno) in &run.failed {
+            let index = blkrep_types::VolumeIndex::new(u16::try_from(*volume).expect("few"));
+            self.facts.lost_volume(index);
+            self.base_failed(*volume, *errno);
+        }
+        self.applier.flushed(run.mark);
+        self.applying.free_from = run.mark.needed_from;
+    }
+
+    pub(super) fn promote_asked(
+        &mut self,
+        force: bool,
+        inconsistent: bool,
+        reply: Reply<Box<Promotion>>,
+    ) {
+        match self.mode {
+            Mode::Serving => {}
+            Mode::Promoting(_) => return reply(Err(TargetCommandError::Promoting)),
+            Mode::Recovering | Mode::Resetting => {
+                let why = "the journal is being recovered; try again in a moment".to_owned();
+                return reply(Err(TargetCommandError::Failed(why)));
+            }
+            Mode::Stopping | Mode::Done => return reply(Err(TargetCommandError::Closing)),
+        }
+        let connected = self
+            .session
+            .as_ref()
+            .is_some_and(|s| s.phase() != Phase::Closing);
+        // What the data will be worth is known only when the journal is applied.
+        let state = match self.facts.state() {
+            DataState::NotReady => DataState::NotReady,
+            _ => DataState::Ok,
+        };
+        let request = PromoteRequest {
+            connected,
+            state,
+            force,
+            inconsistent,
+        };
+        if let Err(refusal) = check_promote(&request) {
+            return reply(Err(refusal.into()));
+        }
+        if let Some(session) = &mut self.session {
+            session.end(
+                FarewellCode::Promoted,
+                "the replica is being promoted".to_owned(),
+            );
+        }
+        let was_paused = self.facts.paused();
+        self.facts.set_paused(false);
+        let reply = Some(reply);
+        self.mode = Mode::Promoting(PromotionOrder {
+            force,
+            inconsistent,
+            was_paused,
+            reply,
+        });
+    }
+
+    /// A promotion that cannot be finished is answered.
+    pub(super) fn end_promotion_unfinished(&mut self) {
+        if let Mode::Promoting(order) = &mut self.mode {
+            let reply = order.reply.take();
+            let was_paused = order.was_paused;
+            self.mode = Mode::Serving;
+            self.facts.set_paused(was_paused);
+            if let Some(reply) = reply {
+                let why = "the journal cannot be read".to_owned();
+                reply(Err(TargetCommandError::Failed(why)));
+            }
+        }
+    }
+
+    pub(super) fn advance_promotion(&mut self, io: &mut H::Io) {
+        let ready =
+            self.session.is_none() && self.is_quiet() && self.applier.is_idle() && self.persist();
+        if !ready {
+            return;
+        }
+        if self.applier.needs_flush() {
+            self.begin_flush(io);
+            return;
+        }
+        let Mode::Promoting(mut order) = std::mem::replace(&mut self.mode, Mode::Serving) else {
+            return;
+        };
+        let reply = order.reply.take().expect("answered once");
+        let request = PromoteRequest {
+            connected: false,
+            state: self.facts.state(),
+            force: order.force,
+            inconsistent: order.inconsistent,
+        };
+        if let Err(refusal) = check_promote(&request) {
+            self.facts.set_paused(order.was_paused);
+            return reply(Err(refusal.into()));
+        }
+        let generation = new_generation(io);
+        match self.commit_promotion(generation) {
+            Ok(promotion) => {
+                self.event(&TargetEvent::Promoted {
+                    history: promotion.history.clone(),
+                });
+                self.mode = Mode::Done;
+                self.control.close();
+                reply(Ok(promotion));
+            }
+            Err(why) => {
+                self.facts.set_paused(order.was_paused);
+                reply(Err(TargetCommandError::Failed(why)));
+            }
+        }
+    }
+
+    fn commit_promotion(&mut self, generation: Generation) -> Result<Box<Promotion>, String> {
+        let before = self.facts.clone();
+        let journal = self.files.replica.journal;
+        self.applier.discard_hold(&mut self.facts);
+        let applied = self.applier.applied();
+        self.facts.promoted(generation, applied);
+        self.files.replica.role = ReplicaRole::Promoted;
+        self.files.replica.journal = NO_JOURNAL;
+        if let Err(error) = self.files.persist(&mut self.facts) {
+            // The disk may have the one or the other: it gets the old facts again before
+            // anything else is done.
+            self.facts = before;
+            self.facts.changed();
+            self.files.replica.role = ReplicaRole::Target;
+            self.files.replica.journal = journal;
+            self.restart_applier();
+            return Err(error.to_string());
+        }
+        let lens = self.files.bases.iter().map(|base| base.geometry.len);
+        let volumes = self.files.replica().volumes.iter().cloned().zip(lens);
+        Ok(Box::new(Promotion {
+            group: self.files.group().clone(),
+            source: self.files.replica().source.clone(),
+            history: self.facts.history.clone(),
+            applied,
+            data_state: self.facts.state(),
+            part: self.facts.part().clone(),
+            volumes: volumes
+                .map(|(volume, base_len)| PromotionVolume { volume, base_len })
+                .collect(),
+        }))
+    }
+
+    /// Walks the journal again from the checkpoint.
+    fn restart_applier(&mut self) {
+        let state = &self.journal.state;
+        self.applier =
+            blkrep_core::target::Applier::new(state.before, state.number, self.journal.next);
+    }
+}
+
+fn new_generation(io: &mut impl Io) -> Generation {
+    let mut bytes = [0; 16];
+    while bytes == [0; 16] {
+        bytes[..8].copy_from_slice(&io.random().to_le_bytes());
+        bytes[8..].copy_from_slice(&io.random().to_le_bytes());
+    }
+    Generation::from_bytes(bytes)
+}

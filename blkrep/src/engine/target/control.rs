@@ -1,0 +1,318 @@
+//! What the control plane can ask of a target worker, and what it sees of it.
+//!
+//! Owns a bounded mailbox and a snapshot, each behind a mutex that is held for a copy. Answers to
+//! commands go to a function that the asker gives; it is called on the worker's thread and must
+//! not block.
+
+use blkrep_core::target::{Part, PromoteRefusal};
+use blkrep_io::Waker;
+use blkrep_store::superblock::ReplicaVolume;
+use blkrep_types::{
+    ByteLen, DataState, Errno, GroupName, History, LinkName, Nanos, NodeName, WriteName,
+};
+use blkrep_wire::{Applying, Hello};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Commands that wait at once; the control plane asks one at a time.
+const COMMANDS_MAX: usize = 16;
+
+/// What happened at a target, for events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum TargetEvent {
+    /// A replica was made here.
+    Created { group: GroupName },
+    /// A source is connected.
+    Connected { source: NodeName },
+    /// It is no longer.
+    Disconnected { source: NodeName, reason: String },
+    /// A source was refused.
+    Refused { source: NodeName, reason: String },
+    /// The worth of the data changed.
+    State { from: DataState, to: DataState },
+    /// A write to a base failed; its extent counts as different.
+    WriteFailed { path: String, errno: Errno },
+    /// A flush of a base failed; what it covered is applied again.
+    FlushFailed { path: String, errno: Errno },
+    /// The journal failed; nothing is received until it works again.
+    JournalFailed { errno: Errno },
+    /// What was acknowledged and not applied was damaged; it counts as different.
+    JournalCorrupt { what: String },
+    /// The journal is full: the source is held back.
+    JournalFull,
+    /// What was in the journal at the start is applied.
+    Replayed { through: WriteName },
+    /// A held mirror outgrew the journal; it is applied as it comes.
+    HoldGivenUp,
+    /// The facts could not be written down; tried again.
+    StateFailed { reason: String },
+    /// Part of the recorded state was damaged and has been replaced.
+    StateRepaired { what: String },
+    /// Another history took the replica over.
+    Adopted { history: History },
+    /// Applying is paused.
+    Paused,
+    /// Applying goes on.
+    Resumed,
+    /// The replica was promoted.
+    Promoted { history: History },
+}
+
+/// Hears of a target's events, on the worker's thread: it must not block.
+pub trait TargetWatch: Send + Sync {
+    /// Something happened.
+    fn event(&self, group: &GroupName, event: &TargetEvent);
+}
+
+/// What a status shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetStatus {
+    /// The group.
+    pub group: GroupName,
+    /// Where it comes from.
+    pub source: NodeName,
+    /// The link's name there.
+    pub link: LinkName,
+    /// The source is connected, since then.
+    pub connected_since: Option<Nanos>,
+    /// When it was last heard.
+    pub last_heard: Option<Nanos>,
+    /// What the data is worth.
+    pub data_state: DataState,
+    /// What applying does.
+    pub applying: Applying,
+    /// A mirror is held.
+    pub held: bool,
+    /// The generations.
+    pub history: History,
+    /// The last record received.
+    pub received: WriteName,
+    /// The last one durable here.
+    pub durable: WriteName,
+    /// The last one in the bases.
+    pub applied: WriteName,
+    /// Bytes the journal holds.
+    pub journal_used: ByteLen,
+    /// Bytes it can hold.
+    pub journal_capacity: ByteLen,
+    /// Bytes in extents known to differ.
+    pub dirty: ByteLen,
+    /// Bytes of records received since the start.
+    pub received_bytes: u64,
+    /// Its volumes.
+    pub volumes: Vec<ReplicaVolume>,
+    /// What is wrong, in words.
+    pub trouble: Option<String>,
+}
+
+/// A volume of a promoted group.
+#[derive(Debug, Clone)]
+pub struct PromotionVolume {
+    /// What it is and where.
+    pub volume: ReplicaVolume,
+    /// The size of its base.
+    pub base_len: ByteLen,
+}
+
+/// What a promotion leaves for the engine that serves the group from now on. The worker holds the
+/// bases until it has finished; then they can be claimed.
+#[derive(Debug, Clone)]
+pub struct Promotion {
+    /// The group.
+    pub group: GroupName,
+    /// The former source.
+    pub source: NodeName,
+    /// The generations, the new one last; its branch is the last write in the bases.
+    pub history: History,
+    /// The last write in the bases, by its old name.
+    pub applied: WriteName,
+    /// What the data was worth.
+    pub data_state: DataState,
+    /// Extents that the former source had acknowledged and that are not in the bases.
+    pub part: Part,
+    /// The volumes, by index.
+    pub volumes: Vec<PromotionVolume>,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetCommandError {
+    /// A promotion was refused.
+    #[error(transparent)]
+    Promote(#[from] PromoteRefusal),
+    /// Another command of that kind is being carried out.
+    #[error("a promotion is under way")]
+    Promoting,
+    /// The disk failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The worker is ending, or too much waits.
+    #[error("the replica is closing")]
+    Closing,
+}
+
+pub(super) type Reply<T> = Box<dyn FnOnce(Result<T, TargetCommandError>) + Send>;
+
+pub(super) enum Command<S> {
+    Session {
+        socket: S,
+        hello: Box<Hello>,
+        version: u16,
+    },
+    Pause(bool, Reply<()>),
+    Promote {
+        force: bool,
+        inconsistent: bool,
+        reply: Reply<Box<Promotion>>,
+    },
+    Stop,
+}
+
+struct Inner<S> {
+    commands: VecDeque<Command<S>>,
+    waker: Option<Waker>,
+    closed: bool,
+    status: Option<TargetStatus>,
+}
+
+/// A handle to one worker; clones are the same.
+pub struct TargetControl<S> {
+    inner: Arc<Mutex<Inner<S>>>,
+}
+
+impl<S> Clone for TargetControl<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<S> fmt::Debug for TargetControl<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TargetControl")
+    }
+}
+
+impl<S> Default for TargetControl<S> {
+    fn default() -> Self {
+        let inner = Inner {
+            commands: VecDeque::new(),
+            waker: None,
+            closed: false,
+            status: None,
+        };
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+        }
+    }
+}
+
+impl<S> TargetControl<S> {
+    fn lock(&self) -> MutexGuard<'_, Inner<S>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves a command; gives it back if the worker takes none any more.
+    fn leave(&self, command: Command<S>) -> Result<(), Command<S>> {
+        let mut inner = self.lock();
+        if inner.closed || inner.commands.len() >= COMMANDS_MAX {
+            return Err(command);
+        }
+        inner.commands.push_back(command);
+        if let Some(waker) = &inner.waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Hands over a connection whose `Hello` was read. False, and the connection dropped, if the
+    /// worker takes none.
+    #[must_use]
+    pub fn session(&self, socket: S, hello: Box<Hello>, version: u16) -> bool {
+        self.leave(Command::Session {
+            socket,
+            hello,
+            version,
+        })
+        .is_ok()
+    }
+
+    /// Pauses or resumes applying.
+    pub fn pause(
+        &self,
+        paused: bool,
+        reply: impl FnOnce(Result<(), TargetCommandError>) + Send + 'static,
+    ) {
+        if let Err(Command::Pause(_, reply)) = self.leave(Command::Pause(paused, Box::new(reply))) {
+            reply(Err(TargetCommandError::Closing));
+        }
+    }
+
+    /// Promotes the replica. When the answer comes the promotion is durable; the worker finishes.
+    pub fn promote(
+        &self,
+        force: bool,
+        inconsistent: bool,
+        reply: impl FnOnce(Result<Box<Promotion>, TargetCommandError>) + Send + 'static,
+    ) {
+        let reply: Reply<Box<Promotion>> = Box::new(reply);
+        let command = Command::Promote {
+            force,
+            inconsistent,
+            reply,
+        };
+        if let Err(Command::Promote { reply, .. }) = self.leave(command) {
+            reply(Err(TargetCommandError::Closing));
+        }
+    }
+
+    /// Ends the worker in order: what was received is durable, nothing is lost.
+    pub fn stop(&self) {
+        let mut inner = self.lock();
+        if !inner.closed {
+            // A stop is never turned away.
+            inner.commands.push_back(Command::Stop);
+            if let Some(waker) = &inner.waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// The last snapshot; `None` before the first turn.
+    #[must_use]
+    pub fn status(&self) -> Option<TargetStatus> {
+        self.lock().status.clone()
+    }
+
+    pub(super) fn attach(&self, waker: Waker) {
+        self.lock().waker = Some(waker);
+    }
+
+    pub(super) fn take(&self) -> Option<Command<S>> {
+        self.lock().commands.pop_front()
+    }
+
+    pub(super) fn show(&self, status: TargetStatus) {
+        self.lock().status = Some(status);
+    }
+
+    /// Takes no more commands; those that wait are answered.
+    pub(super) fn close(&self) {
+        let waiting = {
+            let mut inner = self.lock();
+            inner.closed = true;
+            inner.waker = None;
+            std::mem::take(&mut inner.commands)
+        };
+        for command in waiting {
+            match command {
+                Command::Pause(_, reply) => reply(Err(TargetCommandError::Closing)),
+                Command::Promote { reply, .. } => reply(Err(TargetCommandError::Closing)),
+                Command::Session { .. } | Command::Stop => {}
+            }
+        }
+    }
+}

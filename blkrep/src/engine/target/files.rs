@@ -1,0 +1,449 @@
+//! A replica's files: making, opening and recovering them, and writing its facts down.
+//!
+//! Owns the directory of one replica (`superblock`, `journal`, `map`) and its claimed bases.
+//! Everything here is rare and blocking. What is opened is claimed first, so that what a killed
+//! predecessor still had in flight has landed before anything is read.
+
+use super::base::{BaseShape, open_claimed, open_known, open_new};
+use super::control::TargetEvent;
+use super::policy::{TargetError, TargetPolicy, TargetSettings};
+use blkrep_core::dirty::MapLayout;
+use blkrep_core::target::{Facts, Part as DirtyPart, PartKind, Shape, VolumeShape};
+use blkrep_io::{Geometry, Host, HostError, Io};
+use blkrep_store::FormatError;
+use blkrep_store::map::{MAP_SECTOR_BYTES, SectorName, decode_sector, encode_sector};
+use blkrep_store::superblock::{
+    COPY_BYTES, Part, Replica, ReplicaRole, ReplicaVolume, SUPERBLOCK_BYTES,
+};
+use blkrep_types::{ByteLen, DataState, Errno, GroupName, History, LinkName, NodeName, WriteName};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+pub(super) type FileOf<H> = <<H as Host>::Io as Io>::File;
+
+/// A replica that a source asks for.
+#[derive(Debug, Clone)]
+pub struct ReplicaRequest {
+    /// The group.
+    pub group: GroupName,
+    /// The source's node.
+    pub source: NodeName,
+    /// Its link.
+    pub link: LinkName,
+    /// Its volumes; an empty path lets the target choose.
+    pub volumes: Vec<ReplicaVolume>,
+    /// What the bases hold may be overwritten.
+    pub overwrite: bool,
+}
+
+/// One base, open and claimed.
+#[derive(Debug)]
+pub(super) struct Base<H: Host> {
+    pub(super) file: FileOf<H>,
+    pub(super) geometry: Geometry,
+}
+
+/// The files of one replica.
+#[derive(Debug)]
+pub struct ReplicaFiles<H: Host> {
+    pub(super) host: H,
+    directory: PathBuf,
+    pub(super) replica: Replica,
+    counter: u64,
+    superblock: FileOf<H>,
+    map: FileOf<H>,
+    map_counter: u64,
+    /// The bits as the map file has them; `None` if it means nothing.
+    saved: Option<Vec<[u8; 464]>>,
+    pub(super) journal: FileOf<H>,
+    pub(super) bases: Vec<Base<H>>,
+}
+
+/// What opening found.
+#[derive(Debug)]
+pub struct Opened<H: Host> {
+    /// The files.
+    pub files: ReplicaFiles<H>,
+    /// The facts, as the superblock has them.
+    pub facts: Facts,
+    /// What an operator should hear of.
+    pub notes: Vec<TargetEvent>,
+}
+
+fn layout_of(volumes: &[ReplicaVolume]) -> MapLayout {
+    MapLayout::new(
+        volumes
+            .iter()
+            .map(|volume| (volume.len, volume.extent_size)),
+    )
+}
+
+fn shape_of(volume: &ReplicaVolume) -> BaseShape {
+    BaseShape {
+        name: volume.name.clone(),
+        len: volume.len,
+        block_size: volume.block_size,
+    }
+}
+
+/// Opens a file of the directory, claimed.
+fn open_state<H: Host>(
+    host: &H,
+    path: &Path,
+    create: Option<ByteLen>,
+) -> Result<FileOf<H>, HostError> {
+    let access = blkrep_io::Access {
+        read_only: false,
+        direct: false,
+        claim: true,
+        create,
+    };
+    let file = host.open(path, access)?;
+    if create.is_some() {
+        host.sync(&file)?;
+    }
+    Ok(file)
+}
+
+/// The history of a replica that was promoted; `None` if there is none, or it is still one.
+///
+/// # Errors
+/// Its superblock is damaged, of a newer version, in use, or the disk fails.
+pub fn promoted_history<H: Host>(
+    host: &H,
+    directory: &Path,
+) -> Result<Option<History>, TargetError> {
+    let path = directory.join("superblock");
+    let superblock = match open_state(host, &path, None) {
+        Err(error) if error.errno == Errno::new(2) => return Ok(None),
+        other => other.map_err(TargetError::from_open)?,
+    };
+    let mut copies = [vec![0; half()], vec![0; half()]];
+    host.read_at(&superblock, 0, &mut copies[0])?;
+    host.read_at(&superblock, COPY_BYTES, &mut copies[1])?;
+    match Replica::choose(&copies[0], &copies[1]) {
+        Ok((replica, _, _)) if replica.role == ReplicaRole::Promoted => Ok(Some(replica.history)),
+        Ok(_) | Err(FormatError::Blank { .. }) => Ok(None),
+        Err(error) if error.is_newer() => Err(TargetError::Newer { path, error }),
+        Err(error) => Err(TargetError::Corrupt { path, error }),
+    }
+}
+
+impl<H: Host> ReplicaFiles<H> {
+    /// Makes a replica in `directory`, which becomes its own. A directory that holds one already
+    /// is an error of the caller: see [`ReplicaFiles::open`].
+    ///
+    /// # Errors
+    /// A path is not allowed, too small, in use, or holds something else; or the disk fails.
+    pub fn create(
+        host: &H,
+        directory: &Path,
+        policy: &TargetPolicy,
+        settings: &TargetSettings,
+        request: &ReplicaRequest,
+    ) -> Result<Opened<H>, TargetError> {
+        let mut volumes = request.volumes.clone();
+        let mut paths = HashSet::new();
+        for volume in &mut volumes {
+            if volume.path.as_os_str().is_empty() {
+                volume.path = policy.choose(&request.group, &volume.name)?;
+            }
+            if !paths.insert(volume.path.clone()) {
+                return Err(TargetError::SamePath {
+                    path: volume.path.clone(),
+                });
+            }
+        }
+        let mut bases = Vec::with_capacity(volumes.len());
+        for volume in &volumes {
+            let shape = shape_of(volume);
+            let (file, geometry) = open_new(host, policy, &volume.path, &shape, request.overwrite)?;
+            bases.push(Base { file, geometry });
+        }
+        host.list(directory)?;
+        let layout = layout_of(&volumes);
+        let mut id = [0; 16];
+        host.random(&mut id);
+        let replica = Replica {
+            id,
+            group: request.group.clone(),
+            source: request.source.clone(),
+            link: request.link.clone(),
+            role: ReplicaRole::Target,
+            data_state: DataState::NotReady,
+            part: Part::Everything,
+            paused: false,
+            history: History::new(),
+            base: WriteName::NONE,
+            merged: WriteName::NONE,
+            journal: NO_JOURNAL,
+            volumes,
+        };
+        let map_bytes = ByteLen::new(layout.sectors() * MAP_SECTOR_BYTES as u64);
+        let journal_bytes = settings.journal_file_bytes();
+        let mut files = Self {
+            host: host.clone(),
+            directory: directory.to_owned(),
+            replica,
+            counter: 0,
+            map: open_state(host, &directory.join("map"), Some(map_bytes))?,
+            map_counter: 0,
+            saved: None,
+            journal: make_journal(host, &directory.join("journal"), journal_bytes)?,
+            superblock: open_state(
+                host,
+                &directory.join("superblock"),
+                Some(ByteLen::new(SUPERBLOCK_BYTES)),
+            )?,
+            bases,
+        };
+        let part = DirtyPart::everything(layout);
+        let mut facts = Facts::new(
+            History::new(),
+            DataState::NotReady,
+            part,
+            None,
+            WriteName::NONE,
+            false,
+        );
+        files.persist(&mut facts)?;
+        let created = TargetEvent::Created {
+            group: files.replica.group.clone(),
+        };
+        Ok(Opened {
+            files,
+            facts,
+            notes: vec![created],
+        })
+    }
+
+    /// Opens the replica in `directory`; `None` if none was made there.
+    ///
+    /// # Errors
+    /// It is damaged, of a newer version, in use, was promoted, or the disk fails.
+    pub fn open(host: &H, directory: &Path) -> Result<Option<Opened<H>>, TargetError> {
+        let path = directory.join("superblock");
+        let superblock = match open_state(host, &path, None) {
+            Err(error) if error.errno == Errno::new(2) => return Ok(None),
+            other => other.map_err(TargetError::from_open)?,
+        };
+        let mut copies = [vec![0; half()], vec![0; half()]];
+        host.read_at(&superblock, 0, &mut copies[0])?;
+        host.read_at(&superblock, COPY_BYTES, &mut copies[1])?;
+        let (replica, counter, bad) = match Replica::choose(&copies[0], &copies[1]) {
+            Ok(found) => found,
+            Err(FormatError::Blank { .. }) => return Ok(None),
+            Err(error) if error.is_newer() => return Err(TargetError::Newer { path, error }),
+            Err(error) => return Err(TargetError::Corrupt { path, error }),
+        };
+        if replica.role == ReplicaRole::Promoted {
+            return Err(TargetError::Promoted(replica.group));
+        }
+        let mut notes = Vec::new();
+        let mut bases = Vec::with_capacity(replica.volumes.len());
+        for volume in &replica.volumes {
+            let (file, geometry) = open_known(host, &volume.path, &shape_of(volume))?;
+            bases.push(Base { file, geometry });
+        }
+        let open =
+            |name| open_state(host, &directory.join(name), None).map_err(TargetError::from_open);
+        let journal = open_claimed(host, &directory.join("journal"), None);
+        let mut files = Self {
+            map: open("map")?,
+            map_counter: 0,
+            saved: None,
+            journal: journal.map_err(TargetError::from_open)?,
+            host: host.clone(),
+            directory: directory.to_owned(),
+            counter,
+            superblock,
+            bases,
+            replica,
+        };
+        let mut facts = files.read_facts(&mut notes)?;
+        if let Some(error) = bad {
+            notes.push(TargetEvent::StateRepaired {
+                what: error.to_string(),
+            });
+            files.persist(&mut facts)?;
+        }
+        Ok(Some(Opened {
+            files,
+            facts,
+            notes,
+        }))
+    }
+
+    /// Reads what an open superblock means, the map included.
+    fn read_facts(&mut self, notes: &mut Vec<TargetEvent>) -> Result<Facts, TargetError> {
+        let layout = layout_of(&self.replica.volumes);
+        let part = match self.replica.part {
+            Part::Empty => DirtyPart::empty(layout),
+            Part::Everything => DirtyPart::everything(layout),
+            Part::Map => {
+                let (part, whole) = self.read_map(layout)?;
+                if !whole {
+                    let what = "a sector of the replica's dirty map was lost; its extents count as different".to_owned();
+                    notes.push(TargetEvent::StateRepaired { what });
+                }
+                part
+            }
+        };
+        let merged = Some(self.replica.merged).filter(|name| *name != WriteName::NONE);
+        Ok(Facts::new(
+            self.replica.history.clone(),
+            self.replica.data_state,
+            part,
+            merged,
+            self.replica.base,
+            self.replica.paused,
+        ))
+    }
+
+    fn read_map(&mut self, layout: MapLayout) -> Result<(DirtyPart, bool), TargetError> {
+        let mut sectors: Vec<Option<[u8; 464]>> = Vec::new();
+        let mut bytes = [0; MAP_SECTOR_BYTES];
+        for sector in 0..layout.sectors() {
+            let read = self
+                .host
+                .read_at(&self.map, sector * MAP_SECTOR_BYTES as u64, &mut bytes);
+            let good = read
+                .ok()
+                .and_then(|()| decode_sector(&self.sector_name(sector), &bytes).ok());
+            if let Some((_, counter)) = &good {
+                self.map_counter = self.map_counter.max(*counter);
+            }
+            sectors.push(good.map(|(bits, _)| bits));
+        }
+        let bits = sectors
+            .iter()
+            .map(|sector| sector.as_ref().map(<[u8; 464]>::as_slice));
+        Ok(DirtyPart::read(layout, bits))
+    }
+
+    fn sector_name(&self, sector: u64) -> SectorName {
+        SectorName {
+            replica: self.replica.id,
+            sector: u32::try_from(sector).expect("a map has fewer sectors"),
+        }
+    }
+
+    /// Writes the facts down: durable when it returns. On an error the disk has the old ones, or
+    /// these, and the same call may be tried again.
+    ///
+    /// # Errors
+    /// The state directory is full or fails.
+    pub fn persist(&mut self, facts: &mut Facts) -> Result<(), HostError> {
+        if facts.part().kind() == PartKind::Map {
+            self.save_map(facts.part())?;
+        }
+        self.replica.data_state = facts.state();
+        self.replica.part = match facts.part().kind() {
+            PartKind::Empty => Part::Empty,
+            PartKind::Map => Part::Map,
+            PartKind::Everything => Part::Everything,
+        };
+        self.replica.paused = facts.paused();
+        self.replica.history.clone_from(&facts.history);
+        self.replica.base = facts.base;
+        self.replica.merged = facts.merged().unwrap_or(WriteName::NONE);
+        self.save()?;
+        if facts.part().kind() != PartKind::Map {
+            self.saved = None;
+        }
+        facts.saved();
+        Ok(())
+    }
+
+    /// Writes the superblock as it is in memory. The same copy is written again after a failure,
+    /// so that the good one is never touched.
+    pub(super) fn save(&mut self) -> Result<(), HostError> {
+        let counter = self.counter + 1;
+        let bytes = self.replica.encode(counter);
+        self.host
+            .write_at(&self.superblock, Replica::copy_offset(counter), &bytes)?;
+        self.host.sync(&self.superblock)?;
+        self.counter = counter;
+        Ok(())
+    }
+
+    fn save_map(&mut self, part: &DirtyPart) -> Result<(), HostError> {
+        let count = part.layout().sectors();
+        self.map_counter += 1;
+        let mut next = Vec::new();
+        let mut bytes = [0; MAP_SECTOR_BYTES];
+        for sector in 0..count {
+            let bits = part.sector(sector);
+            let at = usize::try_from(sector).expect("64-bit platform");
+            let known = self.saved.as_ref().and_then(|saved| saved.get(at));
+            if known != Some(&bits) {
+                encode_sector(
+                    &self.sector_name(sector),
+                    self.map_counter,
+                    &bits,
+                    &mut bytes,
+                );
+                self.host
+                    .write_at(&self.map, sector * MAP_SECTOR_BYTES as u64, &bytes)?;
+            }
+            next.push(bits);
+        }
+        self.host.sync(&self.map)?;
+        self.saved = Some(next);
+        Ok(())
+    }
+
+    /// The group.
+    #[must_use]
+    pub const fn group(&self) -> &GroupName {
+        &self.replica.group
+    }
+
+    /// What the superblock says.
+    #[must_use]
+    pub const fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What records are held against.
+    pub(super) fn volume_shapes(&self) -> Vec<VolumeShape> {
+        let shape = |volume: &ReplicaVolume| VolumeShape {
+            len: volume.len,
+            block_size: volume.block_size,
+        };
+        self.replica.volumes.iter().map(shape).collect()
+    }
+
+    /// What a source's volumes are compared with.
+    pub(super) fn shapes(&self) -> Vec<Shape> {
+        let shape = |volume: &ReplicaVolume| (volume.len, volume.block_size, volume.extent_size);
+        self.replica.volumes.iter().map(shape).collect()
+    }
+}
+
+/// In the superblock: the journal's file means nothing, a new one begins at the base name.
+pub(super) const NO_JOURNAL: [u8; 16] = [0; 16];
+
+fn half() -> usize {
+    ByteLen::new(COPY_BYTES).as_usize()
+}
+
+fn make_journal<H: Host>(host: &H, path: &Path, bytes: ByteLen) -> Result<FileOf<H>, TargetError> {
+    let file = open_claimed(host, path, Some(bytes)).map_err(TargetError::from_open)?;
+    if host.geometry(&file)?.len == bytes {
+        host.sync(&file)?;
+        return Ok(file);
+    }
+    // Left behind by an attempt with another size.
+    drop(file);
+    host.remove(path)?;
+    let file = open_claimed(host, path, Some(bytes)).map_err(TargetError::from_open)?;
+    host.sync(&file)?;
+    Ok(file)
+}

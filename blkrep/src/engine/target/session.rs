@@ -1,0 +1,302 @@
+//! One connection of a source, from its hello to its end.
+//!
+//! Owns what is said and in which order: the answer, the map, acknowledgements, digests, farewell.
+//! One send and one receive are under way at most; what is to be said is made when the send before
+//! it is done, so that it is as new as it can be.
+
+use blkrep_core::target::Part;
+use blkrep_io::Slice;
+use blkrep_types::{ExtentIndex, Nanos, VolumeIndex};
+use blkrep_wire::limits::{DIGESTS_MAX, MAP_PART_BYTES_MAX};
+use blkrep_wire::{
+    DataFrame, Decoder, DigestReply, Encoder, Farewell, FarewellCode, Hello, MapEnd, MapPart,
+    Message,
+};
+
+/// Where a connection is.
+///
+/// ```text
+///   Greeting ──► Awaiting ──► Adopting ──► Streaming
+///      │            │  └──────────────────────▲ │
+///      └────────────┴──────► Closing ◄──────────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Answer and map are being sent.
+    Greeting,
+    /// They are; the source decides.
+    Awaiting,
+    /// The replica is being taken over.
+    Adopting,
+    /// Records come.
+    Streaming,
+    /// The farewell is being said; then nothing more.
+    Closing,
+}
+
+impl Phase {
+    const fn may_become(self, next: Self) -> bool {
+        match (self, next) {
+            (Self::Greeting, Self::Awaiting)
+            | (Self::Awaiting, Self::Adopting | Self::Streaming)
+            | (Self::Adopting, Self::Streaming)
+            | (Self::Greeting | Self::Awaiting | Self::Adopting | Self::Streaming, Self::Closing) => {
+                true
+            }
+            (Self::Greeting, Self::Greeting | Self::Adopting | Self::Streaming)
+            | (Self::Awaiting, Self::Greeting | Self::Awaiting)
+            | (Self::Adopting, Self::Greeting | Self::Awaiting | Self::Adopting)
+            | (
+                Self::Streaming,
+                Self::Greeting | Self::Awaiting | Self::Adopting | Self::Streaming,
+            )
+            | (Self::Closing, _) => false,
+        }
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Session<S> {
+    pub(super) socket: S,
+    pub(super) hello: Box<Hello>,
+    /// Names its operations, so that those of an earlier connection are not taken for them.
+    pub(super) serial: u64,
+    pub(super) since: Nanos,
+    pub(super) heard: Nanos,
+    pub(super) said: Nanos,
+    pub(super) decoder: Decoder,
+    pub(super) encoder: Encoder,
+    pub(super) receiving: bool,
+    /// What is left of the frame that is being sent.
+    pub(super) sending: Option<Slice>,
+    pub(super) out: Slice,
+    /// A data frame that is not used up, and how many of its records are.
+    pub(super) frame: Option<(DataFrame, usize)>,
+    pub(super) pongs: Vec<u64>,
+    pub(super) digests: Vec<DigestReply>,
+    pub(super) ack_due: bool,
+    welcome: Option<Message>,
+    map: MapCursor,
+    farewell: Option<Message>,
+    phase: Phase,
+    pub(super) closed: bool,
+    pub(super) reason: String,
+}
+
+#[derive(Debug)]
+enum MapCursor {
+    Next {
+        volume: usize,
+        first: u64,
+        parts: u32,
+    },
+    Done,
+}
+
+/// Pings that wait for their answer; a source has one under way.
+const PONGS_MAX: usize = 8;
+
+/// What a connection begins with.
+pub(super) struct Beginning<S> {
+    pub(super) socket: S,
+    pub(super) hello: Box<Hello>,
+    pub(super) serial: u64,
+    pub(super) now: Nanos,
+    pub(super) decoder: Decoder,
+    pub(super) out: Slice,
+    pub(super) welcome: Message,
+}
+
+impl<S: Clone> Session<S> {
+    pub(super) fn new(beginning: Beginning<S>) -> Self {
+        Self {
+            socket: beginning.socket,
+            hello: beginning.hello,
+            serial: beginning.serial,
+            since: beginning.now,
+            heard: beginning.now,
+            said: beginning.now,
+            decoder: beginning.decoder,
+            encoder: Encoder::new(),
+            receiving: false,
+            sending: None,
+            out: beginning.out,
+            frame: None,
+            pongs: Vec::new(),
+            digests: Vec::new(),
+            ack_due: false,
+            welcome: Some(beginning.welcome),
+            map: MapCursor::Next {
+                volume: 0,
+                first: 0,
+                parts: 0,
+            },
+            farewell: None,
+            phase: Phase::Greeting,
+            closed: false,
+            reason: String::new(),
+        }
+    }
+
+    pub(super) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(super) fn become_phase(&mut self, next: Phase) {
+        assert!(
+            self.phase.may_become(next),
+            "{:?} does not become {next:?}",
+            self.phase
+        );
+        self.phase = next;
+    }
+
+    /// Ends the connection, with a word to the source.
+    pub(super) fn end(&mut self, code: FarewellCode, text: String) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        self.become_phase(Phase::Closing);
+        self.frame = None;
+        self.reason.clone_from(&text);
+        let farewell = Farewell { code, text };
+        self.farewell = Some(match code {
+            FarewellCode::Stopping | FarewellCode::Disconnected | FarewellCode::Replaced => {
+                Message::Goodbye(farewell)
+            }
+            FarewellCode::Protocol
+            | FarewellCode::Timeout
+            | FarewellCode::Failed
+            | FarewellCode::Promoted
+            | FarewellCode::Order => Message::Error(farewell),
+        });
+    }
+
+    /// Ends it without a word: nobody would hear it.
+    pub(super) fn drop_it(&mut self, reason: &str) {
+        if self.phase != Phase::Closing {
+            self.become_phase(Phase::Closing);
+            self.frame = None;
+            reason.clone_into(&mut self.reason);
+        }
+        self.farewell = None;
+        self.closed = true;
+    }
+
+    pub(super) fn pong(&mut self, stamp: u64) {
+        if self.pongs.len() < PONGS_MAX {
+            self.pongs.push(stamp);
+        }
+    }
+
+    /// True if everything that had to be said was.
+    pub(super) const fn is_silent(&self) -> bool {
+        self.sending.is_none() && self.farewell.is_none()
+    }
+
+    /// What is said next; `ack` is asked for only if nothing more urgent is.
+    pub(super) fn next_message(
+        &mut self,
+        part: &Part,
+        unknown: bool,
+        ack: impl FnOnce() -> Message,
+    ) -> Option<Message> {
+        match self.phase {
+            Phase::Greeting => Some(self.greet(part, unknown)),
+            Phase::Closing => self.farewell.take(),
+            Phase::Awaiting | Phase::Adopting | Phase::Streaming => {
+                if let Some(stamp) = self.pongs.pop() {
+                    return Some(Message::Pong(stamp));
+                }
+                if !self.digests.is_empty() {
+                    let count = self.digests.len().min(DIGESTS_MAX);
+                    return Some(Message::Digests(self.digests.drain(..count).collect()));
+                }
+                if self.ack_due && self.phase == Phase::Streaming {
+                    self.ack_due = false;
+                    return Some(ack());
+                }
+                None
+            }
+        }
+    }
+
+    fn greet(&mut self, part: &Part, unknown: bool) -> Message {
+        if let Some(welcome) = self.welcome.take() {
+            return welcome;
+        }
+        while let MapCursor::Next {
+            volume,
+            first,
+            parts,
+        } = self.map
+        {
+            if unknown || volume == part.layout().volumes() {
+                self.map = MapCursor::Done;
+                self.become_phase(Phase::Awaiting);
+                return Message::MapEnd(MapEnd {
+                    part_count: parts,
+                    unknown,
+                });
+            }
+            let index = VolumeIndex::new(u16::try_from(volume).expect("few volumes"));
+            let (begin, last) = part.layout().volume_bits(index);
+            if begin + first > last {
+                self.map = MapCursor::Next {
+                    volume: volume + 1,
+                    first: 0,
+                    parts,
+                };
+                continue;
+            }
+            let count = (last + 1 - begin - first).min(MAP_PART_BYTES_MAX as u64 * 8);
+            self.map = MapCursor::Next {
+                volume,
+                first: first + count,
+                parts,
+            };
+            if let Some(message) = map_part(part, index, begin, first, count) {
+                self.map = MapCursor::Next {
+                    volume,
+                    first: first + count,
+                    parts: parts + 1,
+                };
+                return Message::MapPart(message);
+            }
+        }
+        unreachable!("the greeting ends with the map's end")
+    }
+}
+
+/// A stretch of the map, if it has a bit. Volumes begin at a word, stretches too.
+fn map_part(
+    part: &Part,
+    volume: VolumeIndex,
+    begin: u64,
+    first: u64,
+    count: u64,
+) -> Option<MapPart> {
+    let start = begin + first;
+    let end = start + count;
+    part.bits().next(start).filter(|bit| *bit < end)?;
+    assert!(start.is_multiple_of(64), "a stretch begins at a word");
+    let word = |index: u64| usize::try_from(index / 64).expect("64-bit platform");
+    let words = word(start)..word(end.next_multiple_of(64));
+    let mut bits: Vec<u8> = words
+        .flat_map(|index| part.bits().word(index).to_le_bytes())
+        .collect();
+    bits.truncate(usize::try_from(count.div_ceil(8)).expect("64-bit platform"));
+    if let Some(last) = bits.last_mut()
+        && !count.is_multiple_of(8)
+    {
+        *last &= !(0xff << (count % 8));
+    }
+    Some(MapPart {
+        volume,
+        extent_size: part.layout().size(volume),
+        first: ExtentIndex::new(first),
+        bit_count: u32::try_from(count).expect("a part is bounded"),
+        bits,
+    })
+}

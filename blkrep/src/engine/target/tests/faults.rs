@@ -1,0 +1,489 @@
+//! Disks that fail, journals that fill or rot, state that cannot be written.
+
+use super::super::*;
+use super::rig::{Rig, STATE, base, settings};
+use blkrep_io::sim::{DiskFault, FaultKind};
+use blkrep_store::journal::JOURNAL_AREA_OFFSET;
+use blkrep_types::{DataState, Errno, MirrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+fn state(name: &str) -> PathBuf {
+    Path::new(STATE).join(name)
+}
+
+fn fault(kind: FaultKind, times: u32) -> DiskFault {
+    DiskFault {
+        kind,
+        errno: Errno::EIO,
+        bytes: None,
+        times,
+    }
+}
+
+fn followed(seed: u64) -> Rig {
+    let mut rig = Rig::new(seed);
+    rig.book.borrow_mut().write(0, 3, 5, 0x11, false);
+    rig.settle();
+    rig
+}
+
+/// Writes of `sectors` over both volumes, none of them the same.
+fn writes(rig: &Rig, count: u8, sectors: u64) {
+    let mut book = rig.book.borrow_mut();
+    for round in 0..count {
+        let at = u64::from(round) * 7 % (128 - sectors);
+        book.write(
+            u16::from(round % 2),
+            at,
+            sectors,
+            round.wrapping_mul(3) | 1,
+            false,
+        );
+    }
+}
+
+fn durable(rig: &mut Rig) {
+    rig.poke();
+    assert!(rig.wait(|rig| {
+        let book = rig.book.borrow();
+        book.ack.is_some_and(|ack| ack.durable == book.head())
+    }));
+}
+
+#[test]
+fn a_failed_write_of_a_base_is_dirt_and_state_and_is_mirrored_again() {
+    let mut rig = followed(101);
+    let mirrored = rig.book.borrow().mirror_bytes;
+    rig.world
+        .inject(rig.target, &base(1), fault(FaultKind::Write, 1));
+    rig.book.borrow_mut().write(1, 16, 8, 0x55, false);
+    rig.poke();
+    assert!(rig.wait(|rig| {
+        rig.events
+            .any(|e| matches!(e, TargetEvent::WriteFailed { .. }))
+    }));
+    assert!(rig.wait(|rig| {
+        rig.events.any(|e| {
+            matches!(
+                e,
+                TargetEvent::State {
+                    to: DataState::MirrorRequired,
+                    ..
+                }
+            )
+        })
+    }));
+    rig.settle();
+    rig.check_equal();
+    assert_eq!(rig.status().data_state, DataState::Ok);
+    assert_eq!(
+        rig.book.borrow().mirror_bytes - mirrored,
+        4096,
+        "that extent and no other"
+    );
+}
+
+#[test]
+fn dirt_of_a_failed_write_outlives_a_power_loss() {
+    let mut rig = followed(102);
+    rig.book.borrow_mut().connect = false;
+    rig.poke();
+    rig.run(Duration::from_secs(1));
+    rig.pause(true);
+    rig.book.borrow_mut().connect = true;
+    writes(&rig, 6, 8);
+    durable(&mut rig);
+    rig.book.borrow_mut().connect = false;
+    rig.poke();
+    rig.run(Duration::from_secs(1));
+    rig.world
+        .inject(rig.target, &base(0), fault(FaultKind::Write, 2));
+    rig.pause(false);
+    rig.run(Duration::from_secs(3));
+    rig.power_loss();
+    rig.restart_target();
+    assert_eq!(rig.status().data_state, DataState::MirrorRequired);
+    assert!(rig.status().dirty.get() > 0);
+    rig.book.borrow_mut().connect = true;
+    rig.settle();
+    rig.check_equal();
+}
+
+#[test]
+fn a_failed_flush_is_applied_again_and_a_lasting_one_is_dirt() {
+    let mut rig = followed(103);
+    rig.world
+        .inject(rig.target, &base(0), fault(FaultKind::Sync, 1));
+    writes(&rig, 10, 8);
+    rig.settle();
+    assert!(rig.wait(|rig| {
+        rig.events
+            .any(|e| matches!(e, TargetEvent::FlushFailed { .. }))
+    }));
+    rig.run(Duration::from_secs(3));
+    rig.power_loss();
+    rig.restart_target();
+    rig.settle();
+    rig.check_equal();
+    assert_eq!(rig.status().data_state, DataState::Ok);
+    rig.world
+        .inject(rig.target, &base(0), fault(FaultKind::Sync, 3));
+    writes(&rig, 4, 8);
+    rig.poke();
+    assert!(rig.wait(|rig| {
+        rig.events.any(|e| {
+            matches!(
+                e,
+                TargetEvent::State {
+                    to: DataState::MirrorRequired,
+                    ..
+                }
+            )
+        })
+    }));
+    rig.settle();
+    rig.check_equal();
+    assert_eq!(rig.status().data_state, DataState::Ok);
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_acknowledges_nothing_and_recovers() {
+    let mut rig = followed(104);
+    let acked = rig.book.borrow().ack.unwrap().durable;
+    rig.world.inject(
+        rig.target,
+        &state("journal"),
+        DiskFault {
+            kind: FaultKind::Write,
+            errno: Errno::ENOSPC,
+            bytes: None,
+            times: 3,
+        },
+    );
+    writes(&rig, 3, 8);
+    rig.poke();
+    assert!(rig.wait(|rig| {
+        rig.events
+            .any(|e| matches!(e, TargetEvent::JournalFailed { .. }))
+    }));
+    assert_eq!(rig.book.borrow().ack.unwrap().durable, acked);
+    rig.settle();
+    rig.check_equal();
+    assert_eq!(rig.status().data_state, DataState::Ok);
+}
+
+#[test]
+fn state_that_cannot_be_written_holds_back_what_depends_on_it() {
+    let mut rig = followed(105);
+    let before = rig.bases();
+    rig.world
+        .inject(rig.target, &state("superblock"), fault(FaultKind::Write, 5));
+    {
+        // A full mirror of an ok replica: not-ok is durable before its first byte.
+        let mut book = rig.book.borrow_mut();
+        book.write(0, 0, 16, 0x99, true);
+        book.begin_mirror(MirrorKind::Full);
+        book.mirror_step();
+    }
+    rig.poke();
+    assert!(rig.wait(|rig| {
+        rig.events
+            .any(|e| matches!(e, TargetEvent::StateFailed { .. }))
+    }));
+    assert_eq!(rig.differs(&before), None, "nothing was applied");
+    assert!(rig.status().trouble.is_some());
+    rig.settle();
+    rig.check_equal();
+    assert_eq!(rig.status().data_state, DataState::Ok);
+}
+
+#[test]
+fn a_full_journal_holds_the_source_back_and_loses_nothing() {
+    let mut rig = followed(106);
+    rig.pause(true);
+    // More than the journal holds: 2.2 MB of small records, most of it padding to blocks.
+    for round in 0..5 {
+        writes(&rig, 120 + round, 100);
+    }
+    rig.poke();
+    assert!(rig.wait(|rig| rig.events.any(|e| *e == TargetEvent::JournalFull)));
+    rig.run(Duration::from_secs(20));
+    assert_eq!(rig.book.borrow().sessions, 1, "the connection is kept");
+    rig.pause(false);
+    rig.settle();
+    rig.check_equal();
+}
+
+#[test]
+fn a_held_mirror_that_outgrows_the_journal_is_given_up_and_said_so_first() {
+    let mut rig = followed(107);
+    rig.book.borrow_mut().write(0, 0, 100, 0x42, true);
+    rig.book.borrow_mut().begin_mirror(MirrorKind::Difference);
+    for round in 0..5 {
+        writes(&rig, 120 + round, 100);
+    }
+    rig.poke();
+    assert!(rig.wait(|rig| rig.events.any(|e| *e == TargetEvent::HoldGivenUp)));
+    rig.settle();
+    let events = rig.events.all();
+    let at = |wanted: &TargetEvent| events.iter().position(|event| event == wanted);
+    let not_ok = TargetEvent::State {
+        from: DataState::Ok,
+        to: DataState::Mirroring,
+    };
+    assert!(at(&not_ok) > at(&TargetEvent::HoldGivenUp), "{events:?}");
+    rig.check_equal();
+    assert_eq!(rig.status().data_state, DataState::Ok);
+}
+
+#[test]
+fn a_held_mirror_is_applied_whole_also_after_a_power_loss() {
+    let mut rig = followed(108);
+    let old = rig.bases();
+    {
+        let mut book = rig.book.borrow_mut();
+        book.write(0, 0, 60, 0x42, true);
+        book.begin_mirror(MirrorKind::Difference);
+        for _ in 0..4 {
+            book.mirror_step();
+        }
+        book.write(1, 5, 3, 0x43, false);
+    }
+    durable(&mut rig);
+    assert!(rig.status().held);
+    rig.power_loss();
+    rig.restart_target();
+    rig.run(Duration::from_secs(1));
+    assert_eq!(rig.status().data_state, DataState::Ok);
+    assert_eq!(rig.differs(&old), None, "still its old prefix");
+    rig.settle();
+    rig.check_equal();
+    let events = rig.events.all();
+    let from_ok = |e: &TargetEvent| {
+        matches!(
+            e,
+            TargetEvent::State {
+                from: DataState::Ok,
+                ..
+            }
+        )
+    };
+    assert!(
+        !events.iter().any(from_ok),
+        "it was never anything but ok: {events:?}"
+    );
+}
+
+/// Stops the target with records in its journal that are not in the bases.
+fn journal_only(rig: &mut Rig, count: u8) {
+    rig.pause(true);
+    for round in 0..count {
+        rig.book
+            .borrow_mut()
+            .write(0, u64::from(round) * 8, 8, 0x70 + round, false);
+        durable(rig);
+    }
+    rig.book.borrow_mut().connect = false;
+    rig.poke();
+    rig.run(Duration::from_secs(1));
+    rig.power_loss();
+}
+
+#[test]
+fn a_corrupt_record_in_the_middle_is_never_applied_and_its_extents_are_mirrored() {
+    let mut rig = followed(109);
+    let old = rig.bases();
+    journal_only(&mut rig, 6);
+    let image = rig.world.image(rig.target, &state("journal"));
+    let marked: Vec<_> = (0..image.len() / 4096)
+        .map(|block| block * 4096)
+        .filter(|at| image[*at..*at + 8] == *b"BLKrBTCH")
+        .filter(|at| {
+            image[*at + 4096..]
+                .first()
+                .is_some_and(|byte| *byte == 0x72)
+        })
+        .collect();
+    assert_eq!(marked.len(), 1, "one batch has the third write");
+    rig.world.corrupt(
+        rig.target,
+        &state("journal"),
+        marked[0] as u64 + 4096 + 100,
+        &[0],
+    );
+    rig.restart_target();
+    assert!(
+        rig.events
+            .any(|e| matches!(e, TargetEvent::JournalCorrupt { .. }))
+    );
+    rig.run(Duration::from_secs(2));
+    assert_eq!(rig.status().data_state, DataState::MirrorRequired);
+    let bases = rig.bases();
+    let images = rig.book.borrow().images.clone();
+    assert!(
+        bases[0][..8192] == images[0][..8192],
+        "what is before it is there"
+    );
+    assert!(
+        bases[0][8192..] == old[0][8192..],
+        "nothing from it on was applied"
+    );
+    let mirrored = rig.book.borrow().mirror_bytes;
+    rig.book.borrow_mut().connect = true;
+    rig.settle();
+    rig.check_equal();
+    assert_eq!(
+        rig.book.borrow().mirror_bytes - mirrored,
+        4 * 4096,
+        "its extents and no others"
+    );
+}
+
+#[test]
+fn a_head_that_is_lost_makes_everything_differ() {
+    let mut rig = followed(110);
+    journal_only(&mut rig, 3);
+    rig.world.corrupt(rig.target, &state("journal"), 100, &[1]);
+    rig.world
+        .corrupt(rig.target, &state("journal"), 4096 + 100, &[1]);
+    rig.book.borrow_mut().ack = None;
+    rig.restart_target();
+    assert!(
+        rig.events
+            .any(|e| matches!(e, TargetEvent::JournalCorrupt { .. }))
+    );
+    assert_eq!(rig.status().data_state, DataState::MirrorRequired);
+    rig.pause(false);
+    rig.book.borrow_mut().connect = true;
+    rig.settle();
+    assert!(rig.book.borrow().map_unknown || rig.book.borrow().mirror_bytes > 64 << 10);
+    rig.check_equal();
+}
+
+#[test]
+fn one_bad_superblock_is_repaired_and_two_are_refused_untouched() {
+    let mut rig = followed(111);
+    rig.power_loss();
+    rig.world
+        .corrupt(rig.target, &state("superblock"), 100, &[0xff]);
+    rig.restart_target();
+    rig.settle();
+    assert!(
+        rig.events
+            .any(|e| matches!(e, TargetEvent::StateRepaired { .. }))
+    );
+    rig.power_loss();
+    rig.world
+        .corrupt(rig.target, &state("superblock"), 100, &[0xff]);
+    rig.world
+        .corrupt(rig.target, &state("superblock"), (512 << 10) + 100, &[0xff]);
+    let image = rig.world.image(rig.target, &state("superblock"));
+    let error = rig.try_start_target().unwrap_err();
+    assert!(matches!(error, TargetError::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("checksum mirror"), "{error}");
+    assert!(rig.world.image(rig.target, &state("superblock")) == image);
+}
+
+#[test]
+fn a_journal_that_rots_while_it_is_needed_is_compared_whole() {
+    let mut rig = followed(112);
+    rig.pause(true);
+    // Enough that the first batches are no longer in memory.
+    writes(&rig, 200, 100);
+    writes(&rig, 200, 100);
+    rig.poke();
+    rig.run(Duration::from_secs(20));
+    let noise = vec![0xa5; 1 << 20];
+    rig.world
+        .corrupt(rig.target, &state("journal"), JOURNAL_AREA_OFFSET, &noise);
+    rig.pause(false);
+    assert!(rig.wait(|rig| {
+        rig.events
+            .any(|e| matches!(e, TargetEvent::JournalCorrupt { .. }))
+    }));
+    rig.settle();
+    rig.check_equal();
+    assert_eq!(rig.status().data_state, DataState::Ok);
+}
+
+#[test]
+fn a_target_restored_from_an_old_backup_is_compared_whole() {
+    let mut rig = followed(113);
+    rig.stop();
+    let paths = [
+        state("superblock"),
+        state("journal"),
+        state("map"),
+        base(0),
+        base(1),
+    ];
+    let backup: Vec<_> = paths
+        .iter()
+        .map(|p| rig.world.image(rig.target, p))
+        .collect();
+    rig.restart_target();
+    writes(&rig, 40, 8);
+    rig.settle();
+    rig.power_loss();
+    for (path, image) in paths.iter().zip(&backup) {
+        rig.world.set_image(rig.target, path, image);
+    }
+    // The source has freed what was acknowledged.
+    let mut book = rig.book.borrow_mut();
+    let keep = book.log.len() - 3;
+    book.log.drain(..keep);
+    drop(book);
+    rig.book.borrow_mut().ack = None;
+    rig.restart_target();
+    rig.settle();
+    rig.check_equal();
+}
+
+#[test]
+fn ghost_writes_of_a_killed_daemon_never_land_on_newer_data() {
+    for seed in 0..10 {
+        let mut rig = followed(120 + seed);
+        writes(&rig, 20, 8);
+        rig.poke();
+        rig.run(Duration::from_micros(300 * (seed + 1)));
+        rig.kill();
+        writes(&rig, 20, 8);
+        rig.restart_target();
+        rig.settle();
+        rig.run(Duration::from_secs(10));
+        rig.check_equal();
+    }
+}
+
+#[test]
+fn a_silent_source_is_given_up_after_its_time_out() {
+    let mut rig = followed(114);
+    rig.book.borrow_mut().silent = true;
+    rig.run(Duration::from_secs(4));
+    assert!(
+        !rig.events
+            .any(|e| matches!(e, TargetEvent::Disconnected { .. }))
+    );
+    rig.run(Duration::from_secs(4));
+    assert!(
+        rig.events
+            .any(|e| matches!(e, TargetEvent::Disconnected { .. }))
+    );
+}
+
+#[test]
+fn a_full_state_directory_refuses_a_new_replica_with_the_reason() {
+    let mut rig = Rig::with(115, settings());
+    rig.world
+        .set_space(rig.target, blkrep_types::ByteLen::new(1 << 20));
+    assert!(rig.wait(|rig| rig.book.borrow().refused.is_some()));
+    let refuse = rig.book.borrow_mut().refused.take().unwrap();
+    assert_eq!(refuse.code, blkrep_wire::RefuseCode::Failed);
+    assert!(refuse.text.contains("No space"), "{}", refuse.text);
+    rig.world
+        .set_space(rig.target, blkrep_types::ByteLen::new(1 << 30));
+    rig.book.borrow_mut().connect = true;
+    rig.settle();
+    rig.check_equal();
+}

@@ -1,0 +1,9 @@
+//! The worker and the acceptor over the simulated twins, against a scripted source.
+
+#![allow(clippy::unwrap_used)]
+
+mod campaign;
+mod faults;
+mod rig;
+mod rules;
+mod source;

@@ -1,0 +1,293 @@
+//! `detach`, `forget`, and the orderly end of everything.
+//!
+//! Owns the order: device, threads, engine, table. A backing is the plain data as soon as its
+//! claim is let go of.
+
+use super::serve::end;
+use super::state::{Engine, Served};
+use super::table::VolumeEntry;
+use super::{Inner, errors};
+use crate::engine::source::forget_group;
+use blkrep_api::{ApiError, CommandReply, DetachRequest, ErrorCode, EventId, NewEvent};
+use blkrep_types::{GroupName, VolumeIndex, VolumeName};
+use blkrep_ublk::Stop;
+
+impl Inner {
+    pub(super) fn detach(&self, request: &DetachRequest) -> Result<CommandReply, ApiError> {
+        let volume = &request.volume;
+        let found = self.state().table.entries().volumes.get(volume).cloned();
+        let entry = found.ok_or_else(|| errors::no_volume(volume))?;
+        let served = self.take_served(volume, &entry, request.force)?;
+        let mut notes = Vec::new();
+        let mut forced = false;
+        if let Some(mut served) = served {
+            forced = request.force && served.device.in_use();
+            let device = served.device.path();
+            if entry.frontend == blkrep_api::FrontendKind::Ublk {
+                self.hints.forget_device(device.as_ref());
+            }
+            end(&mut served, Stop::Delete);
+        }
+        let engine = self.state().engine(&entry.group);
+        let linked = engine
+            .as_ref()
+            .is_some_and(|engine| !engine.links().is_empty());
+        self.drop_volume(volume, &entry, linked)?;
+        self.settle(&entry.group, linked, &mut notes)?;
+        let id = if forced {
+            EventId::VolumeDetachForced
+        } else {
+            EventId::VolumeDetached
+        };
+        let text = format!("{} is served no longer", entry.backing.display());
+        self.tell(NewEvent::new(id, text).group(&entry.group).volume(volume));
+        if notes.is_empty() {
+            notes.push(format!(
+                "{} is the plain data again",
+                entry.backing.display()
+            ));
+        }
+        Ok(CommandReply { notes })
+    }
+
+    /// Takes the device out of what is served, unless it is open and that matters.
+    fn take_served(
+        &self,
+        volume: &VolumeName,
+        entry: &VolumeEntry,
+        force: bool,
+    ) -> Result<Option<Served>, ApiError> {
+        let mut state = self.state();
+        let Some(group) = state.groups.get_mut(&entry.group) else {
+            return Ok(None);
+        };
+        let open = group
+            .served
+            .get(volume)
+            .filter(|served| !force && served.device.in_use());
+        if let Some(served) = open {
+            return Err(ApiError::new(
+                ErrorCode::DeviceOpen,
+                format!("volume {volume}"),
+                format!("{} is open", served.device.path()),
+                "unmount it or stop what uses it; or detach --force: its users get errors",
+            ));
+        }
+        group.troubles.remove(volume);
+        Ok(group.served.remove(volume))
+    }
+
+    /// A volume of a linked group stays in the table: maps and stream are of all its volumes.
+    fn drop_volume(
+        &self,
+        volume: &VolumeName,
+        entry: &VolumeEntry,
+        linked: bool,
+    ) -> Result<(), ApiError> {
+        let linked = linked || self.has_state(&entry.group);
+        self.state()
+            .table
+            .update(|entries| {
+                if let Some(entry) = entries.volumes.get_mut(volume) {
+                    entry.served = false;
+                }
+            })
+            .map_err(|error| errors::of_table(format!("volume {volume}"), &error))?;
+        if !linked {
+            self.show(volume, entry);
+        }
+        Ok(())
+    }
+
+    /// True if a group that is not open has links that are remembered.
+    fn has_state(&self, group: &GroupName) -> bool {
+        self.state().engine(group).is_none()
+            && self.groups_dir.join(format!("{group}.intent")).exists()
+    }
+
+    /// Lets go of what a group no longer needs after one of its volumes ended.
+    fn settle(
+        &self,
+        group: &GroupName,
+        linked: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<(), ApiError> {
+        let engine = self.state().engine(group);
+        let volumes = self.volumes_of(group);
+        let any_served = volumes.iter().any(|(_, entry)| entry.served);
+        if any_served {
+            return self.shrink(group, engine.as_ref(), linked, notes);
+        }
+        self.stop_links(group);
+        let engine = self
+            .state()
+            .groups
+            .remove(group)
+            .and_then(|group| group.engine);
+        if let Some(engine) = engine {
+            self.stop_engine(group, &engine, true);
+        }
+        for (name, entry) in &volumes {
+            self.show(name, entry);
+        }
+        if linked || self.has_state(group) {
+            notes.push(format!(
+                "group {group} keeps its links; changes made to its backings from now on are not \
+                 seen: the next connection compares everything"
+            ));
+            return Ok(());
+        }
+        self.remove_entries(group)?;
+        forget_group(&self.host, &self.groups_dir, group)
+            .map_err(|error| errors::of_engine(format!("group {group}"), &error))
+    }
+
+    /// Without links the volumes at the end of a group that are not served are let go of.
+    fn shrink(
+        &self,
+        group: &GroupName,
+        engine: Option<&Engine>,
+        linked: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<(), ApiError> {
+        let held = "its backing stays claimed until the other volumes of its group are detached";
+        let Some(engine) = engine.filter(|_| !linked) else {
+            notes.push(held.to_owned());
+            return Ok(());
+        };
+        for (name, entry) in self.volumes_of(group).into_iter().rev() {
+            if entry.served {
+                break;
+            }
+            engine
+                .remove_last_volume(VolumeIndex::new(entry.index))
+                .map_err(|error| errors::of_engine(format!("volume {name}"), &error))?;
+            self.state()
+                .table
+                .update(|entries| drop(entries.volumes.remove(&name)))
+                .map_err(|error| errors::of_table(format!("volume {name}"), &error))?;
+        }
+        if self
+            .volumes_of(group)
+            .iter()
+            .any(|(_, entry)| !entry.served)
+        {
+            notes.push(held.to_owned());
+        }
+        Ok(())
+    }
+
+    fn remove_entries(&self, group: &GroupName) -> Result<(), ApiError> {
+        self.state()
+            .table
+            .update(|entries| {
+                entries.volumes.retain(|_, entry| entry.group != *group);
+                entries.groups.remove(group);
+            })
+            .map_err(|error| errors::of_table(format!("group {group}"), &error))
+    }
+
+    fn stop_engine(&self, group: &GroupName, engine: &Engine, detached: bool) {
+        if let Err(error) = engine.stop(detached) {
+            tracing::error!(%group, %error, "end the group in order");
+            let text = format!("the group did not end in order: {error}");
+            self.tell(NewEvent::new(EventId::StateFull, text).group(group));
+        }
+    }
+
+    /// A step of `attach` failed: the group is as it was before.
+    pub(super) fn leave(&self, volume: &VolumeName, group: &GroupName) {
+        let entry = self.state().table.entries().volumes.get(volume).cloned();
+        let removed = self.state().table.update(|entries| {
+            entries.volumes.remove(volume);
+            if !entries.volumes.values().any(|entry| entry.group == *group) {
+                entries.groups.remove(group);
+            }
+        });
+        if let Err(error) = removed {
+            tracing::error!(%volume, %error, "take back a failed attach");
+        }
+        if let Some(entry) = &entry {
+            self.show(volume, entry);
+        }
+        let (engine, alone) = {
+            let state = self.state();
+            let known = state.groups.get(group);
+            (
+                state.engine(group),
+                known.is_none_or(|group| group.served.is_empty()),
+            )
+        };
+        let Some(engine) = engine else { return };
+        if alone {
+            self.state().groups.remove(group);
+            self.stop_engine(group, &engine, true);
+            drop(engine);
+            if let Err(error) = forget_group(&self.host, &self.groups_dir, group) {
+                tracing::error!(%group, %error, "forget a group that was never served");
+            }
+        } else {
+            let last = VolumeIndex::new(
+                u16::try_from(engine.volumes().len() - 1).expect("a group has few volumes"),
+            );
+            if let Err(error) = engine.remove_last_volume(last) {
+                tracing::error!(%volume, %error, "let go of a volume that was never served");
+            }
+        }
+    }
+
+    /// Drops what is remembered of a group that is neither served nor received.
+    pub(super) fn forget(&self, group: &GroupName) -> Result<CommandReply, ApiError> {
+        let known = !self.volumes_of(group).is_empty()
+            || self.groups_dir.join(format!("{group}.group")).exists();
+        if !known {
+            return Err(errors::no_group(group));
+        }
+        let busy = self
+            .state()
+            .groups
+            .get(group)
+            .is_some_and(|group| !group.served.is_empty());
+        if busy {
+            return Err(ApiError::new(
+                ErrorCode::GroupBusy,
+                format!("group {group}"),
+                "its volumes are served",
+                "detach them first",
+            ));
+        }
+        self.stop_links(group);
+        let engine = self
+            .state()
+            .groups
+            .remove(group)
+            .and_then(|group| group.engine);
+        if let Some(engine) = engine {
+            self.stop_engine(group, &engine, true);
+        }
+        for (name, entry) in self.volumes_of(group) {
+            self.show(&name, &entry);
+        }
+        self.remove_entries(group)?;
+        forget_group(&self.host, &self.groups_dir, group)
+            .map_err(|error| errors::of_engine(format!("group {group}"), &error))?;
+        self.settings.forget_group(group);
+        Ok(CommandReply::note(format!(
+            "group {group} is forgotten; its data was not touched"
+        )))
+    }
+
+    /// Ends everything so that a successor can go on: devices that can wait for it do.
+    pub(super) fn stop_all(&self) {
+        let groups = std::mem::take(&mut self.state().groups);
+        for (name, mut group) in groups {
+            for served in group.served.values_mut() {
+                end(served, Stop::LeaveForSuccessor);
+            }
+            group.end_links();
+            if let Some(engine) = group.engine.take() {
+                self.stop_engine(&name, &engine, false);
+            }
+        }
+    }
+}

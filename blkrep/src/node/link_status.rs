@@ -1,0 +1,116 @@
+//! What `status` shows of links.
+//!
+//! Owns the translation of a group's and a driver's facts about a link into the API's words.
+
+use super::state::Engine;
+use super::{Inner, clock};
+use crate::engine::link::{LinkConnection, LinkSnapshot};
+use blkrep_api::{
+    ConnectionState, LinkStatus, MirrorState, MirrorStatus, QueueStatus, ReplicationState,
+    TransmitState,
+};
+use blkrep_core::source::{
+    Connection, LinkStatus as Facts, MirrorPhase, MirrorProgress, Position, Transmit,
+};
+use blkrep_types::{ByteLen, GroupName};
+
+impl Inner {
+    pub(super) fn link_statuses(&self, group: &GroupName, engine: &Engine) -> Vec<LinkStatus> {
+        let records = engine.links();
+        let status = engine.status();
+        let links = status
+            .links
+            .into_iter()
+            .filter_map(|(name, wanted, facts)| {
+                let record = records.iter().find(|record| record.name == name)?;
+                let snapshot = self
+                    .link_control(group, &name)
+                    .map(|control| control.snapshot())
+                    .unwrap_or_default();
+                let lag = facts.oldest.map(|oldest| clock::now().since(oldest));
+                let behind = facts.position == Position::Behind;
+                let lag = (!behind).then(|| lag.map_or(0, |lag| lag.as_millis()));
+                Some(LinkStatus {
+                    peer: record.peer.clone(),
+                    mode: record.mode,
+                    connection: connection(wanted, &snapshot),
+                    transmit: transmit(facts.transmit),
+                    mirror: mirror(&facts.mirror),
+                    replication: replication(&facts, wanted),
+                    data_state: facts.data_state,
+                    lag_ms: lag.and_then(|lag| u64::try_from(lag).ok()),
+                    queue: QueueStatus {
+                        memory_bytes: facts.queued_bytes,
+                        disk_bytes: ByteLen::ZERO,
+                        ops: facts.queued_ops,
+                    },
+                    dirty_bytes: facts.dirty_bytes,
+                    sent_bytes: facts.sent_bytes,
+                    sent_compressed_bytes: ByteLen::new(snapshot.wire_bytes_sent),
+                    connected_since: snapshot.connected_since.map(clock::timestamp),
+                    refusal: snapshot.refusal.map(|refusal| refusal.text),
+                    name,
+                })
+            });
+        links.collect()
+    }
+}
+
+const fn connection(wanted: bool, snapshot: &LinkSnapshot) -> ConnectionState {
+    match snapshot.connection {
+        LinkConnection::Up => ConnectionState::Connected,
+        LinkConnection::Refused => ConnectionState::Refused,
+        _ if !wanted => ConnectionState::Disconnected,
+        LinkConnection::Connecting | LinkConnection::Negotiating => ConnectionState::Connecting,
+        LinkConnection::Down => ConnectionState::Down,
+        LinkConnection::Stopped => ConnectionState::Disconnected,
+    }
+}
+
+const fn transmit(transmit: Transmit) -> TransmitState {
+    match transmit {
+        Transmit::Started => TransmitState::Started,
+        Transmit::Paused => TransmitState::Paused,
+        Transmit::Stopped => TransmitState::Stopped,
+    }
+}
+
+fn replication(facts: &Facts, wanted: bool) -> ReplicationState {
+    match (facts.transmit, facts.position, facts.connection) {
+        (Transmit::Stopped, _, _) => ReplicationState::Stopped,
+        (_, Position::Behind, _) => ReplicationState::Behind,
+        (_, Position::Following, Connection::Up) => ReplicationState::Replicating,
+        (_, Position::Following, _) if !wanted => ReplicationState::Stopped,
+        (_, Position::Following, Connection::Down | Connection::Negotiating) => {
+            ReplicationState::Pending
+        }
+    }
+}
+
+fn mirror(progress: &MirrorProgress) -> MirrorStatus {
+    let done = progress.sent.get() + progress.skipped.get();
+    let whole = done + progress.remaining.get();
+    #[allow(clippy::cast_precision_loss)]
+    let percent = if whole == 0 {
+        100.0
+    } else {
+        done as f64 * 100.0 / whole as f64
+    };
+    MirrorStatus {
+        state: match progress.phase {
+            MirrorPhase::Idle => MirrorState::Idle,
+            MirrorPhase::Waiting => MirrorState::Waiting,
+            MirrorPhase::Running | MirrorPhase::Ending => MirrorState::Mirroring,
+            MirrorPhase::Paused => MirrorState::Paused,
+        },
+        kind: progress.kind,
+        percent: if progress.phase == MirrorPhase::Idle {
+            100.0
+        } else {
+            percent
+        },
+        bytes_sent: progress.sent,
+        bytes_skipped: progress.skipped,
+        bytes_remaining: progress.remaining,
+    }
+}

@@ -1,0 +1,254 @@
+//! The node: the daemon's data plane as its administrators see it.
+//!
+//! Owns what is served and received on this host: groups with their engines, devices, links and
+//! threads, and the table that brings them back. Commands of the control plane enter; engines,
+//! devices and events leave. Never touches a volume's bytes and never decides an order.
+
+mod attach;
+mod backing;
+mod claim;
+mod clock;
+mod detach;
+mod errors;
+mod frontends;
+mod link_status;
+mod links;
+mod promote;
+mod replicas;
+mod restore;
+mod router;
+mod serve;
+mod state;
+mod status;
+mod table;
+mod threads;
+mod watch;
+
+use crate::control::node::{Node, NodeContext};
+use crate::events::Events;
+use crate::settings::Settings;
+use crate::udev::UdevHints;
+use anyhow::Context as _;
+use blkrep_api::{
+    ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
+    DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, EventId, Finding,
+    ForgetRequest, GroupStatus, MirrorRequest, NewEvent, PromoteRequest, StatusQuery,
+    TargetRequest, TransmitRequest,
+};
+use blkrep_io::real::{RealHost, process};
+use blkrep_types::{GroupName, NodeName};
+use state::State;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use table::Table;
+
+/// A node over the real host.
+#[derive(Debug)]
+pub struct LiveNode {
+    inner: Arc<Inner>,
+    watcher: Mutex<Option<watch::Watcher>>,
+    listening: Mutex<Option<router::Listening>>,
+}
+
+/// What commands, threads and the watcher share.
+#[derive(Debug)]
+struct Inner {
+    name: NodeName,
+    host: RealHost,
+    settings: Arc<Settings>,
+    events: Events,
+    hints: UdevHints,
+    /// State of groups.
+    groups_dir: PathBuf,
+    /// State of replicas, a directory each.
+    replicas_dir: PathBuf,
+    /// Directories that other nodes may place replicas in.
+    replica_dirs: Vec<PathBuf>,
+    /// Sockets and mount points of this run.
+    run_dir: PathBuf,
+    /// Names this boot of the host.
+    boot: String,
+    /// One command that changes something at a time; held as long as it takes.
+    commands: Mutex<()>,
+    /// Held for moments only.
+    state: Mutex<State>,
+    stopping: AtomicBool,
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn command(&self) -> MutexGuard<'_, ()> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, event: NewEvent) {
+        self.events.publish(event);
+    }
+}
+
+impl LiveNode {
+    /// Opens the node: takes over what a predecessor served, and begins to listen.
+    ///
+    /// # Errors
+    /// The state directory cannot be used. A volume that cannot be served is no error: its status
+    /// says why, and it is tried again.
+    pub fn open(context: NodeContext) -> anyhow::Result<Arc<Self>> {
+        prepare_process();
+        let groups_dir = context.state_dir.join("groups");
+        let replicas_dir = context.state_dir.join("replicas");
+        let run_dir = context.state_dir.join("run");
+        for directory in [&groups_dir, &replicas_dir, &run_dir] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .with_context(|| format!("make {}", directory.display()))?;
+        }
+        let (table, bad) = Table::load(&context.state_dir)?;
+        let about = fs::metadata(&context.state_dir).context("examine the state directory")?;
+        let inner = Arc::new(Inner {
+            name: context.name,
+            host: RealHost::new(&format!("blkrep-{:x}-{:x}", about.dev(), about.ino())),
+            settings: context.settings,
+            events: context.events,
+            hints: UdevHints::new(),
+            groups_dir,
+            replicas_dir,
+            replica_dirs: context.replica_dirs,
+            run_dir,
+            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+            commands: Mutex::default(),
+            state: Mutex::new(State::new(table)),
+            stopping: AtomicBool::new(false),
+        });
+        if let Some(bad) = bad {
+            inner.tell(NewEvent::new(
+                EventId::StateCorrupt,
+                format!(
+                    "volume table: {bad}; the other copy is used and the next change repairs it"
+                ),
+            ));
+        }
+        inner.restore_replicas();
+        inner.restore();
+        let listening = router::Listening::start(&inner, context.listener)
+            .context("start to take connections of other nodes")?;
+        let watcher = watch::Watcher::start(&inner).context("start the watcher")?;
+        Ok(Arc::new(Self {
+            inner,
+            watcher: Mutex::new(Some(watcher)),
+            listening: Mutex::new(Some(listening)),
+        }))
+    }
+}
+
+/// What the process asks of the kernel so that it cannot deadlock with writeback to its own
+/// devices. Without the rights for it the node works, and `doctor` tells what is missing.
+fn prepare_process() {
+    if let Err(error) = process::set_io_flusher() {
+        tracing::warn!(%error, "mark the process as a flusher of I/O");
+    }
+    if let Err(error) = process::lock_memory() {
+        tracing::warn!(%error, "lock memory");
+    }
+}
+
+impl Node for LiveNode {
+    fn status(&self, query: &StatusQuery) -> Result<Vec<GroupStatus>, ApiError> {
+        self.inner.status(query)
+    }
+
+    fn attach(&self, request: &AttachRequest) -> Result<AttachReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.attach(request)
+    }
+
+    fn detach(&self, request: &DetachRequest) -> Result<CommandReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.detach(request)
+    }
+
+    fn connect(&self, request: &ConnectRequest) -> Result<ConnectReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.connect(request)
+    }
+
+    fn disconnect(&self, request: &DisconnectRequest) -> Result<DisconnectReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.disconnect(request)
+    }
+
+    fn forget(&self, request: &ForgetRequest) -> Result<CommandReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.forget(&request.group)
+    }
+
+    fn mirror(&self, request: &MirrorRequest) -> Result<CommandReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.mirror(request)
+    }
+
+    fn transmit(&self, request: &TransmitRequest) -> Result<CommandReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.transmit(request)
+    }
+
+    fn target(&self, request: &TargetRequest) -> Result<CommandReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.pause_target(request)
+    }
+
+    fn promote(&self, request: &PromoteRequest) -> Result<CommandReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.promote(request)
+    }
+
+    fn demote(&self, request: &DemoteRequest) -> Result<CommandReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.demote(request)
+    }
+
+    fn settings_changed(&self, group: Option<&GroupName>) {
+        self.inner.settings_changed(group);
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    fn healthy(&self) -> bool {
+        self.inner.healthy()
+    }
+
+    fn stop(&self) {
+        self.inner.stopping.store(true, Ordering::Release);
+        let watcher = self
+            .watcher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(watcher) = watcher {
+            watcher.stop();
+        }
+        let listening = self
+            .listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(listening) = listening {
+            listening.stop();
+        }
+        let _turn = self.inner.command();
+        self.inner.stop_replicas();
+        self.inner.stop_all();
+    }
+}

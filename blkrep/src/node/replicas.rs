@@ -1,0 +1,328 @@
+//! Groups that this node receives.
+//!
+//! Owns each replica's thread with its control. Sources bring replicas into being (`router`);
+//! commands pause, promote and forget them.
+
+use super::threads::WorkerThread;
+use super::{Inner, clock, errors};
+use crate::engine::target::{
+    Opened, ReplicaFiles, TargetCommandError, TargetControl, TargetError, TargetEvent,
+    TargetSettings, TargetStatus, TargetWatch, TargetWorker,
+};
+use crate::events::Events;
+use blkrep_api::{
+    ApiError, CommandReply, ErrorCode, EventId, GroupStatus, NewEvent, Role, TargetAction,
+    TargetRequest, TargetState, TargetStatus as ApiTargetStatus, VolumeState, VolumeStatus,
+};
+use blkrep_io::Host as _;
+use blkrep_io::real::{RealHost, RealSocket};
+use blkrep_types::{DataState, GroupName};
+use blkrep_wire::Applying;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Operations of a replica's ring: base writes of a batch, the journal, the connection.
+const RING_ENTRIES: u32 = 512;
+/// How long an answer of a replica's worker may take: what it has received must be durable first.
+const ANSWER_WAIT: Duration = Duration::from_secs(90);
+/// How long the claims of a killed predecessor are waited for.
+const CLAIM_WAIT: Duration = Duration::from_secs(60);
+const CLAIM_RETRY: Duration = Duration::from_millis(50);
+
+/// A replica at work.
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub(super) control: TargetControl<RealSocket>,
+    thread: WorkerThread,
+}
+
+impl Replica {
+    /// Ends it in order: what was received is durable.
+    pub(super) fn end(self) {
+        self.control.stop();
+        self.thread.join();
+    }
+
+    /// Waits for the end that a promotion brings.
+    pub(super) fn join(self) {
+        self.thread.join();
+    }
+
+    pub(super) fn alive(&self) -> bool {
+        self.thread.alive()
+    }
+}
+
+/// Puts a replica's events into the event log.
+struct Watch(Events);
+
+impl TargetWatch for Watch {
+    fn event(&self, group: &GroupName, event: &TargetEvent) {
+        let (id, text) = in_words(event);
+        self.0.publish(NewEvent::new(id, text).group(group));
+    }
+}
+
+fn in_words(event: &TargetEvent) -> (EventId, String) {
+    match event {
+        TargetEvent::Created { .. } => (EventId::TargetCreated, "a replica was made".to_owned()),
+        TargetEvent::Connected { source } => {
+            (EventId::LinkUp, format!("node {source} is connected"))
+        }
+        TargetEvent::Disconnected { source, reason } => {
+            (EventId::LinkDown, format!("node {source}: {reason}"))
+        }
+        TargetEvent::Refused { source, reason } => {
+            (EventId::LinkRefused, format!("node {source}: {reason}"))
+        }
+        TargetEvent::State {
+            from,
+            to: DataState::Ok,
+        } => (EventId::TargetOk, format!("was {from}")),
+        TargetEvent::State { from, to } => (EventId::TargetNotOk, format!("was {from}, is {to}")),
+        TargetEvent::WriteFailed { path, errno } => {
+            (EventId::TargetWriteError, format!("{path}: {errno}"))
+        }
+        TargetEvent::FlushFailed { path, errno } => (
+            EventId::TargetWriteError,
+            format!("flush {path}: {errno}; applied again"),
+        ),
+        TargetEvent::JournalFailed { errno } => (
+            EventId::StateFull,
+            format!("journal: {errno}; the source is held back"),
+        ),
+        TargetEvent::JournalCorrupt { what } => (EventId::JournalCorrupt, what.clone()),
+        TargetEvent::JournalFull => (EventId::JournalFull, "the source is held back".to_owned()),
+        TargetEvent::Replayed { through } => {
+            (EventId::JournalReplayed, format!("applied up to {through}"))
+        }
+        TargetEvent::HoldGivenUp => (
+            EventId::TargetNotOk,
+            "a mirror outgrew the journal and is applied as it comes".to_owned(),
+        ),
+        TargetEvent::StateFailed { reason } => (EventId::StateFull, reason.clone()),
+        TargetEvent::StateRepaired { what } => (EventId::StateRepaired, what.clone()),
+        TargetEvent::Adopted { history } => (
+            EventId::TargetCreated,
+            format!("belongs to generation {} now", history.current()),
+        ),
+        TargetEvent::Paused => (EventId::TargetPaused, "by command".to_owned()),
+        TargetEvent::Resumed => (EventId::TargetResumed, "by command".to_owned()),
+        TargetEvent::Promoted { history } => (
+            EventId::Promoted,
+            format!("generation {} begins", history.current()),
+        ),
+    }
+}
+
+/// An error of a replica's files, in the words of the control API.
+pub(super) fn of_target(group: &GroupName, error: &TargetError) -> ApiError {
+    let text = error.to_string();
+    let (happened, action) = text.rsplit_once("; ").unwrap_or((&text, "see the log"));
+    ApiError::new(
+        ErrorCode::StateCorrupt,
+        format!("group {group}"),
+        happened,
+        action,
+    )
+}
+
+impl Inner {
+    pub(super) fn replica_dir(&self, group: &GroupName) -> PathBuf {
+        self.replicas_dir.join(group.as_str())
+    }
+
+    pub(super) fn target_settings(&self, group: &GroupName) -> TargetSettings {
+        TargetSettings {
+            journal_bytes: self.settings.group(group).journal_size,
+            ..TargetSettings::new(self.name.clone())
+        }
+    }
+
+    /// Opens every replica of the state directory.
+    pub(super) fn restore_replicas(&self) {
+        let names = self.host.list(&self.replicas_dir).unwrap_or_else(|error| {
+            tracing::error!(%error, "list replicas");
+            Vec::new()
+        });
+        for name in names {
+            let Ok(group) = GroupName::new(&name) else {
+                continue;
+            };
+            if let Err(error) = self.restore_replica(&group) {
+                let text = format!("{error}; {}", error.action);
+                tracing::error!(%group, error = text, "open the replica");
+                self.tell(NewEvent::new(EventId::TargetNotOk, text).group(&group));
+            }
+        }
+    }
+
+    fn restore_replica(&self, group: &GroupName) -> Result<(), ApiError> {
+        let began = Instant::now();
+        loop {
+            match ReplicaFiles::open(&self.host, &self.replica_dir(group)) {
+                Ok(None) => return Ok(()),
+                Ok(Some(opened)) => return self.start_replica(group, opened),
+                // Its group is in the table and is opened as a source.
+                Err(TargetError::Promoted(_)) => return Ok(()),
+                Err(TargetError::Busy { .. }) if began.elapsed() < CLAIM_WAIT => {
+                    thread::sleep(CLAIM_RETRY);
+                }
+                Err(error) => return Err(of_target(group, &error)),
+            }
+        }
+    }
+
+    /// Runs the worker of an open replica.
+    pub(super) fn start_replica(
+        &self,
+        group: &GroupName,
+        opened: Opened<RealHost>,
+    ) -> Result<(), ApiError> {
+        let settings = self.target_settings(group);
+        let watch = Arc::new(Watch(self.events.clone()));
+        let (told, control) = mpsc::sync_channel(1);
+        let thread =
+            WorkerThread::start(&self.host, &format!("t-{group}"), RING_ENTRIES, move |_| {
+                let worker = TargetWorker::new(opened, settings, watch)
+                    .map_err(|error| error.to_string())?;
+                // The receiver waits for exactly this.
+                let _ = told.send(worker.control());
+                Ok(worker)
+            })
+            .map_err(|error| {
+                let action = "see blkctl doctor for limits of memory and io_uring";
+                let subject = format!("group {group}");
+                ApiError::new(ErrorCode::NoRights, subject, error.to_string(), action)
+            })?;
+        let control = control.recv().map_err(|_| {
+            ApiError::internal(format!("the replica of group {group} gave no control"))
+        })?;
+        self.state()
+            .replicas
+            .insert(group.clone(), Replica { control, thread });
+        Ok(())
+    }
+
+    fn replica_control(&self, group: &GroupName) -> Result<TargetControl<RealSocket>, ApiError> {
+        let state = self.state();
+        if let Some(replica) = state.replicas.get(group) {
+            return Ok(replica.control.clone());
+        }
+        let is_source = state
+            .table
+            .entries()
+            .volumes
+            .values()
+            .any(|entry| entry.group == *group);
+        if is_source {
+            return Err(ApiError::new(
+                ErrorCode::WrongRole,
+                format!("group {group}"),
+                "this node is its source, not its target",
+                "give the command on its target",
+            ));
+        }
+        Err(errors::no_group(group))
+    }
+
+    /// Asks a replica's worker and waits for its answer.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        group: &GroupName,
+        question: impl FnOnce(
+            &TargetControl<RealSocket>,
+            Box<dyn FnOnce(Result<T, TargetCommandError>) + Send>,
+        ),
+    ) -> Result<T, ApiError> {
+        let control = self.replica_control(group)?;
+        let (tell, answer) = mpsc::sync_channel(1);
+        // Nobody listens only if this command has given up.
+        question(&control, Box::new(move |result| drop(tell.send(result))));
+        match answer.recv_timeout(ANSWER_WAIT) {
+            Ok(result) => result.map_err(|error| super::promote::of_command(group, &error)),
+            Err(_) => Err(ApiError::new(
+                ErrorCode::StillRunning,
+                format!("group {group}"),
+                "its replica has not answered in time",
+                "see blkctl status; its disks may be slow or failing",
+            )),
+        }
+    }
+
+    pub(super) fn pause_target(&self, request: &TargetRequest) -> Result<CommandReply, ApiError> {
+        let paused = request.action == TargetAction::Pause;
+        self.ask(&request.group, |control, reply| {
+            control.pause(paused, reply)
+        })?;
+        Ok(CommandReply::note(if paused {
+            "applying is paused; the journal goes on receiving up to its size"
+        } else {
+            "applying goes on"
+        }))
+    }
+
+    /// Adds what this node receives to a status.
+    pub(super) fn add_replicas(&self, groups: &mut Vec<GroupStatus>) {
+        let replicas: Vec<_> = {
+            let state = self.state();
+            let replicas = state.replicas.iter();
+            replicas
+                .map(|(name, replica)| (name.clone(), replica.control.status()))
+                .collect()
+        };
+        for (name, status) in replicas {
+            if let Some(status) = status {
+                groups.retain(|group| group.name != name);
+                groups.push(replica_status(name, &status));
+            }
+        }
+    }
+
+    /// Ends all replicas in order.
+    pub(super) fn stop_replicas(&self) {
+        let replicas = std::mem::take(&mut self.state().replicas);
+        for (_, replica) in replicas {
+            replica.end();
+        }
+    }
+}
+
+fn replica_status(name: GroupName, status: &TargetStatus) -> GroupStatus {
+    let volumes = status.volumes.iter().map(|volume| VolumeStatus {
+        name: volume.name.clone(),
+        device: String::new(),
+        frontend: None,
+        backing: volume.path.display().to_string(),
+        size_bytes: volume.len,
+        state: VolumeState::Offline,
+        read_only: false,
+        transient: false,
+    });
+    GroupStatus {
+        name,
+        role: Role::Target,
+        generation: status.history.current(),
+        volumes: volumes.collect(),
+        links: Vec::new(),
+        target: Some(ApiTargetStatus {
+            source: Some(status.source.clone()),
+            connected: status.connected_since.is_some(),
+            last_heard: status.last_heard.map(clock::timestamp),
+            data_state: status.data_state,
+            status: match status.applying {
+                Applying::Running => TargetState::Ok,
+                Applying::Paused => TargetState::Paused,
+                Applying::PausePending => TargetState::PausePending,
+                Applying::Retrying => TargetState::Retrying,
+            },
+            journal_bytes: status.journal_used,
+            journal_limit_bytes: status.journal_capacity,
+            dirty_bytes: status.dirty,
+        }),
+        problems: Vec::new(),
+    }
+}

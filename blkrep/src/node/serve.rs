@@ -1,0 +1,161 @@
+//! From an open engine to a device that applications use.
+//!
+//! Owns making a device, the threads of its queues, and starting it; and taking all that back when
+//! a step fails. A volume's entry enters; a device at work leaves. Never opens a backing.
+
+use super::frontends::{Chosen, pick};
+use super::state::{Engine, Served};
+use super::table::VolumeEntry;
+use super::threads::WorkerThread;
+use super::{Inner, errors};
+use crate::engine::source::QueueWorker;
+use blkrep_api::{ApiError, ErrorCode};
+use blkrep_io::real::UringIo;
+use blkrep_types::{VolumeIndex, VolumeName};
+use blkrep_ublk::driver::{ServerState, Ublk};
+use blkrep_ublk::{DeviceSpec, FrontQueue, Stop};
+
+/// Operations of a queue's ring beyond one a request: flushes, map commits, the waker.
+const RING_EXTRA: u32 = 64;
+
+impl Inner {
+    /// What is to be said of the device that `entry` should have.
+    fn device_spec(
+        &self,
+        volume: &VolumeName,
+        entry: &VolumeEntry,
+        engine: &Engine,
+        recover: bool,
+    ) -> Result<DeviceSpec, ApiError> {
+        let settings = self.settings.group(&entry.group);
+        let geometry = engine
+            .backing_geometry(VolumeIndex::new(entry.index))
+            .map_err(|error| errors::of_engine(format!("volume {volume}"), &error))?;
+        Ok(DeviceSpec {
+            volume: volume.clone(),
+            len: entry.len,
+            block_size: entry.block_size,
+            physical_block_bytes: geometry.physical_block_bytes,
+            read_only: entry.read_only,
+            write_cache: geometry.write_cache,
+            discard: !entry.read_only,
+            queues: settings.queues,
+            depth: settings.queue_depth,
+            request_bytes_max: u32::try_from(settings.request_bytes.get())
+                .expect("the setting's range is below 4 GiB"),
+            device_id: entry.device_id,
+            recover,
+        })
+    }
+
+    /// Makes the device of a volume and serves it. `placed` is told the device's number before any
+    /// request can come.
+    pub(super) fn serve(
+        &self,
+        volume: &VolumeName,
+        entry: &VolumeEntry,
+        engine: &Engine,
+        recover: bool,
+        placed: impl FnOnce(Option<u32>) -> Result<(), ApiError>,
+    ) -> Result<(Served, Chosen), ApiError> {
+        let chosen = pick(entry.frontend, &self.run_dir).map_err(|why| {
+            ApiError::new(
+                ErrorCode::FrontendUnavailable,
+                format!("volume {volume}"),
+                why,
+                "use another --frontend; blkctl doctor says what is missing",
+            )
+        })?;
+        let spec = self.device_spec(volume, entry, engine, recover)?;
+        let (device, queues) = chosen
+            .front_end
+            .make(&spec)
+            .map_err(|error| errors::of_front(volume, &error))?;
+        let index = VolumeIndex::new(entry.index);
+        let mut served = Served {
+            index,
+            device,
+            threads: Vec::new(),
+        };
+        match self.start(volume, engine, &mut served, queues, &spec, placed) {
+            Ok(()) => Ok((served, chosen)),
+            Err(error) => {
+                // A device that outlived a predecessor stays for the next try.
+                let how = if recover {
+                    Stop::LeaveForSuccessor
+                } else {
+                    Stop::Delete
+                };
+                end(&mut served, how);
+                Err(error)
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        volume: &VolumeName,
+        engine: &Engine,
+        served: &mut Served,
+        queues: Vec<Box<dyn FrontQueue<UringIo>>>,
+        spec: &DeviceSpec,
+        placed: impl FnOnce(Option<u32>) -> Result<(), ApiError>,
+    ) -> Result<(), ApiError> {
+        placed(served.device.id())?;
+        self.hints
+            .name_device(served.device.path().as_ref(), volume);
+        for (number, queue) in queues.into_iter().enumerate() {
+            let (engine, index) = (engine.clone(), served.index);
+            let entries = u32::from(spec.depth) * 2 + RING_EXTRA;
+            let thread = WorkerThread::start(
+                &self.host,
+                &format!("q{number}-{volume}"),
+                entries,
+                move |_| Ok(QueueWorker::new(&engine, index, queue)),
+            );
+            let thread = thread.map_err(|error| {
+                ApiError::new(
+                    ErrorCode::NoRights,
+                    format!("volume {volume}"),
+                    error.to_string(),
+                    "see blkctl doctor for limits of memory and io_uring",
+                )
+            })?;
+            served.threads.push(thread);
+        }
+        served
+            .device
+            .start()
+            .map_err(|error| errors::of_front(volume, &error))
+    }
+}
+
+/// True if a device of this volume outlived its daemon and waits for us.
+pub(super) fn outlived(volume: &VolumeName, entry: &VolumeEntry) -> bool {
+    let Some(id) = entry
+        .device_id
+        .filter(|_| entry.frontend == blkrep_api::FrontendKind::Ublk)
+    else {
+        return false;
+    };
+    match Ublk::default().find(id) {
+        Ok(Some(found)) => found.belongs_to(volume) && found.server != ServerState::Dead,
+        Ok(None) => false,
+        Err(error) => {
+            tracing::warn!(%volume, %error, "look for a device that outlived its daemon");
+            false
+        }
+    }
+}
+
+/// Ends a device and waits for its threads.
+pub(super) fn end(served: &mut Served, how: Stop) {
+    let path = served.device.path();
+    if let Err(error) = served.device.stop(how) {
+        tracing::error!(device = path, %error, "stop the device");
+    }
+    for thread in served.threads.drain(..) {
+        thread.wake();
+        thread.join();
+    }
+}

@@ -1,0 +1,228 @@
+//! What nobody asked for and must be done all the same.
+//!
+//! Owns one thread: it takes engines' events to the event log, and tries again to serve volumes
+//! that could not be. Never changes what an operator decided.
+
+use super::Inner;
+use crate::engine::source::SourceShared;
+use blkrep_api::{EventId, NewEvent};
+use blkrep_core::source::GroupEvent;
+use blkrep_io::real::RealHost;
+use blkrep_types::{GroupName, VolumeIndex, VolumeName};
+use std::io;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How soon an event is in the log.
+const TURN: Duration = Duration::from_millis(200);
+/// How often a volume that could not be served is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The thread.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    stop: Sender<()>,
+    handle: JoinHandle<()>,
+}
+
+impl Watcher {
+    pub(super) fn start(inner: &Arc<Inner>) -> io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let inner = Arc::downgrade(inner);
+        let handle = thread::Builder::new()
+            .name("watcher".to_owned())
+            .spawn(move || {
+                let mut retried = Instant::now();
+                while stopped.recv_timeout(TURN) == Err(RecvTimeoutError::Timeout) {
+                    let Some(inner) = Weak::upgrade(&inner) else {
+                        return;
+                    };
+                    inner.take_events();
+                    if retried.elapsed() >= RETRY {
+                        inner.retry();
+                        retried = Instant::now();
+                    }
+                }
+            })?;
+        Ok(Self { stop, handle })
+    }
+
+    pub(super) fn stop(self) {
+        // It may have ended already.
+        let _ = self.stop.send(());
+        if self.handle.join().is_err() {
+            tracing::error!("the watcher panicked");
+        }
+    }
+}
+
+impl Inner {
+    /// Takes what engines have to tell.
+    fn take_events(&self) {
+        let engines: Vec<_> = {
+            let state = self.state();
+            let groups = state.groups.iter();
+            groups
+                .filter_map(|(name, group)| Some((name.clone(), group.engine.clone()?)))
+                .collect()
+        };
+        for (name, engine) in engines {
+            for event in engine.take_events() {
+                self.group_event(&name, &engine, &event);
+            }
+        }
+    }
+
+    fn group_event(&self, group: &GroupName, engine: &SourceShared<RealHost>, event: &GroupEvent) {
+        let links = engine.links();
+        let link_at = |link: &blkrep_core::source::LinkIndex| {
+            let found = links
+                .iter()
+                .find(|known| usize::from(known.place) == link.as_usize());
+            found.map(|link| link.name.clone())
+        };
+        let tell = |id: EventId, text: String| NewEvent::new(id, text).group(group);
+        let of_link = |event: NewEvent, link: &blkrep_core::source::LinkIndex| match link_at(link) {
+            Some(name) => event.link(&name),
+            None => event,
+        };
+        let new = match event {
+            GroupEvent::BackingError {
+                volume,
+                extent,
+                errno,
+            } => {
+                if let Some(known) = self.state().groups.get_mut(group) {
+                    known.failing = true;
+                }
+                let place = extent.map_or_else(
+                    || "a flush".to_owned(),
+                    |extent| format!("bytes {}+{}", extent.offset().get(), extent.len().get()),
+                );
+                let new = tell(EventId::BackingError, format!("{place}: {errno}"));
+                match volume_name(engine, *volume) {
+                    Some(name) => new.volume(&name),
+                    None => new,
+                }
+            }
+            GroupEvent::Frozen => tell(
+                EventId::VolumeFrozen,
+                "requests wait for an operator".to_owned(),
+            ),
+            GroupEvent::Thawed => tell(EventId::VolumeThawed, "requests go on".to_owned()),
+            GroupEvent::Fenced { newer } => {
+                if let Err(error) = engine.fence(*newer) {
+                    tracing::error!(%group, %error, "remember the newer generation");
+                }
+                tell(
+                    EventId::VolumeFenced,
+                    format!("generation {newer} is newer"),
+                )
+            }
+            GroupEvent::LinkUp { link, start } => {
+                let id = match start.mirror {
+                    None => EventId::LinkResumed,
+                    Some(_) => EventId::LinkNotResumable,
+                };
+                of_link(
+                    tell(id, format!("after {}: {}", start.after, start.reason)),
+                    link,
+                )
+            }
+            // Told by the link's driver, with the reason.
+            GroupEvent::LinkDown { .. } | GroupEvent::Refused { .. } => return,
+            GroupEvent::Behind { link } => of_link(
+                tell(
+                    EventId::LinkBehind,
+                    "the log ran over; extents are tracked".to_owned(),
+                ),
+                link,
+            ),
+            GroupEvent::MirrorBegun { link, bytes } => of_link(
+                tell(EventId::MirrorStarted, format!("{bytes} to look at")),
+                link,
+            ),
+            GroupEvent::MirrorDone {
+                link,
+                sent,
+                skipped,
+            } => of_link(
+                tell(
+                    EventId::MirrorDone,
+                    format!("{sent} sent, {skipped} equal or zero"),
+                ),
+                link,
+            ),
+            GroupEvent::MirrorError { link, errno } => of_link(
+                tell(
+                    EventId::MirrorFailed,
+                    format!("read the backing: {errno}; tried again"),
+                ),
+                link,
+            ),
+            GroupEvent::MapError { errno } => tell(
+                EventId::StateFull,
+                format!("write a map: {errno}; writes to new regions wait, it is tried again"),
+            ),
+        };
+        self.tell(new);
+    }
+
+    /// Tries to serve what could not be.
+    fn retry(&self) {
+        let troubled: Vec<GroupName> = {
+            let state = self.state();
+            let groups = state
+                .groups
+                .iter()
+                .filter(|(_, group)| !group.troubles.is_empty());
+            groups.map(|(name, _)| name.clone()).collect()
+        };
+        for group in troubled {
+            let _turn = self.command();
+            self.bring_up(&group, Duration::ZERO);
+        }
+    }
+
+    /// True while every data-plane thread runs.
+    pub(super) fn healthy(&self) -> bool {
+        let state = self.state();
+        let mut groups = state.groups.values();
+        let alive = groups.all(|group| {
+            let mut queues = group.served.values().flat_map(|served| &served.threads);
+            let links = group.links.values().all(super::links::LinkDriver::alive);
+            links && queues.all(super::threads::WorkerThread::alive)
+        });
+        alive && state.replicas.values().all(super::replicas::Replica::alive)
+    }
+
+    /// What applies live is put in force.
+    pub(super) fn settings_changed(&self, group: Option<&GroupName>) {
+        let groups: Vec<GroupName> = self.state().groups.keys().cloned().collect();
+        for name in groups
+            .iter()
+            .filter(|name| group.is_none_or(|group| group == *name))
+        {
+            let engine = self.state().engine(name);
+            if let Some(engine) = engine {
+                let settings = self.settings.group(name);
+                engine.set_policy(super::claim::core_policy(settings.on_backing_error));
+            }
+            self.refresh_links(name);
+        }
+    }
+}
+
+/// The name of a volume by its place.
+pub(super) fn volume_name(
+    engine: &SourceShared<RealHost>,
+    index: VolumeIndex,
+) -> Option<VolumeName> {
+    let volumes = engine.volumes();
+    volumes
+        .into_iter()
+        .find(|volume| volume.index == index)
+        .map(|volume| volume.name)
+}
