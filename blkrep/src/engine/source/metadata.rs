@@ -13,10 +13,12 @@ use std::path::{Path, PathBuf};
 
 type FileOf<H> = <<H as Host>::Io as Io>::File;
 
+/// Each file is claimed by itself: the kernel keeps the claim of a killed predecessor until its
+/// last write to that file has landed, which would otherwise undo a later one of ours.
 const STATE_FILE: Access = Access {
     read_only: false,
     direct: false,
-    claim: false,
+    claim: true,
     create: None,
 };
 
@@ -45,7 +47,6 @@ impl<H: Host> SuperblockFile<H> {
     ) -> Result<(Self, Option<Group>), OpenError> {
         let path = directory.join(format!("{group}.group"));
         let access = Access {
-            claim: true,
             create: Some(ByteLen::new(SUPERBLOCK_BYTES)),
             ..STATE_FILE
         };
@@ -75,6 +76,9 @@ impl<H: Host> SuperblockFile<H> {
         superblock.counter = counter;
         if repair {
             superblock.save(&group)?;
+        } else {
+            // What a killed predecessor wrote can be read and is not durable yet.
+            host.sync(&superblock.file)?;
         }
         Ok((superblock, Some(*group)))
     }
@@ -232,6 +236,9 @@ pub(super) fn read_map<H: Host>(
     };
     if bad > 0 || floor.is_none() {
         write_all(host, &file, &bits, floor)?;
+    } else {
+        // What a killed predecessor wrote can be read and is not durable yet.
+        host.sync(&file.file)?;
     }
     Ok(ReadMap {
         file,

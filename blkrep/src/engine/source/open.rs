@@ -4,7 +4,7 @@
 //! the new run durable. Nothing is served before all of it is done.
 
 use super::group::{Admin, FileOf, Mail, SourceShared, State, VolumeFile};
-use super::metadata::{SuperblockFile, intent_path, read_map};
+use super::metadata::{MapFile, SuperblockFile, intent_path, read_map};
 use super::recover::Recovery;
 use blkrep_core::dirty::{Bits, MapLayout};
 use blkrep_core::intent::{IntentMap, IntentOptions};
@@ -99,7 +99,7 @@ pub enum OpenError {
     },
     /// The host refuses.
     #[error(transparent)]
-    Host(#[from] HostError),
+    Host(HostError),
     /// State on disk cannot be used.
     #[error("{}: {source}", path.display())]
     State {
@@ -119,6 +119,16 @@ pub enum OpenError {
     /// A command cannot be carried out.
     #[error("{0}")]
     Command(String),
+}
+
+impl From<HostError> for OpenError {
+    fn from(error: HostError) -> Self {
+        if error.errno == Errno::EBUSY || error.errno == Errno::EAGAIN {
+            Self::Busy { path: error.path }
+        } else {
+            Self::Host(error)
+        }
+    }
 }
 
 impl OpenError {
@@ -161,9 +171,7 @@ impl<H: Host> SourceShared<H> {
         spec: &GroupSpec,
     ) -> Result<(Arc<Self>, OpenReport), OpenError> {
         let (files, volumes) = open_backings(host, spec)?;
-        let path = directory.join(format!("{}.group", spec.name));
-        let (superblock, found) = SuperblockFile::open(host, directory, &spec.name)
-            .map_err(|error| busy(error, &path))?;
+        let (superblock, found) = SuperblockFile::open(host, directory, &spec.name)?;
         let mut report = OpenReport {
             created: found.is_none(),
             crashed: found.as_ref().is_some_and(|group| !group.clean),
@@ -178,11 +186,12 @@ impl<H: Host> SourceShared<H> {
             record.incarnation = record.incarnation.next();
         }
         let mut admin = Admin { superblock, record };
-        let group = Self::make_group(host, directory, spec, &mut admin.record, &mut report)?;
+        let (group, intent) =
+            Self::make_group(host, directory, spec, &mut admin.record, &mut report)?;
         let mut state = State {
             group,
             volumes: files,
-            intent: None,
+            intent,
             links: [const { None }; LINKS_MAX],
             metas: Default::default(),
             mails: vec![Arc::new(Mail::default())],
@@ -215,17 +224,17 @@ impl<H: Host> SourceShared<H> {
         spec: &GroupSpec,
         record: &mut Group,
         report: &mut OpenReport,
-    ) -> Result<super::group::Core, OpenError> {
+    ) -> Result<(super::group::Core, Option<MapFile<FileOf<H>>>), OpenError> {
         let lens: Vec<_> = record.volumes.iter().map(|volume| volume.len).collect();
         let dirty = dirty_layout(&record.volumes);
         let regions = intent_layout(&record.volumes);
-        let bits = if record.links.is_empty() {
-            Bits::clear_of(regions.bits())
+        let (bits, file) = if record.links.is_empty() {
+            (Bits::clear_of(regions.bits()), None)
         } else {
             let path = intent_path(directory, &record.name);
             let map = read_map(host, &path, record.intent_map, &regions)?;
             report.bad_sectors += map.bad;
-            map.bits
+            (map.bits, Some(map.file))
         };
         let intent = IntentMap::new(bits, regions, spec.options.intent);
         report.open_regions = intent.open_count();
@@ -235,7 +244,8 @@ impl<H: Host> SourceShared<H> {
             requests_max: spec.options.requests_max,
         };
         let history = record.history.clone();
-        Ok(SourceGroup::new(options, history, &lens, dirty, intent))
+        let group = SourceGroup::new(options, history, &lens, dirty, intent);
+        Ok((group, file))
     }
 }
 
@@ -259,19 +269,6 @@ pub(super) fn random_id<H: Host>(host: &H) -> [u8; 16] {
     let mut id = [0; 16];
     host.random(&mut id);
     id
-}
-
-fn busy(error: OpenError, path: &Path) -> OpenError {
-    match error {
-        OpenError::Host(HostError { errno, .. })
-            if errno == Errno::EBUSY || errno == Errno::EAGAIN =>
-        {
-            OpenError::Busy {
-                path: path.to_owned(),
-            }
-        }
-        other => other,
-    }
 }
 
 /// Claims every backing, before anything else is looked at.
@@ -306,9 +303,7 @@ pub(super) fn open_backing<H: Host>(
     };
     let file = match share {
         Some(file) => file,
-        None => host
-            .open(&volume.backing, access)
-            .map_err(|error| busy(error.into(), &volume.backing))?,
+        None => host.open(&volume.backing, access)?,
     };
     let geometry = host.geometry(&file)?;
     let problem = |problem: String| OpenError::Volume {

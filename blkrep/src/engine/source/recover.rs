@@ -6,8 +6,8 @@
 
 use super::adapter::{GroupLog, SharedWords};
 use super::group::{Admin, FileOf, LinkMeta, State};
-use super::metadata::{MapFile, hex, intent_path, link_path, read_map};
-use super::open::{OpenReport, dirty_layout, intent_layout, random_id};
+use super::metadata::{MapFile, hex, link_path, read_map};
+use super::open::{OpenReport, dirty_layout, random_id};
 use super::{OpenError, SourceOptions};
 use blkrep_core::dirty::Bits;
 use blkrep_core::source::{LinkIndex, LinkMark, LinkSetup, LinkStart, Transmit, WriteLog};
@@ -129,7 +129,6 @@ impl<H: Host> Recovery<'_, H> {
         let doubtful = settle(&mut log, self.options.reissues);
         report.doubtful_writes = doubtful.len();
         let handle = log.0.handle();
-        self.open_intent(record, state)?;
         let marks: Vec<_> = record
             .links
             .iter()
@@ -181,14 +180,6 @@ impl<H: Host> Recovery<'_, H> {
         MemoryLog::recover(region, shape, &memory_name(record), record.incarnation)
             .map(GroupLog)
             .map_err(|error| OpenError::Command(error.to_string()))
-    }
-
-    fn open_intent(&self, record: &Group, state: &mut State<FileOf<H>>) -> Result<(), OpenError> {
-        let layout = intent_layout(&record.volumes);
-        let path = intent_path(self.directory, &record.name);
-        let map = read_map(self.host, &path, record.intent_map, &layout)?;
-        state.intent = Some(map.file);
-        Ok(())
     }
 
     fn open_link(
