@@ -42,6 +42,7 @@ pub fn spec(kind: Kind, programs: &Path, full: bool, tests: Vec<Entry>) -> Spec 
         disks: Vec::new(),
         memory_mib,
         cpus,
+        virtual_time: false,
     }
 }
 

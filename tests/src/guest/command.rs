@@ -24,6 +24,12 @@ pub(super) fn qemu(spec: &Spec, share: &Path) -> Result<Command> {
     let kernel = Kernel::find()?;
     let initrd = share.join("initrd");
     fs::write(&initrd, pack(spec, &kernel)?)?;
+    if spec.virtual_time {
+        ensure!(spec.cpus == 1, "virtual time is kept for one processor only");
+        let mut command = qemu_command(spec, share, &kernel, &initrd, "tcg,thread=single");
+        command.args(["-icount", "shift=1,sleep=off"]);
+        return Ok(command);
+    }
     let accelerator = accelerator(spec, &kernel)?;
     Ok(qemu_command(spec, share, &kernel, &initrd, accelerator))
 }

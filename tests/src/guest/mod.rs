@@ -82,6 +82,8 @@ pub struct Spec {
     pub memory_mib: u32,
     /// Processors.
     pub cpus: u32,
+    /// Emulated at one instruction a tick: repeatable, several times slower; QEMU only, on one processor.
+    pub virtual_time: bool,
 }
 
 /// Emulated boots were measured at 5 to 17 seconds on busy machines; this is far past a stall.

@@ -10,6 +10,7 @@ mod front_ends;
 pub mod init;
 mod node;
 mod power;
+mod program;
 mod self_tests;
 pub mod shell;
 mod storm;
@@ -197,6 +198,10 @@ pub const BODIES: &[Body] = &[
     Body {
         on_request: true,
         ..product("demo", 120, 120, demo::demo)
+    },
+    Body {
+        on_request: true,
+        ..harness("program", program::program)
     },
 ];
 
