@@ -1,20 +1,15 @@
-//! The worker's side of applying: steps carried out on the bases, flushes, promotion.
+//! The worker's side of applying: steps carried out on the bases, flushes, checkpoints.
 
-use super::control::{Promotion, PromotionVolume, Reply, TargetCommandError, TargetEvent};
-use super::files::NO_JOURNAL;
+use super::control::TargetEvent;
 use super::session::Phase;
 use super::worker::{Kind, Mode, TargetWorker, token};
-use blkrep_core::target::{
-    FLIGHTS_MAX, FlightId, FlushMark, PromoteRequest, Records, Step, check_promote,
-};
-use blkrep_io::{Host, Io, Op, Region, Slice};
+use blkrep_core::target::{FLIGHTS_MAX, FlightId, FlushMark, Records, Step};
+use blkrep_io::{Host, Op, Region, Slice};
 use blkrep_store::journal::Batch;
-use blkrep_store::superblock::ReplicaRole;
 use blkrep_types::limits::REQUEST_BYTES_MAX;
-use blkrep_types::{ByteLen, DataState, Errno, Generation, Nanos, Record, RecordKind, WriteName};
+use blkrep_types::{ByteLen, Errno, Nanos, Record, RecordKind, WriteName};
 use blkrep_wire::{Applying as ApplyingWord, DigestReply, FarewellCode};
 use std::collections::VecDeque;
-use std::fmt;
 
 /// Digests read at once: each holds a buffer of the largest request.
 const DIGESTS_AT_ONCE: usize = 4;
@@ -34,24 +29,6 @@ impl Records for View<'_> {
     }
     fn record(&self, index: usize) -> Record {
         self.0.records()[index].record
-    }
-}
-
-/// A promotion that was asked for.
-pub(super) struct PromotionOrder {
-    force: bool,
-    inconsistent: bool,
-    was_paused: bool,
-    reply: Option<Reply<Box<Promotion>>>,
-}
-
-impl fmt::Debug for PromotionOrder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "PromotionOrder(force {}, inconsistent {})",
-            self.force, self.inconsistent
-        )
     }
 }
 
@@ -432,158 +409,4 @@ impl<H: Host> TargetWorker<H> {
         self.applier.flushed(run.mark);
         self.applying.free_from = run.mark.needed_from;
     }
-
-    pub(super) fn promote_asked(
-        &mut self,
-        force: bool,
-        inconsistent: bool,
-        reply: Reply<Box<Promotion>>,
-    ) {
-        match self.mode {
-            Mode::Serving => {}
-            Mode::Promoting(_) => return reply(Err(TargetCommandError::Promoting)),
-            Mode::Recovering | Mode::Resetting => {
-                let why = "the journal is being recovered; try again in a moment".to_owned();
-                return reply(Err(TargetCommandError::Failed(why)));
-            }
-            Mode::Stopping | Mode::Done => return reply(Err(TargetCommandError::Closing)),
-        }
-        let connected = self
-            .session
-            .as_ref()
-            .is_some_and(|s| s.phase() != Phase::Closing);
-        // What the data will be worth is known only when the journal is applied.
-        let state = match self.facts.state() {
-            DataState::NotReady => DataState::NotReady,
-            _ => DataState::Ok,
-        };
-        let request = PromoteRequest {
-            connected,
-            state,
-            force,
-            inconsistent,
-        };
-        if let Err(refusal) = check_promote(&request) {
-            return reply(Err(refusal.into()));
-        }
-        if let Some(session) = &mut self.session {
-            session.end(
-                FarewellCode::Promoted,
-                "the replica is being promoted".to_owned(),
-            );
-        }
-        let was_paused = self.facts.paused();
-        self.facts.set_paused(false);
-        let reply = Some(reply);
-        self.mode = Mode::Promoting(PromotionOrder {
-            force,
-            inconsistent,
-            was_paused,
-            reply,
-        });
-    }
-
-    /// A promotion that cannot be finished is answered.
-    pub(super) fn end_promotion_unfinished(&mut self) {
-        if let Mode::Promoting(order) = &mut self.mode {
-            let reply = order.reply.take();
-            let was_paused = order.was_paused;
-            self.mode = Mode::Serving;
-            self.facts.set_paused(was_paused);
-            if let Some(reply) = reply {
-                let why = "the journal cannot be read".to_owned();
-                reply(Err(TargetCommandError::Failed(why)));
-            }
-        }
-    }
-
-    pub(super) fn advance_promotion(&mut self, io: &mut H::Io) {
-        let ready =
-            self.session.is_none() && self.is_quiet() && self.applier.is_idle() && self.persist();
-        if !ready {
-            return;
-        }
-        if self.applier.needs_flush() {
-            self.begin_flush(io);
-            return;
-        }
-        let Mode::Promoting(mut order) = std::mem::replace(&mut self.mode, Mode::Serving) else {
-            return;
-        };
-        let reply = order.reply.take().expect("answered once");
-        let request = PromoteRequest {
-            connected: false,
-            state: self.facts.state(),
-            force: order.force,
-            inconsistent: order.inconsistent,
-        };
-        if let Err(refusal) = check_promote(&request) {
-            self.facts.set_paused(order.was_paused);
-            return reply(Err(refusal.into()));
-        }
-        let generation = new_generation(io);
-        match self.commit_promotion(generation) {
-            Ok(promotion) => {
-                self.event(&TargetEvent::Promoted {
-                    history: promotion.history.clone(),
-                });
-                self.mode = Mode::Done;
-                self.control.close();
-                reply(Ok(promotion));
-            }
-            Err(why) => {
-                self.facts.set_paused(order.was_paused);
-                reply(Err(TargetCommandError::Failed(why)));
-            }
-        }
-    }
-
-    fn commit_promotion(&mut self, generation: Generation) -> Result<Box<Promotion>, String> {
-        let before = self.facts.clone();
-        let journal = self.files.replica.journal;
-        self.applier.discard_hold(&mut self.facts);
-        let applied = self.applier.applied();
-        self.facts.promoted(generation, applied);
-        self.files.replica.role = ReplicaRole::Promoted;
-        self.files.replica.journal = NO_JOURNAL;
-        if let Err(error) = self.files.persist(&mut self.facts) {
-            // The disk may have the one or the other: it gets the old facts again before
-            // anything else is done.
-            self.facts = before;
-            self.facts.changed();
-            self.files.replica.role = ReplicaRole::Target;
-            self.files.replica.journal = journal;
-            self.restart_applier();
-            return Err(error.to_string());
-        }
-        let lens = self.files.bases.iter().map(|base| base.geometry.len);
-        let volumes = self.files.replica().volumes.iter().cloned().zip(lens);
-        Ok(Box::new(Promotion {
-            group: self.files.group().clone(),
-            source: self.files.replica().source.clone(),
-            history: self.facts.history.clone(),
-            applied,
-            data_state: self.facts.state(),
-            part: self.facts.part().clone(),
-            volumes: volumes
-                .map(|(volume, base_len)| PromotionVolume { volume, base_len })
-                .collect(),
-        }))
-    }
-
-    /// Walks the journal again from the checkpoint.
-    fn restart_applier(&mut self) {
-        let state = &self.journal.state;
-        self.applier =
-            blkrep_core::target::Applier::new(state.before, state.number, self.journal.next);
-    }
-}
-
-fn new_generation(io: &mut impl Io) -> Generation {
-    let mut bytes = [0; 16];
-    while bytes == [0; 16] {
-        bytes[..8].copy_from_slice(&io.random().to_le_bytes());
-        bytes[8..].copy_from_slice(&io.random().to_le_bytes());
-    }
-    Generation::from_bytes(bytes)
 }

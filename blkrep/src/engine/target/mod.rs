@@ -13,6 +13,7 @@ mod files;
 mod journaling;
 mod keeping;
 mod policy;
+mod promoting;
 mod receiving;
 mod session;
 mod signature;

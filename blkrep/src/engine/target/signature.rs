@@ -202,7 +202,7 @@ mod tests {
         table[446 + 12] = 8;
         assert_eq!(probe_image(&table), Some("an MBR partition table"));
         let noise: Vec<u8> = (0..LEN)
-            .map(|at| u8::try_from((at * 2_654_435_761 >> 13) % 251).unwrap())
+            .map(|at| u8::try_from(((at * 2_654_435_761) >> 13) % 251).unwrap())
             .collect();
         assert_eq!(probe_image(&noise), None);
     }

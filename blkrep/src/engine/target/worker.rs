@@ -79,7 +79,7 @@ pub(super) enum Mode {
     /// The journal begins anew as soon as nothing is under way: what it holds cannot be read.
     Resetting,
     /// Everything durable is applied, then the replica becomes a source.
-    Promoting(super::applying::PromotionOrder),
+    Promoting(super::promoting::PromotionOrder),
     /// Everything received becomes durable, then it ends.
     Stopping,
     /// It has ended, or the ring is of no more use.

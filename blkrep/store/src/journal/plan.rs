@@ -70,33 +70,41 @@ impl BatchPlan {
         }
     }
 
-    /// Takes a record with its bytes, whose checksum the caller has verified; false if it does not
-    /// fit any more.
+    /// True if `record` still fits.
+    #[must_use]
+    pub fn fits(&self, record: &Record) -> bool {
+        let len = data_bytes(record);
+        let end = align_data(self.data_end, len) + len as u64;
+        let room = (self.buffer.len() - DATA_BASE) as u64;
+        self.records.len() < BATCH_RECORDS_MAX && end.next_multiple_of(JOURNAL_BLOCK_BYTES) <= room
+    }
+
+    /// Takes a record with its bytes; false if it does not fit any more.
     ///
     /// # Panics
     /// If `data` is not as long as the record says.
-    pub fn push(&mut self, record: &Record, data: &[u8], data_crc: u32) -> bool {
+    pub fn push(&mut self, record: &Record, data: &[u8]) -> bool {
         assert_eq!(
             data.len(),
             data_bytes(record),
             "a record has as many bytes as it says"
         );
-        let at = align_data(self.data_end, data.len());
-        let end = at + data.len() as u64;
-        let room = (self.buffer.len() - DATA_BASE) as u64;
-        if self.records.len() == BATCH_RECORDS_MAX
-            || end.next_multiple_of(JOURNAL_BLOCK_BYTES) > room
-        {
+        if !self.fits(record) {
             return false;
         }
+        let at = align_data(self.data_end, data.len());
         self.clear(self.data_end, at);
         self.buffer.write(DATA_BASE + to_usize(at), data);
         self.records.push(BatchRecord {
             record: *record,
-            data_crc,
+            data_crc: if data.is_empty() {
+                0
+            } else {
+                crc32fast::hash(data)
+            },
             data_at: u32::try_from(at).expect("within a buffer"),
         });
-        self.data_end = end;
+        self.data_end = at + data.len() as u64;
         true
     }
 

@@ -78,7 +78,7 @@ impl Journal {
         let mut plan = BatchPlan::new(buffer(), Vec::new());
         for record in records {
             let bytes = vec![u8::try_from(record.seq.get() % 251).unwrap(); data_len(record)];
-            assert!(plan.push(record, &bytes, crc_of(&bytes)));
+            assert!(plan.push(record, &bytes));
         }
         let position = self.space.place(plan.bytes())?;
         let generation = name(0).generation;
@@ -127,14 +127,6 @@ fn data_len(record: &Record) -> usize {
         record.extent.unwrap().len().as_usize()
     } else {
         0
-    }
-}
-
-fn crc_of(bytes: &[u8]) -> u32 {
-    if bytes.is_empty() {
-        0
-    } else {
-        crc32fast::hash(bytes)
     }
 }
 

@@ -424,8 +424,7 @@ impl Rig {
             self.wait(|_| answer.lock().unwrap().is_some()),
             "a promotion is answered"
         );
-        let result = answer.lock().unwrap().take().unwrap();
-        result
+        answer.lock().unwrap().take().unwrap()
     }
 
     pub(super) fn pause(&mut self, paused: bool) {

@@ -1,0 +1,6 @@
+//! A model that crashes, and the rules one by one.
+
+#![allow(clippy::unwrap_used)]
+
+mod model;
+mod rules;
