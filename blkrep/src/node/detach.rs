@@ -236,6 +236,25 @@ impl Inner {
         }
     }
 
+    /// Ends everything of a superseded source group: its data stays, its identity goes.
+    ///
+    /// # Errors
+    /// A device is still open, or the state cannot be written.
+    pub(super) fn give_up(&self, group: &GroupName) -> Result<(), ApiError> {
+        for (volume, entry) in self.volumes_of(group) {
+            if entry.served {
+                self.detach(&DetachRequest {
+                    volume,
+                    force: false,
+                })?;
+            }
+        }
+        if self.volumes_of(group).is_empty() {
+            return Ok(());
+        }
+        self.forget(group).map(drop)
+    }
+
     /// Drops what is remembered of a group that is neither served nor received.
     pub(super) fn forget(&self, group: &GroupName) -> Result<CommandReply, ApiError> {
         let known = !self.volumes_of(group).is_empty()

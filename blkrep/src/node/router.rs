@@ -11,9 +11,10 @@ use crate::engine::target::{
 use blkrep_api::{EventId, NewEvent};
 use blkrep_io::real::{RealHost, RealSocket};
 use blkrep_store::superblock::ReplicaVolume;
-use blkrep_types::{ByteLen, DataState, History, WriteName};
-use blkrep_wire::{Hello, PeerRole, RefuseCode, Welcome, WelcomeVolume};
+use blkrep_types::{ByteLen, DataState, History, VolumeName, WriteName};
+use blkrep_wire::{Hello, HelloVolume, PeerRole, RefuseCode, Welcome, WelcomeVolume};
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -55,6 +56,9 @@ impl Listening {
     }
 }
 
+/// A volume this node had as its source, and its backing.
+type OwnBase = (VolumeName, PathBuf);
+
 struct NodeRouter(Weak<Inner>);
 
 impl Router<RealSocket> for NodeRouter {
@@ -89,9 +93,18 @@ impl Inner {
             return hand_over(&control, arrival);
         }
         if let Some(answer) = self.as_source(&arrival.hello, arrival.version) {
-            return answer;
+            if !matches!(answer, Route::Taken) {
+                return answer;
+            }
+            // The former source has become a target just now.
+            let control = self
+                .state()
+                .replicas
+                .get(&group)
+                .map(|replica| replica.control.clone());
+            return control.map_or(answer, |control| hand_over(&control, arrival));
         }
-        if let Err(refusal) = self.make_replica(&arrival.hello) {
+        if let Err(refusal) = self.make_replica(&arrival.hello, &[]) {
             return refusal;
         }
         let control = self
@@ -105,7 +118,7 @@ impl Inner {
         }
     }
 
-    /// The answer where this node is source of the group, or was.
+    /// The answer where this node is source of the group, or was. `Taken` if it has become a target.
     fn as_source(&self, hello: &Hello, version: u16) -> Option<Route> {
         let volumes = self.volumes_of(&hello.group);
         if volumes.is_empty() {
@@ -124,6 +137,10 @@ impl Inner {
             let newer = hello.history.current();
             if let Err(error) = engine.fence(newer) {
                 tracing::error!(group = %hello.group, %error, "remember the newer generation");
+            }
+            if hello.overwrite {
+                drop(engine);
+                return Some(self.become_target(hello).err().unwrap_or(Route::Taken));
             }
         }
         let len = |index: usize| {
@@ -154,11 +171,33 @@ impl Inner {
         })))
     }
 
-    /// Makes a replica for a group that this node has never heard of.
-    fn make_replica(&self, hello: &Hello) -> Result<(), Route> {
+    /// Gives up a superseded source for the newer history: its backings become the replica's bases.
+    /// The operator has said so at the newer source, by name.
+    fn become_target(&self, hello: &Hello) -> Result<(), Route> {
+        let _turn = self.command();
+        let group = &hello.group;
+        let own: Vec<OwnBase> = self
+            .volumes_of(group)
+            .into_iter()
+            .map(|(name, entry)| (name, entry.backing))
+            .collect();
+        self.give_up(group)
+            .map_err(|error| refuse(RefuseCode::Busy, format!("{error}; {}", error.action)))?;
+        self.make_replica(hello, &own)
+    }
+
+    /// Makes a replica for a group that this node does not serve. Bases of `own` volumes, which the
+    /// node had as their source, are allowed and are where a volume goes that nobody named a path for.
+    fn make_replica(&self, hello: &Hello, own: &[OwnBase]) -> Result<(), Route> {
         let policy = TargetPolicy {
             directories: self.replica_dirs.clone(),
-            paths: Vec::new(),
+            paths: own.iter().map(|(_, path)| path.clone()).collect(),
+        };
+        let path_of = |volume: &HelloVolume| {
+            let base = own
+                .iter()
+                .find(|(name, _)| *name == volume.name && volume.path.is_empty());
+            base.map_or_else(|| volume.path.clone().into(), |(_, path)| path.clone())
         };
         let request = ReplicaRequest {
             group: hello.group.clone(),
@@ -173,7 +212,7 @@ impl Inner {
                     len: volume.len,
                     block_size: volume.block_size,
                     extent_size: volume.extent_size,
-                    path: volume.path.clone().into(),
+                    path: path_of(volume),
                 })
                 .collect(),
             overwrite: hello.overwrite,
