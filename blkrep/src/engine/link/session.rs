@@ -12,7 +12,7 @@ use super::control::{LinkConnection, LinkEvent, LinkSnapshot, LinkWatch, PeerFac
 use super::outbox::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Outbox};
 use crate::engine::source::{Batch, LinkPort};
 use blkrep_core::source::{
-    Acks, DigestReply, DownReason, HelloFacts, PeerRole, Rejection, WelcomeFacts,
+    Acks, DigestReply, DownReason, HelloFacts, PeerRole, Rejection, StreamStart, WelcomeFacts,
 };
 use blkrep_io::Io;
 use blkrep_types::{ByteLen, ByteOffset, DataState, Extent, Generation, Nanos, WriteName};
@@ -111,8 +111,9 @@ enum Stage {
 pub(super) struct Session {
     hello: HelloFacts,
     stage: Stage,
-    /// The current generation of the peer's data, once it said it.
-    held: Generation,
+    /// The last write that is durable at the peer, once it said it, with the current generation of
+    /// its data.
+    held: WriteName,
 }
 
 impl Session {
@@ -126,7 +127,7 @@ impl Session {
         Self {
             hello,
             stage: Stage::Greeting,
-            held: Generation::NONE,
+            held: WriteName::NONE,
         }
     }
 
@@ -239,7 +240,10 @@ impl Session {
         if welcome.role == blkrep_wire::PeerRole::Target {
             self.check_volumes(&welcome)?;
         }
-        self.held = welcome.history.current();
+        self.held = WriteName {
+            generation: welcome.history.current(),
+            ..welcome.durable
+        };
         self.stage = Stage::Mapping(0);
         Ok(())
     }
@@ -355,6 +359,14 @@ impl Session {
         self.try_begin(io, port, lines)
     }
 
+    /// True if what the target has does not continue: it is of another generation, or it holds a
+    /// write that was never named here (this source was set back to an earlier state), so that
+    /// its names mean something else. The mirror that follows compares everything.
+    fn adopts(&self, start: &StreamStart) -> bool {
+        let place = |name: WriteName| (name.incarnation, name.seq);
+        self.held.generation != start.generation || place(self.held) > place(start.head)
+    }
+
     /// Begins the stream once the group has made the maps durable.
     pub(super) fn try_begin<I: Io, P: LinkPort<I>>(
         &mut self,
@@ -372,7 +384,7 @@ impl Session {
             after: start.after,
             head: start.head,
             generation: start.generation,
-            adopt: self.held != start.generation,
+            adopt: self.adopts(&start),
         });
         if !lines.outbox.message(&mut lines.encoder, &message) {
             return Err(Ending::protocol(

@@ -53,6 +53,17 @@ fn a_target_without_history_adopts_the_sources() {
 }
 
 #[test]
+fn a_target_with_a_write_that_was_never_made_here_is_taken_over() {
+    let newer = Welcome {
+        durable: welcome(1_000_000).durable,
+        ..welcome(0)
+    };
+    let mut rig = Rig::new(2, [Script::Welcome(Box::new(newer))]);
+    rig.run(100);
+    assert!(rig.replica(|replica| replica.starts[0].adopt));
+}
+
+#[test]
 fn the_targets_map_reaches_the_group_as_extents_within_the_volume() {
     let extents = VOLUME_BYTES.div_ceil(65536);
     let parts = vec![
