@@ -5,10 +5,18 @@
 //! are the same state machines, formats and workers that the daemon runs.
 
 pub mod app;
+pub mod campaign;
+mod ending;
 pub mod front;
 pub mod judge;
+pub mod names;
 pub mod plan;
 pub mod program;
+pub mod run;
+pub mod source;
+pub mod start;
+pub mod target;
+pub mod told;
 
 #[cfg(test)]
 mod flawed;

@@ -4,7 +4,7 @@
 //! world. Dropping it is what becomes of a dead process's memory.
 
 use blkrep_io::sim::{ProcessId, RingId, SimHost, SimIo};
-use blkrep_io::{Host, HostError, Worker};
+use blkrep_io::{Host, HostError, Io, Worker};
 
 /// A worker with its ring.
 struct Seat {
@@ -74,6 +74,11 @@ impl Program {
             self.seats.remove(index);
         }
         true
+    }
+
+    /// Wakes every worker, as one thread wakes another.
+    pub fn wake_all(&self) {
+        self.seats.iter().for_each(|seat| seat.io.waker().wake());
     }
 
     /// True when every worker has finished.

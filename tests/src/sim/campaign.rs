@@ -1,0 +1,105 @@
+//! Many seeds, and what they add up to.
+//!
+//! Owns how a campaign is spread over threads and how a failure is reported: with its seed and the
+//! command that replays it. Seeds enter, totals or the failures leave.
+
+use super::plan::Plan;
+use super::run::{Report, Run};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Failures that a campaign shows; the first ones say enough.
+const SHOWN_MAX: usize = 10;
+
+/// What a campaign came to.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Runs that kept every promise.
+    pub kept: u64,
+    /// Their sums.
+    pub sum: Report,
+    /// Seeds that failed, with why.
+    pub failed: Vec<(u64, String)>,
+}
+
+/// Carries one seed out; a panic of the engine is a complaint too.
+///
+/// # Errors
+/// The promise that was not kept, in words.
+pub fn seed(seed: u64, aloud: bool) -> Result<Report, String> {
+    let plan = Plan::of(seed);
+    if aloud {
+        eprintln!("{plan:#?}");
+    }
+    let run = AssertUnwindSafe(|| Run::new(plan, aloud).carry_out());
+    match catch_unwind(run) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(format!("panicked: {}", text.unwrap_or_default()))
+        }
+    }
+}
+
+/// Carries all seeds out, on as many threads as there are processors.
+#[must_use]
+pub fn seeds(range: Range<u64>) -> Totals {
+    let next = AtomicU64::new(range.start);
+    let totals = Mutex::new(Totals::default());
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= range.end {
+                        return;
+                    }
+                    let result = seed(number, false);
+                    let mut totals = totals.lock().expect("a seed's panic is caught");
+                    match result {
+                        Ok(report) => totals.add(&report),
+                        Err(why) => totals.failed.push((number, why)),
+                    }
+                }
+            });
+        }
+    });
+    let mut totals = totals.into_inner().expect("a seed's panic is caught");
+    totals.failed.sort();
+    totals
+}
+
+impl Totals {
+    fn add(&mut self, report: &Report) {
+        self.kept += 1;
+        let sum = &mut self.sum;
+        sum.requests += report.requests;
+        sum.reads += report.reads;
+        sum.failures += report.failures;
+        sum.deaths += report.deaths;
+        sum.promotions += report.promotions;
+        sum.refusals += report.refusals;
+        sum.names += report.names;
+    }
+
+    /// The failures in words, each with the command that replays it.
+    #[must_use]
+    pub fn complaints(&self) -> String {
+        let mut text = String::new();
+        for (seed, why) in self.failed.iter().take(SHOWN_MAX) {
+            text.push_str(&format!(
+                "seed {seed}: {why}\n  replay: BLKREP_SIM_SEED={seed} cargo test -p blkrep-tests \
+                 --test sim -- --nocapture\n"
+            ));
+        }
+        if self.failed.len() > SHOWN_MAX {
+            let seeds: Vec<u64> = self.failed.iter().map(|(seed, _)| *seed).collect();
+            text.push_str(&format!("and more: seeds {seeds:?}\n"));
+        }
+        text
+    }
+}

@@ -1,0 +1,167 @@
+//! No name of a write is used twice.
+//!
+//! Owns what every name stood for when it was first handed to a link. A port of the group is
+//! wrapped; whatever passes it must mean the same each time.
+
+use blkrep::engine::source::{Batch, LinkPort};
+use blkrep_core::source::{
+    Acks, DigestReply, DownReason, HelloFacts, LinkStatus, Outgoing, Rejection, StreamStart,
+    WelcomeFacts,
+};
+use blkrep_io::sim::{SimIo, SimSocket};
+use blkrep_io::{Completion, Slice};
+use blkrep_types::{Extent, Generation, MirrorKind, Nanos, Record, Seq, VolumeIndex};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+type Meaning = (Record, Option<u32>);
+
+#[derive(Debug, Default)]
+struct Table {
+    meanings: BTreeMap<([u8; 16], u64, u64), Meaning>,
+    complaint: Option<String>,
+}
+
+/// Every name seen on the wire, over all lives of the source.
+#[derive(Debug, Clone, Default)]
+pub struct Names(Arc<Mutex<Table>>);
+
+impl Names {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        u64::try_from(self.lock().meanings.len()).expect("64-bit platform")
+    }
+
+    /// What was said twice with two meanings.
+    ///
+    /// # Errors
+    /// The first such name.
+    pub fn judge(&self) -> Result<(), String> {
+        self.lock().complaint.clone().map_or(Ok(()), Err)
+    }
+
+    fn note(&self, generation: Generation, record: Record, bytes: Option<u32>) {
+        let name = (
+            *generation.as_bytes(),
+            record.incarnation.get(),
+            record.seq.get(),
+        );
+        let mut table = self.lock();
+        let first = *table.meanings.entry(name).or_insert((record, bytes));
+        if first != (record, bytes) && table.complaint.is_none() {
+            table.complaint = Some(format!(
+                "one name, two writes: {first:?} and {record:?} with {bytes:?}"
+            ));
+        }
+    }
+}
+
+/// A port that notes what it hands out.
+#[derive(Debug)]
+pub struct NamedPort<P> {
+    port: P,
+    names: Names,
+    generation: Generation,
+}
+
+impl<P> NamedPort<P> {
+    /// Notes in `names` what `port` hands out.
+    #[must_use]
+    pub fn new(port: P, names: Names) -> Self {
+        Self {
+            port,
+            names,
+            generation: Generation::NONE,
+        }
+    }
+}
+
+impl<P: LinkPort<SimIo>> LinkPort<SimIo> for NamedPort<P> {
+    fn start(&mut self, io: &mut SimIo) {
+        self.port.start(io);
+    }
+
+    fn hello(&mut self) -> HelloFacts {
+        self.port.hello()
+    }
+
+    fn wanted(&self) -> bool {
+        self.port.wanted()
+    }
+
+    fn welcome(&mut self, io: &mut SimIo, welcome: &WelcomeFacts) -> Result<(), Rejection> {
+        self.port.welcome(io, welcome)
+    }
+
+    fn map_part(&mut self, volume: VolumeIndex, extent: Extent) {
+        self.port.map_part(volume, extent);
+    }
+
+    fn map_unknown(&mut self) {
+        self.port.map_unknown();
+    }
+
+    fn begin(&mut self, io: &mut SimIo) -> Option<StreamStart> {
+        let start = self.port.begin(io)?;
+        self.generation = start.generation;
+        Some(start)
+    }
+
+    fn down(&mut self, io: &mut SimIo, reason: DownReason) {
+        self.port.down(io, reason);
+    }
+
+    fn next(&mut self, io: &mut SimIo, records: usize, bytes: usize, batch: &mut Batch) {
+        self.port.next(io, records, bytes, batch);
+        for outgoing in &batch.records {
+            let data = outgoing.record.kind.has_data();
+            let crc = data.then(|| self.port.bytes(outgoing).with(crc32fast::hash));
+            self.names.note(self.generation, outgoing.record, crc);
+        }
+    }
+
+    fn bytes(&self, record: &Outgoing) -> Slice {
+        self.port.bytes(record)
+    }
+
+    fn release(&mut self, through: Seq) {
+        self.port.release(through);
+    }
+
+    fn acked(&mut self, io: &mut SimIo, acks: &Acks) -> bool {
+        self.port.acked(io, acks)
+    }
+
+    fn digest(&mut self, io: &mut SimIo, reply: &DigestReply) -> bool {
+        self.port.digest(io, reply)
+    }
+
+    fn on_completion(&mut self, io: &mut SimIo, completion: Completion<SimSocket>) {
+        self.port.on_completion(io, completion);
+    }
+
+    fn on_turn(&mut self, io: &mut SimIo) {
+        self.port.on_turn(io);
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        self.port.deadline()
+    }
+
+    fn busy(&self) -> bool {
+        self.port.busy()
+    }
+
+    fn status(&self, now: Nanos) -> LinkStatus {
+        self.port.status(now)
+    }
+
+    fn mirror(&mut self, io: &mut SimIo, kind: MirrorKind) {
+        self.port.mirror(io, kind);
+    }
+}
