@@ -15,7 +15,7 @@ use blkrep_tests::inside::shell::wait_for;
 use std::time::{Duration, Instant};
 
 /// A mirror at a hundredth of the limit has failed.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(100);
 
 pub(super) fn run(record: &mut Record, common: &Common, limit_mib: u32) -> Result<()> {
     for round in 0..common.rounds {

@@ -118,6 +118,9 @@ const NETWORK: &str = "--max-buffers=8000 --max-epoch-size=8000 --sndbuf-size=0 
 /// A fixed rate far above the disks: the controller that adapts to a busy application would only slow it down.
 const RESYNC: &str = "--c-plan-ahead=0 --resync-rate=4000000";
 
+/// What the kernel calls on DRBD's events.
+const USERMODE_HELPER: &str = "/sys/module/drbd/parameters/usermode_helper";
+
 fn setup(line: &str) -> Result<String> {
     run(&format!("{DRBD_SETUP} {line}"))
 }
@@ -134,6 +137,8 @@ impl Drbd {
             device: PathBuf::from("/dev/drbd0"),
             protocol,
         };
+        // DRBD asks a helper before each resync and drops the connection if that one, knowing no configuration, fails.
+        fs::write(USERMODE_HELPER, "/bin/true").context("silence DRBD's helper")?;
         for (minor, disk) in [near, far].into_iter().enumerate() {
             let disk = disk.display();
             run(&format!(
@@ -167,7 +172,8 @@ impl Drbd {
     /// Mirrors everything from the near end.
     pub(super) fn mirror(&self, limit: Duration) -> Result<()> {
         setup("primary 0 --force")?;
-        wait_for("DRBD's mirror", limit, || self.is("ds:UpToDate/UpToDate"))
+        let waited = wait_for("DRBD's mirror", limit, || self.is("ds:UpToDate/UpToDate"));
+        waited.with_context(|| fs::read_to_string("/proc/drbd").unwrap_or_default())
     }
 
     fn is(&self, words: &str) -> Result<bool> {

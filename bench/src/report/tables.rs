@@ -4,7 +4,7 @@
 
 use super::{MEMORY_ALLOWANCE, MIB, MIRROR_GOAL, Middle, Report, counted, middle, precise, rate};
 use crate::message::Message;
-use crate::plan::{Contestant, POINTS, Point};
+use crate::plan::{Contestant, POINTS, Point, Work};
 use std::fmt::Write as _;
 
 /// One row.
@@ -61,13 +61,18 @@ impl Report {
         } else {
             ""
         };
-        format!(
-            "{} guest{time}, {}; one boot, {} rounds in turns, {} s a point; medians, (least–most)\n\n",
-            self.kind,
-            machine.unwrap_or_else(|| "no word from the guest".to_owned()),
-            common.rounds,
-            common.seconds
-        )
+        let how = match self.plan.work {
+            Work::Points => format!(
+                "{} rounds in turns, {} s a point; medians, (least–most)",
+                common.rounds, common.seconds
+            ),
+            Work::Mirror { .. } => {
+                format!("{} rounds in turns; medians, (least–most)", common.rounds)
+            }
+            Work::Memory { .. } | Work::Profile => "one run".to_owned(),
+        };
+        let machine = machine.unwrap_or_else(|| "no word from the guest".to_owned());
+        format!("{} guest{time}, {machine}; one boot, {how}\n\n", self.kind)
     }
 
     pub(super) fn foot(&self) -> String {

@@ -25,7 +25,10 @@ pub(super) fn qemu(spec: &Spec, share: &Path) -> Result<Command> {
     let initrd = share.join("initrd");
     fs::write(&initrd, pack(spec, &kernel)?)?;
     if spec.virtual_time {
-        ensure!(spec.cpus == 1, "virtual time is kept for one processor only");
+        ensure!(
+            spec.cpus == 1,
+            "virtual time is kept for one processor only"
+        );
         let mut command = qemu_command(spec, share, &kernel, &initrd, "tcg,thread=single");
         command.args(["-icount", "shift=1,sleep=off"]);
         return Ok(command);
