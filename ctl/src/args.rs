@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Events(Events),
     /// Look for what this machine lacks; exit 1 if something does not work.
     Doctor,
+    /// Show it all on this machine, in a minute: two nodes, a mirror, cuts, a crash, a takeover.
+    Demo(Demo),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -310,6 +312,22 @@ pub(crate) struct Events {
     /// Only those with this number or name.
     #[arg(long, value_name = "EVENT")]
     pub(crate) id: Option<EventId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// What serves the volume: auto, ublk, loop or nbd.
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub(crate) frontend: FrontendKind,
+    /// Size of the volume, from 64MiB.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
+    pub(crate) size: ByteLen,
+    /// In a virtual machine with ublk; needs the source tree.
+    #[arg(long, conflicts_with_all = ["frontend", "keep"])]
+    pub(crate) guest: bool,
+    /// Keep the directory with disks, record and logs.
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 fn size(text: &str) -> Result<ByteLen, String> {

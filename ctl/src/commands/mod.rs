@@ -46,6 +46,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<Outc
         Command::Doctor => session.doctor(),
         Command::Set(set) => session.set(set),
         Command::Get(get) => session.get(get),
+        Command::Demo(demo) => crate::demo::run(demo, output),
         Command::Completions { shell } => {
             output.data(&reference::completions(*shell)?);
             Ok(Outcome::Done)
