@@ -72,6 +72,32 @@ pub struct Age {
 }
 
 impl Age {
+    /// Sectors, by volume, of writes that were answered with an error: a failed write may have
+    /// left any part of itself, so what they show says nothing.
+    #[must_use]
+    pub fn failed_sectors(&self) -> Vec<(u16, Range<u64>)> {
+        let mut places = BTreeMap::new();
+        let mut failed = Vec::new();
+        for event in &self.events {
+            match event {
+                Event::Submit {
+                    counter,
+                    volume,
+                    first,
+                    count,
+                    ..
+                } => {
+                    places.insert(*counter, (*volume, *first..first + u64::from(*count)));
+                }
+                Event::Complete { counter, errno, .. } if *errno != 0 => {
+                    failed.extend(places.get(counter).cloned());
+                }
+                _ => {}
+            }
+        }
+        failed
+    }
+
     /// The record as a history.
     ///
     /// # Panics

@@ -4,7 +4,7 @@
 //! these two equal. Records and images enter, complaints leave.
 
 use super::app::Age;
-use crate::order::{Findings, Judgement, Keep, SECTOR_BYTES, Verdict, judge, scan};
+use crate::order::{Findings, Judgement, Keep, SECTOR_BYTES, Seen, Verdict, judge, scan};
 
 /// Judges images by one age.
 #[must_use]
@@ -17,6 +17,12 @@ pub fn by_age(age: &Age, images: &[Vec<u8>], judgement: Judgement, keep: Keep) -
         let mut bytes = image.as_slice();
         let scanned = scan(&history, volume, &mut bytes, Some(&mut base), &mut findings);
         seen.push(scanned.expect("memory can be read"));
+    }
+    for (volume, sectors) in age.failed_sectors() {
+        for sector in sectors {
+            let sector = usize::try_from(sector).expect("64-bit platform");
+            seen[usize::from(volume)][sector] = Seen::Unusable;
+        }
     }
     judge(&history, &seen, judgement, keep, findings)
 }
