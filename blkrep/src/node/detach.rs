@@ -11,6 +11,13 @@ use crate::engine::source::forget_group;
 use blkrep_api::{ApiError, CommandReply, DetachRequest, ErrorCode, EventId, NewEvent};
 use blkrep_types::{GroupName, VolumeIndex, VolumeName};
 use blkrep_ublk::Stop;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a status or the watcher may hold on to an engine that has ended.
+const LOOK_WAIT: Duration = Duration::from_secs(5);
+const LOOK_POLL: Duration = Duration::from_millis(2);
 
 impl Inner {
     pub(super) fn detach(&self, request: &DetachRequest) -> Result<CommandReply, ApiError> {
@@ -28,10 +35,7 @@ impl Inner {
             }
             end(&mut served, Stop::Delete);
         }
-        let engine = self.state().engine(&entry.group);
-        let linked = engine
-            .as_ref()
-            .is_some_and(|engine| !engine.links().is_empty());
+        let linked = self.has_links(&entry.group);
         self.drop_volume(volume, &entry, linked)?;
         self.settle(&entry.group, linked, &mut notes)?;
         let id = if forced {
@@ -99,6 +103,12 @@ impl Inner {
         Ok(())
     }
 
+    /// True if the group is open and has links.
+    fn has_links(&self, group: &GroupName) -> bool {
+        let engine = self.state().engine(group);
+        engine.is_some_and(|engine| !engine.links().is_empty())
+    }
+
     /// True if a group that is not open has links that are remembered.
     fn has_state(&self, group: &GroupName) -> bool {
         self.state().engine(group).is_none()
@@ -112,11 +122,10 @@ impl Inner {
         linked: bool,
         notes: &mut Vec<String>,
     ) -> Result<(), ApiError> {
-        let engine = self.state().engine(group);
         let volumes = self.volumes_of(group);
         let any_served = volumes.iter().any(|(_, entry)| entry.served);
         if any_served {
-            return self.shrink(group, engine.as_ref(), linked, notes);
+            return self.shrink(group, linked, notes);
         }
         self.stop_links(group);
         let engine = self
@@ -125,7 +134,7 @@ impl Inner {
             .remove(group)
             .and_then(|group| group.engine);
         if let Some(engine) = engine {
-            self.stop_engine(group, &engine, true);
+            self.stop_engine(group, engine, true);
         }
         for (name, entry) in &volumes {
             self.show(name, entry);
@@ -146,12 +155,11 @@ impl Inner {
     fn shrink(
         &self,
         group: &GroupName,
-        engine: Option<&Engine>,
         linked: bool,
         notes: &mut Vec<String>,
     ) -> Result<(), ApiError> {
         let held = "its backing stays claimed until the other volumes of its group are detached";
-        let Some(engine) = engine.filter(|_| !linked) else {
+        let Some(engine) = self.state().engine(group).filter(|_| !linked) else {
             notes.push(held.to_owned());
             return Ok(());
         };
@@ -187,11 +195,23 @@ impl Inner {
             .map_err(|error| errors::of_table(format!("group {group}"), &error))
     }
 
-    fn stop_engine(&self, group: &GroupName, engine: &Engine, detached: bool) {
+    /// Ends an engine in order and lets go of its claims.
+    fn stop_engine(&self, group: &GroupName, engine: Engine, detached: bool) {
         if let Err(error) = engine.stop(detached) {
             tracing::error!(%group, %error, "end the group in order");
             let text = format!("the group did not end in order: {error}");
             self.tell(NewEvent::new(EventId::StateFull, text).group(group));
+        }
+        // Somebody may just be looking at it.
+        let end = Instant::now() + LOOK_WAIT;
+        let mut engine = engine;
+        while let Err(looked_at) = Arc::try_unwrap(engine) {
+            engine = looked_at;
+            if Instant::now() > end {
+                tracing::error!(%group, "the group is still in use after its end");
+                return;
+            }
+            thread::sleep(LOOK_POLL);
         }
     }
 
@@ -221,8 +241,7 @@ impl Inner {
         let Some(engine) = engine else { return };
         if alone {
             self.state().groups.remove(group);
-            self.stop_engine(group, &engine, true);
-            drop(engine);
+            self.stop_engine(group, engine, true);
             if let Err(error) = forget_group(&self.host, &self.groups_dir, group) {
                 tracing::error!(%group, %error, "forget a group that was never served");
             }
@@ -282,7 +301,7 @@ impl Inner {
             .remove(group)
             .and_then(|group| group.engine);
         if let Some(engine) = engine {
-            self.stop_engine(group, &engine, true);
+            self.stop_engine(group, engine, true);
         }
         for (name, entry) in self.volumes_of(group) {
             self.show(&name, &entry);
@@ -305,7 +324,7 @@ impl Inner {
             }
             group.end_links();
             if let Some(engine) = group.engine.take() {
-                self.stop_engine(&name, &engine, false);
+                self.stop_engine(&name, engine, false);
             }
         }
     }

@@ -272,7 +272,9 @@ mod tests {
 
     fn add(table: &mut Table, group: &str) {
         table
-            .update(|entries| drop(entries.groups.insert(name(group), GroupEntry::default())))
+            .update(|entries| {
+                entries.groups.insert(name(group), GroupEntry::default());
+            })
             .unwrap();
     }
 

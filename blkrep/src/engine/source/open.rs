@@ -158,6 +158,9 @@ pub struct OpenReport {
     pub log_problem: Option<String>,
 }
 
+/// A state machine and the file of its intent map.
+type MadeGroup<H> = (super::group::Core, Option<MapFile<FileOf<H>>>);
+
 type Opened<H> = (Vec<VolumeFile<FileOf<H>>>, Vec<GroupVolume>);
 
 impl<H: Host> SourceShared<H> {
@@ -224,7 +227,7 @@ impl<H: Host> SourceShared<H> {
         spec: &GroupSpec,
         record: &mut Group,
         report: &mut OpenReport,
-    ) -> Result<(super::group::Core, Option<MapFile<FileOf<H>>>), OpenError> {
+    ) -> Result<MadeGroup<H>, OpenError> {
         let lens: Vec<_> = record.volumes.iter().map(|volume| volume.len).collect();
         let dirty = dirty_layout(&record.volumes);
         let regions = intent_layout(&record.volumes);
