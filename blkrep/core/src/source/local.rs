@@ -33,11 +33,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         self.unlock(volume, id);
         if result.is_ok() && request.new.op_is_durable_zero() {
-            return self.flush_for(id);
+            self.flush_for(id);
+        } else {
+            self.answer_when_acked(id, result);
         }
-        self.answer_when_acked(id, result);
         if request.slot.is_some() {
-            self.free();
+            self.free_and_go_on();
         }
     }
 
@@ -165,6 +166,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         for id in std::mem::take(&mut self.ack_waiters) {
             self.answer(id, Err(Errno::EIO));
         }
+        self.free_and_go_on();
     }
 
     /// Gives the answer, or waits for the links whose mode asks for it.

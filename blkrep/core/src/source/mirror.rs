@@ -264,6 +264,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
 
     /// Takes a link's mirror as far as it can go now.
     pub(super) fn mirror_step(&mut self, index: LinkIndex) {
+        let phase = self.link(index).map(|link| link.mirror.phase);
+        if !matches!(phase, Some(MirrorPhase::Waiting | MirrorPhase::Running)) {
+            return;
+        }
         self.begin_mirror(index);
         while let Some((purpose, volume, bits)) = self.pick(index) {
             self.start_job(index, purpose, volume, bits);

@@ -78,8 +78,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             return;
         };
         link.released = link.released.max(through.min(link.last_handed_out()));
-        self.free();
-        self.room_freed();
+        self.free_and_go_on();
     }
 
     /// Takes an acknowledgement. False if it names a write that was not sent.
@@ -156,10 +155,20 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         (seq > base.1 && seq <= head.1).then(|| (log.entry(seq).record.incarnation, seq))
     }
 
-    /// Frees what nobody needs any more.
-    pub(super) fn free(&mut self) {
+    /// Frees what nobody needs any more; writes and mirrors that waited for room go on.
+    pub(super) fn free_and_go_on(&mut self) {
+        if self.free() {
+            self.room_freed();
+            for index in self.link_indices() {
+                self.mirror_step(index);
+            }
+        }
+    }
+
+    /// Frees what nobody needs any more; true if that was something.
+    pub(super) fn free(&mut self) -> bool {
         let Some(log) = self.log.as_mut() else {
-            return;
+            return false;
         };
         let holders = self.links.iter().flatten();
         let limit = holders.map(super::link::Link::holds_after).min();
@@ -176,6 +185,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             log.free_through(seq);
             upkeep::forget_ages(&mut self.ages, seq);
         }
+        seq > base
     }
 
     /// True if the oldest entry is held by a local operation or a driver, not by what a link has
