@@ -3,6 +3,7 @@
 //! Owns what is done in each. A scene enters and is changed; figures leave.
 
 use super::acts::{millis, wrote};
+use super::daemon::Daemon;
 use super::figures::{Checked, CleanedUp, GoneOn, Takeover};
 use super::load::{Pace, Record};
 use super::scene::Scene;
@@ -217,23 +218,31 @@ pub(crate) fn clean_up(mut scene: Scene<'_>, keep: bool) -> CleanedUp {
 
 fn end_target(scene: &Scene<'_>) -> anyhow::Result<()> {
     let groups = scene.target.status()?.groups;
-    let Some(group) = groups.iter().find(|group| group.name == scene.group) else {
+    let promoted = groups
+        .iter()
+        .any(|group| group.name == scene.group && group.role == Role::Promoted);
+    if !promoted {
+        // A replica keeps nothing outside its daemon's directory.
         return Ok(());
-    };
-    if group.role == Role::Promoted {
-        let group = scene.group.clone();
-        retry_while_open(|| {
-            scene.target.post(
-                route::DEMOTE,
-                &DemoteRequest {
-                    group: group.clone(),
-                },
-            )
-        })?;
     }
+    let demote = DemoteRequest {
+        group: scene.group.clone(),
+    };
+    retry_while_open(|| scene.target.post(route::DEMOTE, &demote))?;
+    forget(scene, &scene.target)
+}
+
+/// The write log is shared memory: it goes only if its daemon is told to forget it.
+fn forget(scene: &Scene<'_>, daemon: &Daemon) -> anyhow::Result<()> {
     let group = scene.group.clone();
-    let _: CommandReply = scene.target.post(route::FORGET, &ForgetRequest { group })?;
-    Ok(())
+    let forgotten: anyhow::Result<CommandReply> =
+        daemon.post(route::FORGET, &ForgetRequest { group });
+    match forgotten {
+        Ok(_) => Ok(()),
+        // A group that has nothing left is forgotten with its last volume.
+        Err(error) if code(&error) == Some(ErrorCode::NoSuchGroup) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn end_source(scene: &Scene<'_>) -> anyhow::Result<()> {
@@ -255,15 +264,7 @@ fn end_source(scene: &Scene<'_>) -> anyhow::Result<()> {
         let _: DisconnectReply = scene.source.post(route::DISCONNECT, &disconnect)?;
     }
     let _: CommandReply = scene.source.post(route::DETACH, &detach)?;
-    let group = scene.group.clone();
-    let forgotten: anyhow::Result<CommandReply> =
-        scene.source.post(route::FORGET, &ForgetRequest { group });
-    match forgotten {
-        Ok(_) => Ok(()),
-        // A group that has nothing left is forgotten with its last volume.
-        Err(error) if code(&error) == Some(ErrorCode::NoSuchGroup) => Ok(()),
-        Err(error) => Err(error),
-    }
+    forget(scene, &scene.source)
 }
 
 fn retry_while_open(

@@ -106,14 +106,16 @@ pub(crate) fn run(demo: &Demo, output: &Output) -> anyhow::Result<Outcome> {
         steps: Vec::new(),
         began,
     };
-    let mut scene = Scene::set(size, demo.frontend, interrupt, &show)?;
+    let mut scene = Scene::set(size, demo.frontend, interrupt.clone(), &show)?;
     show.tell(&format!(
         "everything is below {}",
         scene.dir.path().display()
     ));
     let played = play(&mut scene, &mut playing);
     let frontend = scene.frontend;
-    if let Err(error) = &played {
+    if interrupt.check().is_err() {
+        show.tell("interrupted");
+    } else if let Err(error) = &played {
         show.broken(&format!("{error:#}"));
         show.tell(&format!("source: {}", scene.source.last_words()));
         show.tell(&format!("target: {}", scene.target.last_words()));

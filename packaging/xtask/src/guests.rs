@@ -16,9 +16,14 @@ pub(crate) fn build() -> Result<PathBuf> {
         "build --profile guest --bins -p blkrep -p blkctl -p blkrep-tests --message-format=short";
     let status = cargo(line).status().context("run cargo build")?;
     ensure!(status.success(), "the programs for the guests do not build");
+    target_dir("guest")
+}
+
+/// Where cargo puts the programs of a profile.
+pub(crate) fn target_dir(profile: &str) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(default_target, |dir| Ok(PathBuf::from(dir)))?;
-    std::path::absolute(target.join("guest")).context("find the build")
+    std::path::absolute(target.join(profile)).context("find the build")
 }
 
 fn default_target() -> Result<PathBuf> {
@@ -105,10 +110,4 @@ pub(crate) fn scenarios(kind: Kind, programs: &Path, names: &[String], totals: &
         );
         totals.add(done.is_ok());
     }
-}
-
-/// The demonstration, in the best guest of this machine, with its words on our output.
-pub(crate) fn demo() -> Result<bool> {
-    let programs = build()?;
-    scenario::demo(Kind::best(), &programs)
 }

@@ -8,11 +8,11 @@ mod guests;
 mod install;
 mod stages;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use blkrep_tests::guest::Kind;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Commands for working on blkrep")]
@@ -29,12 +29,22 @@ enum Task {
         #[arg(long)]
         full: bool,
     },
-    /// Show the product at work in a guest: attach, write, kill, go on, detach, plain data
-    Demo,
+    /// Show the product at work on this machine: two nodes, a mirror, cuts, a crash, a takeover
+    Demo(DemoArgs),
     /// Run guest tests by name; all of them without one
     Guest(GuestArgs),
     /// Install what the other commands need
     Deps,
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// In a guest with ublk, which takes some minutes under emulation
+    #[arg(long)]
+    guest: bool,
+    /// Print a summary of every figure as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -64,7 +74,7 @@ struct GuestArgs {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Test { full } => stages::test(full),
-        Task::Demo => install::all().and_then(|()| guests::demo()),
+        Task::Demo(args) => demo(&args),
         Task::Guest(args) => guest(args),
         Task::Deps => install::all().map(|()| true),
     };
@@ -76,6 +86,22 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Nothing but the product is needed, unless a guest is wanted.
+fn demo(args: &DemoArgs) -> Result<bool> {
+    let programs = if args.guest {
+        install::all()?;
+        guests::build()?
+    } else {
+        stages::build_product()?
+    };
+    let mut command = Command::new(programs.join("blkctl"));
+    command.arg("demo");
+    command.args(args.guest.then_some("--guest"));
+    command.args(args.json.then_some("--json"));
+    let status = command.status().context("run blkctl")?;
+    Ok(status.success())
 }
 
 fn guest(args: GuestArgs) -> Result<bool> {

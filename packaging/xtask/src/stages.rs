@@ -4,10 +4,11 @@
 //! later ones from running: one run shows everything that is wrong.
 
 use crate::{guests, install};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use blkrep_tests::guest::Kind;
 use std::fmt;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -73,6 +74,14 @@ pub(crate) fn cargo(line: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(line.split(' '));
     command
+}
+
+/// Builds what a user runs, as a user gets it.
+pub(crate) fn build_product() -> Result<PathBuf> {
+    let line = "build --release --bins -p blkrep -p blkctl --message-format=short";
+    let status = cargo(line).status().context("run cargo build")?;
+    ensure!(status.success(), "the product does not build");
+    guests::target_dir("release")
 }
 
 fn workspace_tests(full: bool, totals: &mut Totals) -> Result<()> {
