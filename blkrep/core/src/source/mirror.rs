@@ -270,7 +270,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         self.begin_mirror(index);
         while let Some((purpose, volume, bits)) = self.pick(index) {
-            self.start_job(index, purpose, volume, bits);
+            if !self.start_job(index, purpose, volume, bits) {
+                break;
+            }
         }
         self.end_mirror(index);
     }
@@ -415,7 +417,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             return None;
         }
         let log = self.log_ref();
-        if log.used().get() + BLOCK_BYTES_MAX > log.capacity().get() / 2 {
+        let used = log.used().get();
+        if used > 0 && used + BLOCK_BYTES_MAX > log.capacity().get() / 2 {
             return None;
         }
         let (now, layout) = (self.now, &self.layout);
@@ -456,13 +459,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         Some((Purpose::Send, volume, (first, last)))
     }
 
+    /// Begins a block. False if it was given up at once: there is no room for it now.
     fn start_job(
         &mut self,
         index: LinkIndex,
         purpose: Purpose,
         volume: VolumeIndex,
         bits: (u64, u64),
-    ) {
+    ) -> bool {
         let extent = self.extent_of(bits);
         let id = self.jobs.insert(Job {
             link: index,
@@ -475,9 +479,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         });
         self.link_mut(index).expect("it flows").mirror.jobs += 1;
         let lock = &mut self.volumes[volume.as_usize()].lock;
-        if lock.acquire(id | JOB_HOLDER, extent) {
-            self.job_locked(JobId(id));
-        }
+        !lock.acquire(id | JOB_HOLDER, extent) || self.job_locked(JobId(id))
     }
 
     fn extent_of(&self, bits: (u64, u64)) -> Extent {
@@ -489,7 +491,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     }
 
     /// A block's range is held: it gets its place, if it is still wanted and there is room.
-    pub(super) fn job_locked(&mut self, id: JobId) {
+    /// False if it was given up.
+    pub(super) fn job_locked(&mut self, id: JobId) -> bool {
         let job = self.jobs.get(id.0);
         let (index, purpose, bits) = (job.link, job.purpose, job.bits);
         let (volume, extent, orphan) = (job.volume, job.extent, job.orphan);
@@ -515,7 +518,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         };
         let room = wanted && self.log_waiters.is_empty();
         let Some(slot) = room.then(|| self.log_mut().append(&entry)).flatten() else {
-            return self.abandon(id);
+            self.abandon(id);
+            return false;
         };
         self.note_age(slot.seq);
         self.jobs.get_mut(id.0).slot = Some(slot);
@@ -549,6 +553,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             }
         };
         self.act(worker, action);
+        true
     }
 
     /// A block is not begun after all; it will be picked again.
@@ -607,8 +612,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         self.unlock(job.volume, id.0 | JOB_HOLDER);
         self.free();
-        self.room_freed();
-        self.mirror_step(job.link);
+        self.go_on();
     }
 
     /// An extent's digest was computed, or it could not be read.

@@ -120,8 +120,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         self.mirror_acked(index);
         self.acks_came();
-        self.room_freed();
-        self.mirror_step(index);
+        self.go_on();
         true
     }
 
@@ -158,10 +157,15 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// Frees what nobody needs any more; writes and mirrors that waited for room go on.
     pub(super) fn free_and_go_on(&mut self) {
         if self.free() {
-            self.room_freed();
-            for index in self.link_indices() {
-                self.mirror_step(index);
-            }
+            self.go_on();
+        }
+    }
+
+    /// There may be room: those who waited for it go on, on every link.
+    pub(super) fn go_on(&mut self) {
+        self.room_freed();
+        for index in self.link_indices() {
+            self.mirror_step(index);
         }
     }
 

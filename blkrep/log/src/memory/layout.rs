@@ -98,3 +98,63 @@ pub(super) const fn unpack_kind(packed: u64) -> Option<RecordKind> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod page {
+    //! Compares `docs/format/memory-log.md` with the offsets.
+
+    use super::{ENTRY_BYTES, HEADER_BYTES, MARK_BYTES, MARKS, entry, header, mark};
+
+    const PAGE: &str = include_str!("../../../../docs/format/memory-log.md");
+
+    /// Offset and length of a field in the table under a heading.
+    fn row(title: &str, field: &str) -> (usize, usize) {
+        let heading = format!("## {title}\n");
+        let section = &PAGE[PAGE.find(&heading).expect("the section") + heading.len()..];
+        let section = section.split("\n## ").next().expect("the section itself");
+        let name = format!("`{field}`");
+        let line = section
+            .lines()
+            .find(|line| line.split('|').nth(3).map(str::trim) == Some(&name));
+        let cells: Vec<_> = line
+            .expect("the field's row")
+            .split('|')
+            .map(str::trim)
+            .collect();
+        let number = |cell: &str| cell.parse().expect("a number");
+        (number(cells[1]), number(cells[2]))
+    }
+
+    #[test]
+    fn the_page_says_what_the_code_does() {
+        for (field, offset) in [
+            ("magic", header::MAGIC),
+            ("entries", header::ENTRIES),
+            ("data_bytes", header::DATA_BYTES),
+            ("static_crc", header::STATIC_CRC),
+            ("incarnation", header::INCARNATION),
+            ("base_choice", header::BASE_CHOICE),
+            ("head", header::HEAD),
+        ] {
+            assert_eq!(row("Header", field), (offset, 8), "{field}");
+        }
+        assert_eq!(row("Header", "group"), (header::GROUP, 16));
+        assert_eq!(row("Header", "generation"), (header::GENERATION, 16));
+        assert_eq!(row("Header", "bases"), (header::BASES, 32));
+        assert_eq!(row("Header", "marks"), (header::MARKS, MARKS * MARK_BYTES));
+        for (field, offset) in [
+            ("seq", entry::SEQ),
+            ("incarnation", entry::INCARNATION),
+            ("what", entry::WHAT),
+            ("offset", entry::OFFSET),
+            ("len", entry::LEN),
+            ("data", entry::DATA),
+            ("state", entry::STATE),
+        ] {
+            assert_eq!(row("Entry", field), (offset, 8), "{field}");
+        }
+        assert_eq!(row("Mark", "control"), (mark::CONTROL, 8));
+        assert_eq!(row("Mark", "copies"), (mark::COPIES, 2 * mark::COPY_BYTES));
+        assert_eq!((HEADER_BYTES, ENTRY_BYTES), (4096, 64));
+    }
+}
