@@ -43,8 +43,13 @@ pub(super) fn ext4_on_nbd(context: &Context) -> Result<String> {
     let address = node.attach("data", backing.path(), "--frontend nbd")?;
     let (export, socket) = socket_of(&address)?;
     let device = Path::new("/dev/nbd0");
+    let name = if export.is_empty() {
+        String::new()
+    } else {
+        format!("-N {export} ")
+    };
     run(&format!(
-        "nbd-client -unix {socket} -N {export} {}",
+        "nbd-client -unix {socket} {name}{}",
         device.display()
     ))?;
     wait_for("the client's device", Duration::from_secs(20), || {

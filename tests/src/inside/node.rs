@@ -46,7 +46,8 @@ impl Node {
                 return Ok(false);
             }
             let asked = spawn(self.control("status --json"))?.finish(CONTROL_LIMIT)?;
-            Ok(asked.status.success())
+            // 1 says that something is wrong with a volume, which is an answer.
+            Ok(asked.status.code().is_some_and(|code| code < 2))
         })
         .with_context(|| self.daemon.stderr().unwrap_or_default())
     }

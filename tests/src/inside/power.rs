@@ -226,7 +226,8 @@ fn campaign(context: &Context, count: u32, lie: bool) -> Result<Cuts> {
     for mark in &marks {
         let image = image(context, &log, mark)?;
         let lent = Lent::new(&image, false)?;
-        let parts = parts(lent.path(), "cut-")?;
+        // Under the names the state directory knows; the live ones are gone.
+        let parts = parts(lent.path(), "live-")?;
         let backings = [parts[1].path(), parts[2].path()];
         cuts.judge(context, mark, &backings)?;
         if !lie {

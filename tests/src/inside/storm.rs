@@ -60,6 +60,7 @@ pub(super) fn killed_daemon_loses_nothing(context: &Context) -> Result<String> {
         context,
         context.times(6, 50),
         backings.each_ref().map(|b| b.path().to_owned()),
+        (16, "4k-4k"),
     )?;
     Ok(format!(
         "{} kills, longest pause {} ms",
@@ -82,6 +83,7 @@ pub(super) fn ghost_writes(context: &Context) -> Result<String> {
         context,
         context.times(3, 10),
         backings.each_ref().map(Mapped::path),
+        (1, "16k-64k"),
     )?;
     Ok(format!(
         "{} kills, longest pause {} ms",
@@ -91,7 +93,13 @@ pub(super) fn ghost_writes(context: &Context) -> Result<String> {
 }
 
 /// fio verifies one volume, the order checker the other; nobody may see an error, and everything completed is there.
-fn under_load(context: &Context, kills: u32, backings: [PathBuf; 2]) -> Result<Storm> {
+/// `pass` is the size in MiB and the blocks of the last pass: few, where a write takes seconds.
+fn under_load(
+    context: &Context,
+    kills: u32,
+    backings: [PathBuf; 2],
+    pass: (u32, &str),
+) -> Result<Storm> {
     let mut node = node(context)?;
     let one = node.attach("one", &backings[0], "--frontend ublk")?;
     let two = node.attach("two", &backings[1], "--frontend ublk")?;
@@ -120,7 +128,7 @@ fn under_load(context: &Context, kills: u32, backings: [PathBuf; 2]) -> Result<S
     order.succeed(FIO_LIMIT)?;
     fio.kill()?;
     // It has read back what it wrote all along (verify_backlog); a pass without kills ends it.
-    let verify = fio_verify(&one, 16, "4k-4k");
+    let verify = fio_verify(&one, pass.0, pass.1);
     spawn(command(&verify))?.succeed(FIO_LIMIT)?;
     node.is_well()?;
     equal(&one, &backings[0])?;
