@@ -49,7 +49,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             .lock
             .release(holder, &mut granted);
         for holder in granted.drain(..) {
-            if let Some(job) = super::mirror::job_of(holder) {
+            if let Some(job) = super::blocks::job_of(holder) {
                 self.job_locked(job);
             } else {
                 self.locked(holder);

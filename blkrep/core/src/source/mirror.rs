@@ -1,9 +1,9 @@
 //! Mirrors: bringing one link's target to equality while writes go on.
 //!
-//! Owns the phases of a mirror, which extent is next, and what digests said. Driven by
-//! acknowledgements, reports of its reads, and time. A block is read under the range lock and
-//! enters the same ordered stream; its dirty bit is cleared when it gets its place, for from then
-//! on its log entry covers it. Never takes more than half of the log.
+//! Owns the phases of a mirror and the commands that change them; driven by acknowledgements,
+//! reports of its blocks, and time. A block is read under the range lock and enters the same
+//! ordered stream; its dirty bit is cleared when it gets its place, for from then on its log entry
+//! covers it. Never takes more than half of the log.
 //!
 //! ```text
 //! Idle -> Waiting -> Running -> Ending -> Idle
@@ -12,30 +12,15 @@
 //! ```
 
 use super::{
-    Action, Connection, DigestReply, GroupEvent, LinkIndex, MirrorPhase, MirrorProgress, NewEntry,
-    Position, Slot, SourceGroup, Transmit, WriteLog, link,
+    Connection, GroupEvent, LinkIndex, MirrorPhase, MirrorProgress, NewEntry, Position, Slot,
+    SourceGroup, Transmit, WriteLog, link,
 };
 use crate::dirty::Words;
-use blkrep_types::{
-    ByteLen, ByteOffset, Errno, Extent, MirrorKind, Nanos, RecordKind, Seq, VolumeIndex,
-};
+use blkrep_types::{ByteLen, Extent, MirrorKind, Nanos, RecordKind, Seq, VolumeIndex};
 use std::time::Duration;
 
-/// Blocks of one link that are locked or being read: enough to keep a disk busy.
-const JOBS_PER_LINK: usize = 16;
-
-/// Blocks of all links.
-pub(super) const JOBS_MAX: usize = JOBS_PER_LINK * super::LINKS_MAX;
-
 /// Digests of one link that were asked for and not answered.
-const COMPARES_MAX: usize = 256;
-
-/// Adjacent dirty extents are read together up to this length: long enough for a disk's
-/// throughput, short enough that a write waits little for the range.
-const BLOCK_BYTES_MAX: u64 = 256 << 10;
-
-/// After an error or an overflow a mirror waits before it goes on.
-const ERROR_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const COMPARES_MAX: usize = 256;
 
 /// A source that has not dirtied anything for this long counts as idle.
 const CALM: Duration = Duration::from_secs(1);
@@ -43,47 +28,14 @@ const CALM: Duration = Duration::from_secs(1);
 /// Overflows in a row after which a mirror is said not to converge.
 const OVERFLOWS_TOLERATED: u32 = 2;
 
-/// A read or digest that a mirror has asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JobId(u32);
-
-/// Holders of range locks with this bit are jobs.
-const JOB_HOLDER: u32 = 1 << 31;
-
-pub(super) const fn job_of(holder: u32) -> Option<JobId> {
-    if holder & JOB_HOLDER == 0 {
-        None
-    } else {
-        Some(JobId(holder & !JOB_HOLDER))
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Send,
-    Compare,
-}
-
-#[derive(Debug)]
-pub(super) struct Job {
-    link: LinkIndex,
-    purpose: Purpose,
-    volume: VolumeIndex,
-    extent: Extent,
-    bits: (u64, u64),
-    slot: Option<Slot>,
-    /// Its link is gone.
-    orphan: bool,
-}
-
 #[derive(Debug, Clone, Copy)]
-struct Compare {
-    seq: Seq,
-    volume: VolumeIndex,
-    extent: Extent,
-    bit: u64,
-    ours: Option<[u8; 32]>,
-    theirs: Option<Option<[u8; 32]>>,
+pub(super) struct Compare {
+    pub(super) seq: Seq,
+    pub(super) volume: VolumeIndex,
+    pub(super) extent: Extent,
+    pub(super) bit: u64,
+    pub(super) ours: Option<[u8; 32]>,
+    pub(super) theirs: Option<Option<[u8; 32]>>,
 }
 
 #[derive(Debug)]
@@ -98,12 +50,12 @@ pub(super) struct Mirror {
     pub(super) open: bool,
     pub(super) begun_at: Option<Seq>,
     end: Option<Seq>,
-    cursor: u64,
-    compare_cursor: u64,
-    compares: Vec<Compare>,
-    jobs: usize,
-    sent: u64,
-    skipped: u64,
+    pub(super) cursor: u64,
+    pub(super) compare_cursor: u64,
+    pub(super) compares: Vec<Compare>,
+    pub(super) jobs: usize,
+    pub(super) sent: u64,
+    pub(super) skipped: u64,
     overflows: u32,
     pub(super) retry_at: Nanos,
     not_converging: bool,
@@ -283,7 +235,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.flows(index)
     }
 
-    fn flows(&self, index: LinkIndex) -> bool {
+    pub(super) fn flows(&self, index: LinkIndex) -> bool {
         self.link(index).is_some_and(|link| {
             link.connection == Connection::Up
                 && link.transmit == Transmit::Started
@@ -409,298 +361,5 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             self.event(event);
         }
         self.want_mirror(index);
-    }
-
-    /// The next extent to look at, if another one may be begun now.
-    fn pick(&mut self, index: LinkIndex) -> Option<(Purpose, VolumeIndex, (u64, u64))> {
-        if !self.flows(index) || !self.log_waiters.is_empty() {
-            return None;
-        }
-        let log = self.log_ref();
-        let used = log.used().get();
-        if used > 0 && used + BLOCK_BYTES_MAX > log.capacity().get() / 2 {
-            return None;
-        }
-        let (now, layout) = (self.now, &self.layout);
-        let link = self.links[index.as_usize()].as_mut()?;
-        let mirror = &mut link.mirror;
-        let runs = mirror.phase == MirrorPhase::Running && now >= mirror.retry_at;
-        if !runs || mirror.jobs >= JOBS_PER_LINK {
-            return None;
-        }
-        if mirror.compares.len() < COMPARES_MAX
-            && let Some(bit) = link.compare.next(mirror.compare_cursor)
-        {
-            mirror.compare_cursor = bit + 1;
-            let (volume, _) = layout.locate(bit).expect("only extents have bits");
-            return Some((Purpose::Compare, volume, (bit, bit)));
-        }
-        let first = link.live.next_around(mirror.cursor)?;
-        let (volume, _) = layout.locate(first).expect("only extents have bits");
-        let grain = layout.size(volume).get();
-        let most = (BLOCK_BYTES_MAX / grain)
-            .max(1)
-            .min(layout.volume_bits(volume).1 - first + 1);
-        let more = (1..most)
-            .take_while(|more| link.live.test(first + more))
-            .count();
-        let last = first + u64::try_from(more).expect("few extents");
-        // A block that waits for its range keeps its bits: it is not begun twice.
-        let locking = |job: &Job| job.slot.is_none() && job.link == index && !job.orphan;
-        let begun = self
-            .jobs
-            .iter()
-            .filter(|job| locking(job) && job.purpose == Purpose::Send)
-            .any(|job| job.bits.0 <= last && first <= job.bits.1);
-        if begun {
-            return None;
-        }
-        mirror.cursor = last + 1;
-        Some((Purpose::Send, volume, (first, last)))
-    }
-
-    /// Begins a block. False if it was given up at once: there is no room for it now.
-    fn start_job(
-        &mut self,
-        index: LinkIndex,
-        purpose: Purpose,
-        volume: VolumeIndex,
-        bits: (u64, u64),
-    ) -> bool {
-        let extent = self.extent_of(bits);
-        let id = self.jobs.insert(Job {
-            link: index,
-            purpose,
-            volume,
-            extent,
-            bits,
-            slot: None,
-            orphan: false,
-        });
-        self.link_mut(index).expect("it flows").mirror.jobs += 1;
-        let lock = &mut self.volumes[volume.as_usize()].lock;
-        !lock.acquire(id | JOB_HOLDER, extent) || self.job_locked(JobId(id))
-    }
-
-    fn extent_of(&self, bits: (u64, u64)) -> Extent {
-        let (_, first) = self.layout.locate(bits.0).expect("only extents have bits");
-        let (_, last) = self.layout.locate(bits.1).expect("only extents have bits");
-        let len = last.end().get() - first.offset().get();
-        Extent::new(ByteOffset::new(first.offset().get()), ByteLen::new(len))
-            .expect("a run of extents is one")
-    }
-
-    /// A block's range is held: it gets its place, if it is still wanted and there is room.
-    /// False if it was given up.
-    pub(super) fn job_locked(&mut self, id: JobId) -> bool {
-        let job = self.jobs.get(id.0);
-        let (index, purpose, bits) = (job.link, job.purpose, job.bits);
-        let (volume, extent, orphan) = (job.volume, job.extent, job.orphan);
-        let wanted = !orphan
-            && self.flows(index)
-            && self.link(index).is_some_and(|link| {
-                link.mirror.phase == MirrorPhase::Running
-                    && match purpose {
-                        Purpose::Send => (bits.0..=bits.1).all(|bit| link.live.test(bit)),
-                        Purpose::Compare => link.compare.test(bits.0),
-                    }
-            });
-        let kind = match purpose {
-            Purpose::Send => RecordKind::Data { mirror: true },
-            Purpose::Compare => RecordKind::Compare,
-        };
-        let entry = NewEntry {
-            kind,
-            volume,
-            extent: Some(extent),
-            link: Some(index),
-            local: false,
-        };
-        let room = wanted && self.log_waiters.is_empty();
-        let Some(slot) = room.then(|| self.log_mut().append(&entry)).flatten() else {
-            self.abandon(id);
-            return false;
-        };
-        self.note_age(slot.seq);
-        self.jobs.get_mut(id.0).slot = Some(slot);
-        let link = self.link_mut(index).expect("it is wanted");
-        let worker = link.worker.expect("it flows");
-        let action = match purpose {
-            Purpose::Send => {
-                link.recent.set(bits.0, bits.1);
-                link.live.clear(bits.0, bits.1);
-                Action::MirrorRead {
-                    job: id,
-                    volume,
-                    extent,
-                    slot,
-                }
-            }
-            Purpose::Compare => {
-                link.mirror.compares.push(Compare {
-                    seq: slot.seq,
-                    volume,
-                    extent,
-                    bit: bits.0,
-                    ours: None,
-                    theirs: None,
-                });
-                Action::MirrorDigest {
-                    job: id,
-                    volume,
-                    extent,
-                }
-            }
-        };
-        self.act(worker, action);
-        true
-    }
-
-    /// A block is not begun after all; it will be picked again.
-    fn abandon(&mut self, id: JobId) {
-        let job = self.end_job(id);
-        if let Some(link) = self.link_mut(job.link).filter(|_| !job.orphan) {
-            match job.purpose {
-                Purpose::Send => link.mirror.cursor = job.bits.0,
-                Purpose::Compare => {
-                    link.mirror.compare_cursor = link.mirror.compare_cursor.min(job.bits.0);
-                }
-            }
-        }
-        self.unlock(job.volume, id.0 | JOB_HOLDER);
-    }
-
-    fn end_job(&mut self, id: JobId) -> Job {
-        let job = self.jobs.remove(id.0);
-        if let Some(link) = self.link_mut(job.link).filter(|_| !job.orphan) {
-            link.mirror.jobs -= 1;
-        }
-        job
-    }
-
-    /// A block was read into its slot, or could not be. `Ok(true)`: it is all zeroes.
-    pub fn mirror_read_done(&mut self, id: JobId, result: Result<bool, Errno>) {
-        let job = self.end_job(id);
-        let slot = job.slot.expect("it was handed out");
-        let log = self.log_mut();
-        match result {
-            Ok(true) => log.replace_kind(
-                slot.seq,
-                RecordKind::Zero {
-                    mirror: true,
-                    free: false,
-                },
-            ),
-            Ok(false) => {}
-            Err(_) => log.replace_kind(slot.seq, RecordKind::Void),
-        }
-        log.publish(slot.seq);
-        let now = self.now;
-        if let Some(link) = self.link_mut(job.link).filter(|_| !job.orphan) {
-            match result {
-                Ok(true) => link.mirror.skipped += job.extent.len().get(),
-                Ok(false) => link.mirror.sent += job.extent.len().get(),
-                Err(errno) => {
-                    link.mark_dirty(job.bits.0, job.bits.1);
-                    link.mirror.retry_at = now.after(ERROR_PAUSE);
-                    self.event(GroupEvent::MirrorError {
-                        link: job.link,
-                        errno,
-                    });
-                }
-            }
-        }
-        self.unlock(job.volume, id.0 | JOB_HOLDER);
-        self.free();
-        self.go_on();
-    }
-
-    /// An extent's digest was computed, or it could not be read.
-    pub fn mirror_digest_done(&mut self, id: JobId, result: Result<[u8; 32], Errno>) {
-        let job = self.end_job(id);
-        let slot = job.slot.expect("it was handed out");
-        let now = self.now;
-        let mut failed = None;
-        if let Some(link) = self.link_mut(job.link).filter(|_| !job.orphan) {
-            let compares = &mut link.mirror.compares;
-            let place = compares.iter().position(|compare| compare.seq == slot.seq);
-            match (result, place) {
-                (Ok(digest), Some(place)) => compares[place].ours = Some(digest),
-                (Err(errno), Some(place)) => {
-                    // It is asked for again from the start when the pause is over.
-                    compares.swap_remove(place);
-                    link.mirror.compare_cursor = link.mirror.compare_cursor.min(job.bits.0);
-                    link.mirror.retry_at = now.after(ERROR_PAUSE);
-                    failed = Some(errno);
-                }
-                (_, None) => {}
-            }
-        }
-        if let Some(errno) = failed {
-            let link = job.link;
-            self.event(GroupEvent::MirrorError { link, errno });
-        }
-        self.unlock(job.volume, id.0 | JOB_HOLDER);
-        self.judge_compare(job.link, slot.seq);
-        self.mirror_step(job.link);
-    }
-
-    /// Takes the target's digest. False if it was never asked at that place.
-    pub fn digest_reply(&mut self, index: LinkIndex, reply: &DigestReply) -> bool {
-        let Some(link) = self.link_mut(index) else {
-            return true;
-        };
-        if reply.seq > link.last_handed_out() {
-            return false;
-        }
-        let compare = link
-            .mirror
-            .compares
-            .iter_mut()
-            .find(|compare| compare.seq == reply.seq);
-        if let Some(compare) = compare {
-            if compare.volume != reply.volume || compare.extent != reply.extent {
-                return false;
-            }
-            compare.theirs = Some(reply.digest);
-            self.judge_compare(index, reply.seq);
-            self.mirror_step(index);
-        }
-        true
-    }
-
-    /// With both digests known, an extent is equal, or dirty.
-    fn judge_compare(&mut self, index: LinkIndex, seq: Seq) {
-        let grain = &self.layout;
-        let Some(link) = self
-            .links
-            .get_mut(index.as_usize())
-            .and_then(Option::as_mut)
-        else {
-            return;
-        };
-        let compares = &mut link.mirror.compares;
-        let Some(place) = compares.iter().position(|compare| compare.seq == seq) else {
-            return;
-        };
-        let (Some(ours), Some(theirs)) = (compares[place].ours, compares[place].theirs) else {
-            return;
-        };
-        let compare = compares.swap_remove(place);
-        debug_assert!(grain.locate(compare.bit).is_some(), "an extent has its bit");
-        if theirs == Some(ours) {
-            link.recent.set(compare.bit, compare.bit);
-            link.mirror.skipped += compare.extent.len().get();
-        } else {
-            link.mark_dirty(compare.bit, compare.bit);
-        }
-        link.compare.clear(compare.bit, compare.bit);
-    }
-
-    /// The jobs of a removed link end for nobody.
-    pub(super) fn drop_jobs(&mut self, index: LinkIndex) {
-        for job in self.jobs.iter_mut() {
-            job.orphan |= job.link == index;
-        }
     }
 }

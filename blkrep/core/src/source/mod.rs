@@ -11,6 +11,7 @@
 //! ```
 
 mod admit;
+mod blocks;
 mod facts;
 mod flush;
 mod link;
@@ -26,13 +27,13 @@ mod write_log;
 #[cfg(test)]
 mod tests;
 
+pub use blocks::JobId;
 pub use facts::{
     Acks, Connection, DigestReply, DownReason, HelloFacts, LINKS_MAX, LinkIndex, LinkStatus,
     MirrorPhase, MirrorProgress, Outgoing, PeerRole, Position, Rejection, StreamStart, Transmit,
     VolumeFacts, WelcomeFacts,
 };
 pub use link::{LinkSetup, LinkStart};
-pub use mirror::JobId;
 pub use request::{NewRequest, RequestId, RequestOp};
 pub use upkeep::MapId;
 pub use write_log::{LinkMark, LogEntry, NewEntry, Slot, WriteLog};
@@ -42,9 +43,9 @@ use crate::intent::IntentMap;
 use crate::persist::CommitNo;
 use crate::range::RangeLock;
 use blkrep_types::{ByteLen, Errno, Extent, Generation, History, Nanos, Seq, VolumeIndex};
+use blocks::Job;
 use flush::FlushState;
 use link::Link;
-use mirror::Job;
 use request::{Request, Slab};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -310,7 +311,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         );
         let capacity = options.requests_max;
         let volumes = volumes.iter().map(|len| Volume {
-            lock: RangeLock::with_capacity(capacity + mirror::JOBS_MAX),
+            lock: RangeLock::with_capacity(capacity + blocks::JOBS_MAX),
             flush: FlushState::with_capacity(capacity),
             len: *len,
         });
@@ -323,7 +324,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             volumes: volumes.collect(),
             links: Vec::new(),
             requests: Slab::with_capacity(capacity),
-            jobs: Slab::with_capacity(mirror::JOBS_MAX),
+            jobs: Slab::with_capacity(blocks::JOBS_MAX),
             gate: Gate::Open,
             intent_waiters: Vec::with_capacity(capacity),
             intent_commits: Vec::with_capacity(capacity),

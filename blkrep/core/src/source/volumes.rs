@@ -4,7 +4,7 @@
 //! be remembered of a volume but its lock. With one, a volume has its place in maps and stream, and
 //! the set stays as it is.
 
-use super::{FlushState, SourceGroup, Volume, WriteLog, mirror};
+use super::{FlushState, SourceGroup, Volume, WriteLog, blocks};
 use crate::dirty::{MapLayout, Words};
 use crate::intent::IntentMap;
 use crate::range::RangeLock;
@@ -36,7 +36,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             match self.volumes.get_mut(index) {
                 Some(volume) => volume.len = *len,
                 None => self.volumes.push(Volume {
-                    lock: RangeLock::with_capacity(capacity + mirror::JOBS_MAX),
+                    lock: RangeLock::with_capacity(capacity + blocks::JOBS_MAX),
                     flush: FlushState::with_capacity(capacity),
                     len: *len,
                 }),

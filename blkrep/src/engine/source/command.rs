@@ -3,14 +3,15 @@
 //! Owns the order of durable and visible: a link is in the superblock, with a durable map, before
 //! anything relies on it. Commands enter; workers are woken for what follows.
 
-use super::group::{LinkMeta, SourceShared};
-use super::metadata::{intent_path, link_path, make_map};
+use super::group::{FileOf, LinkMeta, SourceShared};
+use super::metadata::{MapFile, intent_path, link_path, make_map};
 use super::open::{dirty_layout, intent_layout, random_id};
 use super::recover::{link_memory, link_memory_name, make_log, setup_of};
 use super::{GroupLinkPort, OpenError, adapter::GroupLog};
-use blkrep_core::dirty::Bits;
+use blkrep_core::dirty::{Bits, MapLayout};
 use blkrep_core::source::{LINKS_MAX, LinkIndex, LinkStart, Transmit};
 use blkrep_io::Host;
+use blkrep_log::MemoryLog;
 use blkrep_log::superblock::{Group, GroupLink, PATH_BYTES_MAX, PEER_BYTES_MAX, TransmitHeld};
 use blkrep_types::{Extent, LinkName, MirrorKind, Mode, VolumeIndex};
 use std::sync::Arc;
@@ -75,6 +76,24 @@ fn check(record: &Group, spec: &LinkSpec) -> Result<u8, OpenError> {
     }
 }
 
+/// The bits of a new link's durable map.
+fn kept_bits(layout: &MapLayout, initial: &InitialMap) -> Bits {
+    let mut kept = Bits::clear_of(layout.bits());
+    match initial {
+        InitialMap::Everything => layout.fill(&mut kept),
+        InitialMap::Nothing => {}
+        InitialMap::Extents(extents) => {
+            for (volume, extent) in extents {
+                let (from, to) = layout.bits_of(*volume, *extent);
+                kept.set(from, to);
+            }
+        }
+    }
+    kept
+}
+
+type FirstLink<H> = (MapFile<FileOf<H>>, MemoryLog);
+
 impl<H: Host> SourceShared<H> {
     /// Makes a link. From now on every write is tracked for it.
     ///
@@ -95,48 +114,20 @@ impl<H: Host> SourceShared<H> {
             peer: spec.peer.clone(),
             paths: spec.paths.clone(),
         };
-        let first = admin.record.links.is_empty();
-        let had_log = self.lock().group.log().is_some();
-        let mut intent = None;
-        let mut log = None;
-        if first && !had_log {
-            let layout = intent_layout(&admin.record.volumes);
-            let path = intent_path(&self.directory, &admin.record.name);
-            let clear = Bits::clear_of(layout.bits());
-            intent = Some(make_map(
-                &self.host,
-                &path,
-                admin.record.intent_map,
-                &layout,
-                &clear,
-            )?);
-            log = Some(make_log(&self.host, &admin.record)?);
-        }
+        let (intent, log) = self.first_link(&admin.record)?.unzip();
         let layout = dirty_layout(&admin.record.volumes);
-        let mut kept = Bits::clear_of(layout.bits());
-        match &spec.initial {
-            InitialMap::Everything => layout.fill(&mut kept),
-            InitialMap::Nothing => {}
-            InitialMap::Extents(extents) => {
-                for (volume, extent) in extents {
-                    let (from, to) = layout.bits_of(*volume, *extent);
-                    kept.set(from, to);
-                }
-            }
-        }
+        let kept = kept_bits(&layout, &spec.initial);
         let path = link_path(&self.directory, &admin.record.name, &link.id);
         let map = make_map(&self.host, &path, link.id, &layout, &kept)?;
         let words = layout.words();
         let (live, compare, _) = link_memory(&self.host, &admin.record, &link.id, words, false)?;
         let (mut live, mut compare) = (Bits::new(live), Bits::new(compare));
-        let into_compare = spec.first_mirror == Some(MirrorKind::Checksum);
+        let first = match spec.first_mirror {
+            Some(MirrorKind::Checksum) => &mut compare,
+            Some(MirrorKind::Full | MirrorKind::Difference) | None => &mut live,
+        };
         for word in 0..words {
-            let bits = kept.word(word);
-            if into_compare {
-                compare.set_word(word, bits);
-            } else {
-                live.set_word(word, bits);
-            }
+            first.set_word(word, kept.word(word));
         }
         let mut record = admin.record.clone();
         record.links.push(link.clone());
@@ -149,7 +140,7 @@ impl<H: Host> SourceShared<H> {
             floor: None,
             mark: None,
         };
-        let handle = log.as_ref().map(blkrep_log::MemoryLog::handle);
+        let handle = log.as_ref().map(MemoryLog::handle);
         if let Some(handle) = handle {
             self.set_log_handle(handle);
         }
@@ -166,6 +157,18 @@ impl<H: Host> SourceShared<H> {
             state.group.add_link(&setup_of(&link), start);
         });
         Ok(())
+    }
+
+    /// What a group needs for its first link: an intent map and a log.
+    fn first_link(&self, record: &Group) -> Result<Option<FirstLink<H>>, OpenError> {
+        if !record.links.is_empty() || self.lock().group.log().is_some() {
+            return Ok(None);
+        }
+        let layout = intent_layout(&record.volumes);
+        let path = intent_path(&self.directory, &record.name);
+        let clear = Bits::clear_of(layout.bits());
+        let intent = make_map(&self.host, &path, record.intent_map, &layout, &clear)?;
+        Ok(Some((intent, make_log(&self.host, record)?)))
     }
 
     /// Forgets a link: nothing is tracked for it any more. Its driver must have ended.
