@@ -10,7 +10,7 @@ use super::{
 };
 use crate::dirty::Words;
 use crate::identity::{Place, place};
-use blkrep_types::{ByteLen, Generation, Record, RecordKind, Seq};
+use blkrep_types::{ByteLen, Generation, Record, RecordKind, Seq, VolumeIndex};
 
 impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// Appends the next records for a link, at most `records_max` with `bytes_max` bytes but at
@@ -44,6 +44,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             if entry.link.is_some_and(|owner| owner != index) {
                 record.kind = RecordKind::Void;
                 record.extent = None;
+                record.volume = VolumeIndex::default();
             }
             let len = data_len(&record);
             if records == records_max || (records > 0 && bytes + len > bytes_max) {

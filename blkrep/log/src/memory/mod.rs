@@ -299,7 +299,13 @@ impl MemoryLog {
     fn decode(&self, seq: Seq) -> Option<(Held, u64)> {
         let what = self.word(seq, entry::WHAT);
         let kind = unpack_kind(what & 0xffff)?;
-        let volume = VolumeIndex::new(u16::try_from(what >> 16 & 0xffff).ok()?);
+        // An entry that became nothing keeps its word; a record without an extent names no volume.
+        let number = if kind.has_extent() {
+            what >> 16 & 0xffff
+        } else {
+            0
+        };
+        let volume = VolumeIndex::new(u16::try_from(number).ok()?);
         let link = match what >> 32 {
             0 => None,
             number => Some(

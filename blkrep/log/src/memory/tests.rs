@@ -154,6 +154,22 @@ fn a_corrupt_entry_is_refused() {
     assert!(MemoryLog::recover(region, shape(), &NAME, RUN.next()).is_ok());
 }
 
+/// A write to the second volume whose bytes were never complete became nothing after a kill, and
+/// went over the wire as nothing "of the second volume", which no target takes: the link came up
+/// and fell down for ever. Found by the simulator (seeds 516 and 595).
+#[test]
+fn an_entry_that_became_nothing_names_no_volume() {
+    let region = region();
+    let mut log = log(&region);
+    let seq = log.append(&data(512)).unwrap().seq;
+    log.replace_kind(seq, RecordKind::Void);
+    let record = log.entry(seq).record;
+    assert_eq!(
+        (record.volume, record.extent),
+        (VolumeIndex::default(), None)
+    );
+}
+
 #[test]
 fn a_full_log_takes_nothing_and_a_freed_one_the_largest_slot() {
     let region = region();
