@@ -20,8 +20,8 @@ const CUT: Duration = Duration::from_secs(3);
 const AROUND: Duration = Duration::from_secs(1);
 /// Work over an undisturbed link.
 const WORK: Duration = Duration::from_secs(4);
-/// Longest filling or storm, on a slow machine too.
-const LOAD_LIMIT: Duration = Duration::from_secs(120);
+/// Longest filling, mirror or storm, on a slow machine too.
+const LOAD_LIMIT: Duration = Duration::from_secs(300);
 /// A volume is served again well within this: claims of a killed daemon end with its last write.
 const SERVED_LIMIT: Duration = Duration::from_secs(60);
 /// Operations of the storm; of about 16 KiB each, they are three times the log.

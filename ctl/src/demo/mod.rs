@@ -63,26 +63,37 @@ struct Step {
 struct Playing<'a> {
     show: &'a Show<'a>,
     steps: Vec<Step>,
+    name: &'static str,
     began: Instant,
 }
 
 impl Playing<'_> {
-    fn begin(&mut self, title: &str) {
+    fn begin(&mut self, name: &'static str, title: &str) {
         self.show.step(self.steps.len() + 1, title);
+        self.name = name;
         self.began = Instant::now();
     }
 
-    fn end(&mut self, name: &'static str, figures: &impl Promised) -> anyhow::Result<()> {
-        let broken = figures.broken();
+    fn end(&mut self, figures: &impl Promised) -> anyhow::Result<()> {
+        let noted = serde_json::to_value(figures).context("note the figures")?;
+        self.note(noted, figures.broken());
+        Ok(())
+    }
+
+    /// The step that was begun could not be played to its end.
+    fn fail(&mut self, error: &anyhow::Error) {
+        self.note(Value::Null, vec![format!("{error:#}")]);
+    }
+
+    fn note(&mut self, figures: Value, broken: Vec<String>) {
         broken.iter().for_each(|what| self.show.broken(what));
         self.steps.push(Step {
-            name,
+            name: self.name,
             ok: broken.is_empty(),
             seconds: self.began.elapsed().as_secs_f64(),
-            figures: serde_json::to_value(figures).context("note the figures")?,
+            figures,
             broken,
         });
-        Ok(())
     }
 }
 
@@ -104,6 +115,7 @@ pub(crate) fn run(demo: &Demo, output: &Output) -> anyhow::Result<Outcome> {
     let mut playing = Playing {
         show: &show,
         steps: Vec::new(),
+        name: "begin",
         began,
     };
     let mut scene = Scene::set(size, demo.frontend, interrupt.clone(), &show)?;
@@ -113,19 +125,19 @@ pub(crate) fn run(demo: &Demo, output: &Output) -> anyhow::Result<Outcome> {
     ));
     let played = play(&mut scene, &mut playing);
     let frontend = scene.frontend;
-    if interrupt.check().is_err() {
-        show.tell("interrupted");
-    } else if let Err(error) = &played {
-        show.broken(&format!("{error:#}"));
+    if let Err(error) = &played {
+        playing.fail(error);
+    }
+    if played.is_err() && interrupt.check().is_ok() {
         show.tell(&format!("source: {}", scene.source.last_words()));
         show.tell(&format!("target: {}", scene.target.last_words()));
     }
-    playing.begin("everything is taken back");
+    playing.begin("clean-up", "everything is taken back");
     let cleaned = ending::clean_up(scene, demo.keep);
     if let Some(kept) = &cleaned.kept {
         show.tell(&format!("kept: {kept}"));
     }
-    playing.end("clean-up", &cleaned)?;
+    playing.end(&cleaned)?;
     let steps = playing.steps;
     let summary = Summary {
         schema: SCHEMA,
@@ -158,33 +170,48 @@ fn conclude(summary: &Summary, show: &Show<'_>, output: &Output) -> anyhow::Resu
 }
 
 fn play(scene: &mut Scene<'_>, playing: &mut Playing<'_>) -> anyhow::Result<()> {
-    playing.begin("a file becomes a block device");
+    playing.begin("attach", "a file becomes a block device");
     let (device, attached) = acts::attach(scene)?;
-    playing.end("attach", &attached)?;
-    playing.begin("full mirror to the other node, while the application writes");
+    playing.end(&attached)?;
+    playing.begin(
+        "full-mirror",
+        "full mirror to the other node, while the application writes",
+    );
     let mirrored = acts::full_mirror(scene, &device)?;
-    playing.end("full-mirror", &mirrored)?;
-    playing.begin("replication, write for write in order");
+    playing.end(&mirrored)?;
+    playing.begin("workload", "replication, write for write in order");
     let worked = acts::workload(scene, &device)?;
-    playing.end("workload", &worked)?;
-    playing.begin("the network is cut for 3 seconds; the log absorbs it");
+    playing.end(&worked)?;
+    playing.begin(
+        "short-cut",
+        "the network is cut for 3 seconds; the log absorbs it",
+    );
     let cut = acts::short_cut(scene, &device)?;
-    playing.end("short-cut", &cut)?;
-    playing.begin("a cut with more writes than the log holds");
+    playing.end(&cut)?;
+    playing.begin("long-cut", "a cut with more writes than the log holds");
     let cut = acts::long_cut(scene, &device)?;
-    playing.end("long-cut", &cut)?;
-    playing.begin("kill -9 of the source's daemon in the middle, and go on");
+    playing.end(&cut)?;
+    playing.begin(
+        "crash",
+        "kill -9 of the source's daemon in the middle, and go on",
+    );
     let (device, crashed) = acts::crash(scene, &device)?;
-    playing.end("crash", &crashed)?;
-    playing.begin("the source is lost for good; the target takes over");
+    playing.end(&crashed)?;
+    playing.begin(
+        "takeover",
+        "the source is lost for good; the target takes over",
+    );
     let (device, taken) = ending::takeover(scene, &device)?;
-    playing.end("takeover", &taken)?;
-    playing.begin("independent check: is the promoted image a prefix of what was written?");
+    playing.end(&taken)?;
+    playing.begin(
+        "check",
+        "independent check: is the promoted image a prefix of what was written?",
+    );
     let checked = ending::check(scene)?;
-    playing.end("check", &checked)?;
-    playing.begin("the application goes on there");
+    playing.end(&checked)?;
+    playing.begin("go-on", "the application goes on there");
     let gone_on = ending::go_on(scene, &device)?;
-    playing.end("go-on", &gone_on)
+    playing.end(&gone_on)
 }
 
 /// Becomes the program that plays it on real ublk in a guest; returns only if that failed.

@@ -24,7 +24,9 @@ pub(crate) const LOG_BYTES: u64 = 32 << 20;
 /// The target's journal.
 pub(crate) const JOURNAL_BYTES: u64 = 64 << 20;
 /// Longest wait for a link to be equal again, on a slow machine too.
-const EQUAL_LIMIT: Duration = Duration::from_secs(180);
+const EQUAL_LIMIT: Duration = Duration::from_secs(300);
+/// The daemon's log has an event within 200 ms; a slow machine gets some more.
+const EVENTS_SETTLE: Duration = Duration::from_millis(1000);
 /// Time between two looks at the link.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -64,9 +66,10 @@ impl<'a> Scene<'a> {
         show: &'a Show<'a>,
     ) -> anyhow::Result<Self> {
         let dir = directory()?;
+        // A slow machine is not a silent peer: cuts and crashes close the connection.
         let config = format!(
             "[group]\nlog-memory = '{}MiB'\n[target]\njournal-size = '{}MiB'\n\
-             [link]\nreconnect-interval = '200ms'\n",
+             [link]\nreconnect-interval = '200ms'\nheartbeat-timeout = '20s'\n",
             LOG_BYTES >> 20,
             JOURNAL_BYTES >> 20
         );
@@ -236,9 +239,14 @@ impl<'a> Scene<'a> {
 
     /// What changed since `before`. `restarted`: another daemon began to count anew meanwhile.
     pub(crate) fn seen_since(&self, before: Before, restarted: bool) -> anyhow::Result<Seen> {
+        self.interrupt.sleep(EVENTS_SETTLE)?;
         let mirror = self.link()?.mirror;
         let mut seen = before.seen;
         seen.mirrors = self.mirrors_after(before.cursor)?.events.len() as u64;
+        if !restarted && mirror.bytes_sent.get() < before.mirror_sent {
+            // It counts anew for each mirror, whether an event tells of it or not.
+            seen.mirrors = seen.mirrors.max(1);
+        }
         let anew = restarted || seen.mirrors > 0;
         let (sent, skipped) = if anew {
             (0, 0)
