@@ -6,7 +6,6 @@
 
 mod advice;
 mod commands;
-mod empty;
 mod follow;
 mod http;
 pub mod node;
@@ -14,7 +13,6 @@ mod peer;
 mod server;
 mod socket;
 
-pub use empty::EmptyNode;
 pub use peer::{ADMIN_GROUP, Judge, MONITOR_GROUP, Peer, Role, SystemJudge};
 pub use server::{Control, Limits, Served};
 pub use socket::ControlSocket;

@@ -4,7 +4,7 @@ use super::Context;
 use super::cut::{Log, Logged};
 use super::disk::{Behaviour, Lent, Mapped, bytes_of};
 use super::node::Node;
-use super::shell::{Running, command, run, spawn};
+use super::shell::{Running, command, run, spawn, wait_for};
 use crate::order::{History, Judgement, Keep, Random, check_images};
 use anyhow::{Context as _, Result, ensure};
 use std::fs::{self, File};
@@ -28,8 +28,16 @@ pub(super) struct Loader {
 
 /// Time between two marks, in which some operations happen.
 const BETWEEN_MARKS: Duration = Duration::from_millis(150);
+/// Bytes of the record between two marks: some sixty operations, a few flushes among them.
+const RECORD_BETWEEN_MARKS: usize = 4096;
+/// How long that may take.
+const MARK_LIMIT: Duration = Duration::from_secs(30);
 /// The writers stop by themselves after this: a body that forgot them still ends.
 const LOAD_SECONDS: u32 = 600;
+
+fn record_bytes(record: &Path) -> Result<usize> {
+    Ok(usize::try_from(fs::metadata(record)?.len())?)
+}
 
 impl Loader {
     /// Starts the load over `volumes`.
@@ -56,7 +64,12 @@ impl Loader {
         let mut marks = Vec::new();
         for number in 0..count {
             std::thread::sleep(BETWEEN_MARKS);
-            let record_bytes = usize::try_from(fs::metadata(&self.record)?.len())?;
+            let before = marks.last().map_or(0, |mark: &Mark| mark.record_bytes);
+            // On a busy machine a mark waits until something has happened since the one before.
+            wait_for("the load to get on", MARK_LIMIT, || {
+                Ok(record_bytes(&self.record)? >= before + RECORD_BETWEEN_MARKS)
+            })?;
+            let record_bytes = record_bytes(&self.record)?;
             let name = format!("cut{number}");
             disk.mark(&name)?;
             marks.push(Mark { name, record_bytes });
