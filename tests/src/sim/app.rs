@@ -72,8 +72,9 @@ pub struct Age {
 }
 
 impl Age {
-    /// Sectors, by volume, of writes that were answered with an error: a failed write may have
-    /// left any part of itself, so what they show says nothing.
+    /// Sectors, by volume, of which nothing can be said: a failed write may have left any part of
+    /// itself, and a failed flush may have lost any write before it for good, as the application
+    /// was told.
     #[must_use]
     pub fn failed_sectors(&self) -> Vec<(u16, Range<u64>)> {
         let mut places = BTreeMap::new();
@@ -82,15 +83,25 @@ impl Age {
             match event {
                 Event::Submit {
                     counter,
+                    kind,
                     volume,
                     first,
                     count,
                     ..
                 } => {
-                    places.insert(*counter, (*volume, *first..first + u64::from(*count)));
+                    let sectors = *first..first + u64::from(*count);
+                    places.insert(*counter, (*kind, *volume, sectors));
                 }
                 Event::Complete { counter, errno, .. } if *errno != 0 => {
-                    failed.extend(places.get(counter).cloned());
+                    let Some((kind, volume, sectors)) = places.get(counter).cloned() else {
+                        continue;
+                    };
+                    if kind == Kind::Flush {
+                        let before = places.values().filter(|(_, other, _)| *other == volume);
+                        failed
+                            .extend(before.map(|(_, volume, sectors)| (*volume, sectors.clone())));
+                    }
+                    failed.push((volume, sectors));
                 }
                 _ => {}
             }

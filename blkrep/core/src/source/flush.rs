@@ -20,6 +20,9 @@ pub(super) struct FlushState {
     next: Vec<RequestId>,
     /// Somebody wants one more, without waiting.
     again: bool,
+    /// A flush failed that nobody waited for: whoever flushes next must hear of it, or a later
+    /// success would promise what the failure has taken.
+    untold: Option<Errno>,
 }
 
 impl FlushState {
@@ -31,6 +34,7 @@ impl FlushState {
             current: Vec::with_capacity(capacity),
             next: Vec::with_capacity(capacity),
             again: false,
+            untold: None,
         }
     }
 
@@ -41,6 +45,16 @@ impl FlushState {
 
     pub(super) const fn succeeded(&self) -> u64 {
         self.succeeded
+    }
+
+    /// What a flush that ended with `result` means for those who waited for it.
+    fn tell(&mut self, nobody: bool, result: Result<(), Errno>) -> Result<(), Errno> {
+        if nobody {
+            self.untold = result.err().or(self.untold);
+            return result;
+        }
+        let earlier = self.untold.take().map_or(Ok(()), Err);
+        result.and(earlier)
     }
 }
 
@@ -95,6 +109,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         );
         flush.in_flight = false;
         let mut waiting = std::mem::take(&mut flush.current);
+        let told = flush.tell(waiting.is_empty(), result);
         match result {
             Ok(()) => flush.succeeded = number,
             Err(errno) => {
@@ -104,10 +119,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             }
         }
         for id in waiting.drain(..) {
-            if result.is_err() && self.gate == Gate::Frozen {
+            if told.is_err() && self.gate == Gate::Frozen {
                 self.park_flush(id);
             } else {
-                self.answer_when_acked(id, result);
+                self.answer_when_acked(id, told);
             }
         }
         let flush = &mut self.volumes[volume.as_usize()].flush;
@@ -123,5 +138,23 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         request.new.op = super::RequestOp::Flush;
         request.wait_for = request.slot.map_or(request.wait_for, |slot| slot.seq);
         self.park(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The simulator's seed 1884: a flush for the intent map failed, nobody heard of it, and the
+    /// application's next flush succeeded without the writes that the first one had lost.
+    #[test]
+    fn a_failed_flush_that_nobody_waited_for_is_told_to_the_next_who_does() {
+        let mut flush = FlushState::with_capacity(4);
+        assert_eq!(flush.tell(true, Err(Errno::EIO)), Err(Errno::EIO));
+        assert_eq!(flush.tell(true, Ok(())), Ok(()));
+        assert_eq!(flush.tell(false, Ok(())), Err(Errno::EIO));
+        assert_eq!(flush.tell(false, Ok(())), Ok(()));
+        assert_eq!(flush.tell(false, Err(Errno::ENOSPC)), Err(Errno::ENOSPC));
+        assert_eq!(flush.tell(false, Ok(())), Ok(()));
     }
 }
