@@ -4,6 +4,7 @@
 //! `BLKREP_SIM_FIRST=N` choose how many and from where.
 
 use blkrep_tests::sim::campaign;
+use blkrep_tests::sim::plan::Plan;
 
 /// Seeds of the gate.
 const SEEDS: u64 = 1000;
@@ -48,4 +49,16 @@ fn a_seed_is_one_run() {
             "seed {seed}"
         );
     }
+}
+
+/// The whole chain of judges judged: where flushes do nothing, promises must be seen to break.
+#[test]
+fn disks_that_lie_about_flushes_are_caught() {
+    let broken = (0..60).filter(|seed| {
+        let mut plan = Plan::of(*seed);
+        plan.options.sync_lies = true;
+        campaign::carry_out(plan, false).is_err()
+    });
+    let broken = broken.count();
+    assert!(broken >= 10, "{broken} of 60 runs complained");
 }

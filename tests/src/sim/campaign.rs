@@ -24,7 +24,7 @@ pub struct Totals {
     pub failed: Vec<(u64, String)>,
 }
 
-/// Carries one seed out; a panic of the engine is a complaint too.
+/// Carries one seed out.
 ///
 /// # Errors
 /// The promise that was not kept, in words.
@@ -33,6 +33,14 @@ pub fn seed(seed: u64, aloud: bool) -> Result<Report, String> {
     if aloud {
         eprintln!("{plan:#?}");
     }
+    carry_out(plan, aloud)
+}
+
+/// Carries a plan out; a panic of the engine is a complaint too.
+///
+/// # Errors
+/// The promise that was not kept, in words.
+pub fn carry_out(plan: Plan, aloud: bool) -> Result<Report, String> {
     let run = AssertUnwindSafe(|| Run::new(plan, aloud).carry_out());
     match catch_unwind(run) {
         Ok(result) => result,

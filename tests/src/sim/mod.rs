@@ -11,6 +11,7 @@ pub mod front;
 pub mod judge;
 pub mod names;
 pub mod plan;
+mod probe;
 pub mod program;
 pub mod run;
 pub mod source;

@@ -125,6 +125,9 @@ pub struct Plan {
     pub faults: Vec<(u64, Fault)>,
     /// What the operator does, at which request.
     pub command: (u64, Command),
+    /// At which requests the target's disks are copied to another world, where the replica is
+    /// promoted by itself; with the power cut first, or only the daemon killed.
+    pub probes: Vec<(u64, Crash)>,
     /// How it ends.
     pub ending: Ending,
 }
@@ -174,6 +177,7 @@ impl Plan {
             outstanding_max: usize::try_from(random.between(1, 20)).expect("small"),
             think_nanos_max: if random.one_in(2) { 200_000 } else { 5_000_000 },
             faults,
+            probes: probes(&mut random),
             command: (random.between(10, REQUESTS - 20), command(&mut random)),
             ending: match random.below(4) {
                 0 | 1 => Ending::Quiet,
@@ -196,6 +200,21 @@ fn options(random: &mut SimRandom) -> SimOptions {
         ghost_nanos_max: 3_000_000_000,
         ..SimOptions::default()
     }
+}
+
+fn probes(random: &mut SimRandom) -> Vec<(u64, Crash)> {
+    let mut probes: Vec<(u64, Crash)> = (0..2)
+        .map(|_| {
+            let crash = if random.one_in(3) {
+                Crash::Process
+            } else {
+                Crash::Power
+            };
+            (random.between(5, REQUESTS - 1), crash)
+        })
+        .collect();
+    probes.sort_by_key(|(at, _)| *at);
+    probes
 }
 
 fn side(random: &mut SimRandom) -> Side {

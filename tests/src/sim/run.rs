@@ -190,6 +190,7 @@ impl Run {
     /// The load, with faults and the command in it.
     fn load(&mut self) -> Result<(), String> {
         let mut faults = self.plan.faults.clone().into_iter().peekable();
+        let mut probes = self.plan.probes.clone().into_iter().peekable();
         let mut command = Some(self.plan.command);
         let end = self.world.now().after(LOAD_MAX);
         while self.app.requests < REQUESTS {
@@ -202,6 +203,9 @@ impl Run {
             }
             while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= self.app.requests) {
                 self.strike(&fault);
+            }
+            while let Some((_, crash)) = probes.next_if(|(at, _)| *at <= self.app.requests) {
+                self.probe(crash)?;
             }
             if let Some((_, what)) = command.take_if(|(at, _)| *at <= self.app.requests) {
                 self.operate(what);
@@ -223,6 +227,11 @@ impl Run {
         let issued = served && room && self.app.issue();
         let think = Duration::from_nanos(self.random.below(self.plan.think_nanos_max) + 1000);
         self.issue_at = now.after(if issued { think } else { think.max(FULL_WAIT) });
+    }
+
+    /// A side's host.
+    pub(super) fn node(&self, side: Side) -> NodeId {
+        self.nodes[index(side)]
     }
 
     /// When the next request is due.

@@ -259,6 +259,12 @@ impl Target {
         self.shared.lock().control.clone()
     }
 
+    /// True if there is a replica.
+    #[must_use]
+    pub fn has_replica(&self) -> bool {
+        self.control().is_some()
+    }
+
     /// Ends its workers in order.
     pub fn stop(&mut self) {
         self.stop.store(true, Ordering::Release);

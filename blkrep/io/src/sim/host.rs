@@ -150,6 +150,9 @@ impl Host for SimHost {
             let State {
                 storage, random, ..
             } = state;
+            if storage.sync_lies {
+                return Ok(());
+            }
             let disk = &mut storage.stores[file.disk()].disk;
             disk.sync(disk.completed(), random)?;
             storage.name_durably(file);

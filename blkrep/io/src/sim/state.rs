@@ -65,13 +65,14 @@ impl State {
             window_bytes: options.window_bytes,
         };
         let network = Network::new(shape, random.fork());
+        let sync_lies = options.sync_lies;
         Self {
             options,
             random,
             // A clock's zero means nothing: begin somewhere else.
             now: 1_000_000_000,
             events: Events::default(),
-            storage: Storage::default(),
+            storage: Storage::new(sync_lies),
             network,
             rings: BTreeMap::new(),
             nodes: Vec::new(),
