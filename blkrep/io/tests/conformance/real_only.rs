@@ -1,7 +1,7 @@
 //! What only a running kernel can show: block devices, and limits of its own.
 
 use crate::place::{OnDisk, Place, all, one};
-use blkrep_io::real::RealHost;
+use blkrep_io::real::{RealFile, RealHost};
 use blkrep_io::{Access, FileKind, Host, Io, Op, Region};
 use blkrep_types::{ByteLen, Errno};
 use std::path::{Path, PathBuf};
@@ -72,6 +72,12 @@ fn a_block_device_is_sized_claimed_written_and_zeroed() {
         Errno::EBUSY
     );
 
+    written_and_zeroed(&host, &file);
+    drop(file);
+    drop(host.open(&device.0, claiming).unwrap());
+}
+
+fn written_and_zeroed(host: &RealHost, file: &RealFile) {
     let mut io = host.ring(8).unwrap();
     let slice = Region::heap(1 << 20).whole();
     slice.with_mut(|bytes| bytes.fill(5));
@@ -112,9 +118,6 @@ fn a_block_device_is_sized_claimed_written_and_zeroed() {
             assert!(bytes[512..end].iter().all(|byte| *byte == 0));
         });
     }
-    drop(io);
-    drop(file);
-    drop(host.open(&device.0, claiming).unwrap());
 }
 
 #[test]
