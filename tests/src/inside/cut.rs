@@ -75,6 +75,8 @@ impl Logged {
             mapped: true,
         };
         logged.lent = Some(Lent::new(&Path::new("/dev/mapper").join(name), true)?);
+        // A loop device keeps what an earlier test told its queue.
+        logged.set_cache("write back")?;
         Ok(logged)
     }
 
@@ -104,15 +106,19 @@ impl Logged {
     /// # Errors
     /// The queue cannot be set.
     pub fn lie_about_cache(&self) -> Result<()> {
+        self.set_cache("write through")
+    }
+
+    fn set_cache(&self, kind: &str) -> Result<()> {
         let name = self
             .path()?
             .file_name()
             .and_then(|name| name.to_str())
             .context("name the device")?;
         let path = format!("/sys/block/{name}/queue/write_cache");
-        std::fs::write(&path, "write through").with_context(|| format!("set {path}"))?;
+        std::fs::write(&path, kind).with_context(|| format!("set {path}"))?;
         let now = std::fs::read_to_string(&path)?;
-        ensure!(now.trim() == "write through", "{path} stays {now}");
+        ensure!(now.trim() == kind, "{path} stays {now}");
         Ok(())
     }
 
