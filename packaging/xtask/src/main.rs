@@ -6,6 +6,7 @@
 
 mod guests;
 mod install;
+mod limit;
 mod stages;
 
 use anyhow::{Context, Result};

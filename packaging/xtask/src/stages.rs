@@ -3,6 +3,7 @@
 //! Owns the order of the stages and the counting. Output of cargo enters, totals leave. A stage that fails does not keep the
 //! later ones from running: one run shows everything that is wrong.
 
+use crate::limit::Limited;
 use crate::{guests, install};
 use anyhow::{Context, Result, ensure};
 use blkrep_tests::guest::Kind;
@@ -10,7 +11,10 @@ use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Longer than any stage of cargo takes on two slow cores with nothing built; a guest has limits of its own.
+const STAGE_LIMIT: Duration = Duration::from_mins(25);
 
 /// What passed and what did not.
 #[derive(Debug, Default, Clone, Copy)]
@@ -49,10 +53,9 @@ pub(crate) fn test(full: bool) -> Result<bool> {
         ),
     ] {
         stage(name, || {
-            cargo(line)
-                .status()
-                .context("run cargo")
-                .map(|s| totals.add(s.success()))
+            let status = Limited::spawn(&mut cargo(line), STAGE_LIMIT)?.wait()?;
+            totals.add(status.success());
+            Ok(())
         })?;
     }
     stage("workspace tests", || workspace_tests(full, &mut totals))?;
@@ -89,11 +92,9 @@ fn workspace_tests(full: bool, totals: &mut Totals) -> Result<()> {
     if full {
         command.env("BLKREP_FULL", "1");
     }
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("run cargo test")?;
-    let output = child.stdout.take().context("read cargo test")?;
+    let limit = STAGE_LIMIT * if full { 4 } else { 1 };
+    let mut run = Limited::spawn(command.stdout(Stdio::piped()), limit)?;
+    let output = run.child.stdout.take().context("read cargo test")?;
     let mut counted = Totals::default();
     for line in BufReader::new(output).lines() {
         let line = line?;
@@ -103,7 +104,7 @@ fn workspace_tests(full: bool, totals: &mut Totals) -> Result<()> {
             counted.failed += result.failed;
         }
     }
-    let status = child.wait()?;
+    let status = run.wait()?;
     if !status.success() && counted.failed == 0 {
         // It did not compile, or a test process died without a result.
         counted.failed = 1;
