@@ -1,7 +1,8 @@
 //! A TCP connection or listener.
 //!
 //! Owns the descriptor, closed with the last clone. Data leaves at once (TCP_NODELAY): the engine
-//! batches, so the kernel must not. Liveness is the engine's heartbeat, never the kernel's.
+//! batches, so the kernel must not. Liveness is the engine's heartbeat; the kernel only ends a
+//! connection whose peer confirms nothing, which the engine cannot notice while it does not listen.
 
 use super::errno_of;
 use blkrep_types::Errno;
@@ -17,6 +18,11 @@ use std::sync::Arc;
 /// 7 seconds. The kernel's own 6 would wait for up to a minute between two of them, and a link
 /// that was cut would stay down that long after the network is back.
 const SYN_REPEATS: libc::c_int = 2;
+
+/// Time in milliseconds after which a peer that confirms nothing of what was sent is gone. The kernel's own limit is a
+/// quarter of an hour, in which a target that waits for room would take a dead source for a live one. Only for whoever
+/// accepted: the kernel counts a window that stays closed as well, and a target may keep a source waiting.
+const UNCONFIRMED_MS: u32 = 20_000;
 
 /// A connection or listener; clones share it, the last one closes it.
 #[derive(Debug, Clone)]
@@ -57,11 +63,16 @@ impl RealSocket {
         // SAFETY: the kernel just made this descriptor for this completion; nobody else has it.
         let accepted = Self(Arc::new(unsafe { OwnedFd::from_raw_fd(fd) }));
         accepted.no_delay()?;
+        accepted.unconfirmed(UNCONFIRMED_MS)?;
         Ok(accepted)
     }
 
     fn no_delay(&self) -> Result<(), Errno> {
         setsockopt(&self.0, sockopt::TcpNoDelay, &true).map_err(errno_of)
+    }
+
+    fn unconfirmed(&self, limit_ms: u32) -> Result<(), Errno> {
+        setsockopt(&self.0, sockopt::TcpUserTimeout, &limit_ms).map_err(errno_of)
     }
 
     fn syn_repeats(&self, count: libc::c_int) -> Result<(), Errno> {

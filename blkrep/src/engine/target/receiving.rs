@@ -147,15 +147,17 @@ impl<H: Host> TargetWorker<H> {
             }
             match session.decoder.next() {
                 Ok(None) => return,
-                Ok(Some(Frame::Data(frame))) => {
-                    if session.phase() == Phase::Streaming {
+                // A source does not wait for the replica to be taken over: the frame does.
+                Ok(Some(Frame::Data(frame))) => match session.phase() {
+                    Phase::Adopting | Phase::Streaming => {
                         self.received_bytes += frame.data_bytes() as u64;
                         session.frame = Some((frame, 0));
-                    } else {
+                    }
+                    Phase::Greeting | Phase::Awaiting | Phase::Closing => {
                         let text = "records came before the stream was begun".to_owned();
                         session.end(FarewellCode::Protocol, text);
                     }
-                }
+                },
                 Ok(Some(Frame::Message(message))) => self.take_message(message),
                 Err(error) => session.end(FarewellCode::Protocol, error.to_string()),
             }
@@ -280,7 +282,8 @@ impl<H: Host> TargetWorker<H> {
 
     /// Puts the records of the frame in hand into the journal's next batch, as many as fit.
     fn consume(&mut self) {
-        let Some(session) = &mut self.session else {
+        let streaming = |session: &&mut Session<_>| session.phase() == Phase::Streaming;
+        let Some(session) = self.session.as_mut().filter(streaming) else {
             return;
         };
         let Some((frame, used)) = session.frame.take() else {

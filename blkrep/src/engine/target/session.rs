@@ -213,11 +213,15 @@ impl<S: Clone> Session<S> {
                     let count = self.digests.len().min(DIGESTS_MAX);
                     return Some(Message::Digests(self.digests.drain(..count).collect()));
                 }
-                if self.ack_due && self.phase == Phase::Streaming {
-                    self.ack_due = false;
-                    return Some(ack());
+                if !std::mem::take(&mut self.ack_due) {
+                    return None;
                 }
-                None
+                // Before the stream begins there is nothing to acknowledge but that we live.
+                Some(if self.phase == Phase::Streaming {
+                    ack()
+                } else {
+                    Message::Ping(0)
+                })
             }
         }
     }

@@ -335,6 +335,10 @@ impl<H: Host> TargetWorker<H> {
             self.persist_at = None;
         }
         if let Some(session) = self.session.as_mut().filter(|session| !session.closed) {
+            if !session.receiving && session.phase() != Phase::Closing {
+                // It is we who do not listen, while a frame waits for room: that is not silence.
+                session.heard = now;
+            }
             if now >= session.heard.after(session.hello.timeout) {
                 if session.phase() == Phase::Closing {
                     session.drop_it("the source does not take the farewell");

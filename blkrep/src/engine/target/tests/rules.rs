@@ -330,6 +330,36 @@ fn an_unrelated_history_is_refused_unless_the_operator_says_so() {
 }
 
 #[test]
+fn records_that_come_while_the_replica_is_taken_over_wait() {
+    for seed in 0..20 {
+        let mut rig = followed(200 + seed);
+        let mut other = Book::new(rig.book.borrow().peer);
+        other.history = blkrep_types::History::new();
+        let start = (Incarnation::new(0), Seq::ZERO);
+        other.history.branch(generation(9), start.0, start.1);
+        other.overwrite = true;
+        for round in 0..40 {
+            other.write(0, round, 8, 0xee, false);
+        }
+        let other = Rc::new(RefCell::new(other));
+        some_writes(&rig, 100);
+        rig.poke();
+        rig.run(Duration::from_millis(seed));
+        rig.book.borrow_mut().connect = false;
+        rig.add_source(Rc::clone(&other));
+        assert!(rig.wait(|rig| {
+            let adopted = |event: &TargetEvent| matches!(event, TargetEvent::Adopted { .. });
+            rig.events.any(adopted)
+        }));
+        rig.book = other;
+        rig.settle();
+        rig.check_equal();
+        let book = rig.book.borrow();
+        assert_eq!((book.sessions, &book.farewell), (1, &None), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_pause_stops_applying_and_not_receiving() {
     let mut rig = followed(15);
     rig.pause(true);
