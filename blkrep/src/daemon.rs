@@ -14,18 +14,24 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::net::TcpListener;
+use std::io::{self, ErrorKind, Read as _, Seek as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads of the control plane: it waits far more than it works.
 const CONTROL_THREADS: usize = 2;
 /// Threads that may block: both command gates, roles of new clients, and the watchdog's question.
 const BLOCKING_THREADS_MAX: usize = 64;
+
+/// How long the port may be taken at the start. The kernel closes a killed daemon's listener a moment
+/// after the process is gone: the ring that accepted on it goes first. A port that another program
+/// serves stays taken, and is an error after this.
+const LISTENER_WAIT: Duration = Duration::from_secs(5);
+const LISTENER_RETRY: Duration = Duration::from_millis(50);
 
 /// Runs a daemon until it is told to stop. `open` makes the data plane.
 ///
@@ -46,7 +52,7 @@ where
     // Before anything is opened: a signal that comes during the start is not lost.
     let stop = runtime.block_on(async { stop_signals() })?;
     let _lock = lock_state_dir(&config.state_dir)?;
-    let listener = TcpListener::bind(config.listen).with_context(|| {
+    let listener = listen_on(config.listen, LISTENER_WAIT).with_context(|| {
         format!(
             "listen on {}: choose another address with --listen, port 0 takes any",
             config.listen
@@ -95,6 +101,19 @@ where
     // Commands that are still blocked must not hold up the stop; their clients are gone.
     runtime.shutdown_background();
     served.context("serve the control socket")
+}
+
+/// Listens on `address` as soon as nobody else does, for at most `wait`.
+fn listen_on(address: SocketAddr, wait: Duration) -> io::Result<TcpListener> {
+    let end = Instant::now() + wait;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(LISTENER_RETRY);
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn open_records(config: &Config) -> anyhow::Result<(Arc<Settings>, Events)> {
@@ -233,5 +252,22 @@ mod tests {
         assert!(error.contains(&own), "{error}");
         drop(lock);
         assert!(lock_state_dir(&state).is_ok());
+    }
+
+    /// A target killed in a guest could not be started again: its port was taken for some milliseconds more.
+    #[test]
+    fn a_listener_waits_for_the_port_of_a_killed_predecessor_and_no_longer() {
+        let held = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = held.local_addr().unwrap();
+        let short = Duration::from_millis(120);
+        let error = listen_on(address, short).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        let predecessor = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(150));
+            drop(held);
+        });
+        let listener = listen_on(address, Duration::from_secs(30)).unwrap();
+        assert_eq!(listener.local_addr().unwrap(), address);
+        predecessor.join().unwrap();
     }
 }

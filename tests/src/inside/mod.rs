@@ -9,8 +9,10 @@ pub mod disk;
 mod front_ends;
 pub mod init;
 mod node;
+mod pair;
 mod power;
 mod program;
+mod replicated;
 mod self_tests;
 pub mod shell;
 mod storm;
@@ -156,6 +158,12 @@ pub const BODIES: &[Body] = &[
         240,
         900,
         power::missing_flushes_are_caught,
+    ),
+    product(
+        "replica_follows_its_source",
+        180,
+        300,
+        replicated::follows_its_source,
     ),
     product(
         "ext4_works_on_loop_front_end",

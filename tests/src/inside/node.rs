@@ -4,6 +4,7 @@
 
 use super::shell::{Running, command, spawn, wait_for};
 use anyhow::{Context, Result, ensure};
+use blkrep_api::{GroupStatus, Status};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,23 +13,55 @@ use std::time::Duration;
 const START_LIMIT: Duration = Duration::from_secs(40);
 const CONTROL_LIMIT: Duration = Duration::from_secs(60);
 
+/// What a daemon is told at its start.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    /// Its name.
+    pub(super) name: String,
+    /// Where other nodes connect to.
+    pub(super) listen: String,
+    /// Directories in which it takes replicas.
+    pub(super) replica_dirs: Vec<PathBuf>,
+    /// Its `blkrepd.toml`.
+    pub(super) config: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            name: "guest".to_owned(),
+            listen: "127.0.0.1:0".to_owned(),
+            replica_dirs: Vec::new(),
+            config: String::new(),
+        }
+    }
+}
+
 /// One node.
 #[derive(Debug)]
 pub(super) struct Node {
     dir: PathBuf,
     state: PathBuf,
+    setup: Setup,
     daemon: Running,
 }
 
 impl Node {
     /// Starts a daemon with its socket in `dir` and what it must not forget in `state`.
     pub(super) fn start(dir: &Path, state: &Path) -> Result<Self> {
+        Self::start_as(dir, state, Setup::default())
+    }
+
+    /// The same, told more.
+    pub(super) fn start_as(dir: &Path, state: &Path, setup: Setup) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         std::fs::create_dir_all(state)?;
-        let daemon = launch(dir, state)?;
+        std::fs::write(dir.join("blkrepd.toml"), &setup.config)?;
+        let daemon = launch(dir, state, &setup)?;
         let mut node = Self {
             dir: dir.to_owned(),
             state: state.to_owned(),
+            setup,
             daemon,
         };
         node.wait_until_it_answers()?;
@@ -65,8 +98,33 @@ impl Node {
 
     /// Runs a command of `blkctl` that must succeed.
     pub(super) fn ctl(&mut self, line: &str) -> Result<String> {
-        let done = spawn(self.control(line))?.succeed(CONTROL_LIMIT);
+        self.ctl_within(CONTROL_LIMIT, line)
+    }
+
+    /// The same, of a command that may take its time.
+    pub(super) fn ctl_within(&mut self, limit: Duration, line: &str) -> Result<String> {
+        let done = spawn(self.control(line))?.succeed(limit);
         done.with_context(|| format!("daemon: {}", self.daemon.stderr().unwrap_or_default()))
+    }
+
+    /// Asks for the status, which may say that something is wrong.
+    pub(super) fn status(&mut self) -> Result<Status> {
+        let asked = spawn(self.control("status --json"))?.finish(CONTROL_LIMIT)?;
+        ensure!(
+            asked.status.code().is_some_and(|code| code < 2),
+            "status: {}{}; daemon: {}",
+            asked.stdout,
+            asked.stderr,
+            self.daemon.stderr()?
+        );
+        serde_json::from_str(&asked.stdout).context("read the status")
+    }
+
+    /// The state of one group.
+    pub(super) fn group(&mut self, name: &str) -> Result<GroupStatus> {
+        let groups = self.status()?.groups;
+        let found = groups.into_iter().find(|group| group.name.as_str() == name);
+        found.with_context(|| format!("find group {name} in the status"))
     }
 
     /// Runs a command that must be refused with this error code, and not by an accident of another kind.
@@ -132,17 +190,10 @@ impl Node {
 
     /// The device of a volume, if the daemon knows it.
     pub(super) fn device_of(&mut self, volume: &str) -> Result<Option<PathBuf>> {
-        let status: Value =
-            serde_json::from_str(&self.ctl("status --json")?).context("read the status")?;
-        let groups = status["groups"].as_array().context("status has groups")?;
-        let mut volumes = groups
-            .iter()
-            .filter_map(|group| group["volumes"].as_array())
-            .flatten();
-        let found = volumes.find(|found| found["name"] == volume);
-        Ok(found
-            .and_then(|found| found["device"].as_str())
-            .map(PathBuf::from))
+        let groups = self.status()?.groups;
+        let mut volumes = groups.into_iter().flat_map(|group| group.volumes);
+        let found = volumes.find(|found| found.name.as_str() == volume);
+        Ok(found.map(|found| PathBuf::from(found.device)))
     }
 
     /// `kill -9`.
@@ -153,7 +204,7 @@ impl Node {
     /// Starts the successor of a daemon that was killed or stopped.
     pub(super) fn restart(&mut self) -> Result<()> {
         ensure!(!self.daemon.is_running()?, "the predecessor still runs");
-        self.daemon = launch(&self.dir, &self.state)?;
+        self.daemon = launch(&self.dir, &self.state, &self.setup)?;
         self.wait_until_it_answers()
     }
 
@@ -177,12 +228,17 @@ impl Node {
     }
 }
 
-fn launch(dir: &Path, state: &Path) -> Result<Running> {
-    let socket = dir.join("control.sock");
-    let line = format!(
-        "blkrepd --state {} --socket {} --listen 127.0.0.1:0 --node guest",
+fn launch(dir: &Path, state: &Path, setup: &Setup) -> Result<Running> {
+    let mut line = format!(
+        "blkrepd --config {} --state {} --socket {} --listen {} --node {}",
+        dir.join("blkrepd.toml").display(),
         state.display(),
-        socket.display()
+        dir.join("control.sock").display(),
+        setup.listen,
+        setup.name
     );
+    for allowed in &setup.replica_dirs {
+        line += &format!(" --allow-replica-dir {}", allowed.display());
+    }
     spawn(command(&line))
 }
