@@ -6,6 +6,7 @@
 
 mod adapter;
 mod command;
+mod distrust;
 mod forget;
 mod group;
 mod jobs;
@@ -21,6 +22,7 @@ mod tests;
 mod volumes;
 
 pub use command::{InitialMap, LinkSpec};
+pub use distrust::distrust_group;
 pub use forget::forget_group;
 pub use group::{GroupStatus, SourceShared};
 pub use link_port::GroupLinkPort;

@@ -212,10 +212,14 @@ impl<H: Host> SourceShared<H> {
             state.group.fence(admin.record.newer);
             debug_assert_eq!(state.group.gate(), Gate::Fenced);
         }
-        let options = spec.options;
+        let (options, distrust) = (spec.options, admin.record.distrust);
         let shared = Self::assemble(host.clone(), directory.to_owned(), options, state, admin);
         if let Some(log) = log {
             shared.set_log_handle(log);
+        }
+        if distrust {
+            shared.commit_all()?;
+            shared.record(|record| record.distrust = false)?;
         }
         Ok((shared, report))
     }

@@ -94,8 +94,10 @@ impl<H: Host> Recovery<'_, H> {
     ) -> Result<Option<LogHandle>, OpenError> {
         let record = &mut admin.record;
         record.clean = false;
-        let distrust = std::mem::take(&mut record.distrust);
+        // Stays on record until the maps that say the same are durable.
+        let distrust = record.distrust;
         if record.links.is_empty() {
+            record.distrust = false;
             record.head = (
                 record.incarnation,
                 if self.clean { record.head.1 } else { Seq::ZERO },

@@ -47,7 +47,7 @@ impl<H: Host> SourceShared<H> {
     }
 
     /// Writes every changed map.
-    fn commit_all(&self) -> Result<(), OpenError> {
+    pub(super) fn commit_all(&self) -> Result<(), OpenError> {
         loop {
             let mut state = self.lock();
             let Some(map) = state.group.next_changed_map() else {

@@ -43,6 +43,12 @@ pub(super) struct Base<H: Host> {
     pub(super) geometry: Geometry,
 }
 
+impl<H: Host> Base<H> {
+    pub(super) fn of((file, geometry): (FileOf<H>, Geometry)) -> Self {
+        Self { file, geometry }
+    }
+}
+
 /// The files of one replica.
 #[derive(Debug)]
 pub struct ReplicaFiles<H: Host> {
@@ -78,7 +84,7 @@ fn layout_of(volumes: &[ReplicaVolume]) -> MapLayout {
     )
 }
 
-fn shape_of(volume: &ReplicaVolume) -> BaseShape {
+pub(super) fn shape_of(volume: &ReplicaVolume) -> BaseShape {
     BaseShape {
         name: volume.name.clone(),
         len: volume.len,
@@ -157,8 +163,8 @@ impl<H: Host> ReplicaFiles<H> {
         let mut bases = Vec::with_capacity(volumes.len());
         for volume in &volumes {
             let shape = shape_of(volume);
-            let (file, geometry) = open_new(host, policy, &volume.path, &shape, request.overwrite)?;
-            bases.push(Base { file, geometry });
+            let base = open_new(host, policy, &volume.path, &shape, request.overwrite)?;
+            bases.push(Base::of(base));
         }
         host.list(directory)?;
         let layout = layout_of(&volumes);
@@ -222,6 +228,28 @@ impl<H: Host> ReplicaFiles<H> {
     /// # Errors
     /// It is damaged, of a newer version, in use, was promoted, or the disk fails.
     pub fn open(host: &H, directory: &Path) -> Result<Option<Opened<H>>, TargetError> {
+        let opened = Self::open_with(host, directory, |replica| {
+            let known = |volume: &ReplicaVolume| {
+                open_known(host, &volume.path, &shape_of(volume)).map(Base::of)
+            };
+            replica.volumes.iter().map(known).collect()
+        })?;
+        let Some((mut opened, to_repair)) = opened else {
+            return Ok(None);
+        };
+        if to_repair {
+            opened.files.persist(&mut opened.facts)?;
+        }
+        Ok(Some(opened))
+    }
+
+    /// Opens the replica with the bases that `open_bases` finds for it. True if its facts are to
+    /// be written again, as one copy was damaged: nothing is written here.
+    pub(super) fn open_with(
+        host: &H,
+        directory: &Path,
+        open_bases: impl FnOnce(&mut Replica) -> Result<Vec<Base<H>>, TargetError>,
+    ) -> Result<Option<(Opened<H>, bool)>, TargetError> {
         let path = directory.join("superblock");
         let superblock = match open_state(host, &path, None) {
             Err(error) if error.errno == Errno::new(2) => return Ok(None),
@@ -230,7 +258,7 @@ impl<H: Host> ReplicaFiles<H> {
         let mut copies = [vec![0; half()], vec![0; half()]];
         host.read_at(&superblock, 0, &mut copies[0])?;
         host.read_at(&superblock, COPY_BYTES, &mut copies[1])?;
-        let (replica, counter, bad) = match Replica::choose(&copies[0], &copies[1]) {
+        let (mut replica, counter, bad) = match Replica::choose(&copies[0], &copies[1]) {
             Ok(found) => found,
             Err(FormatError::Blank { .. }) => return Ok(None),
             Err(error) if error.is_newer() => return Err(TargetError::Newer { path, error }),
@@ -240,11 +268,7 @@ impl<H: Host> ReplicaFiles<H> {
             return Err(TargetError::Promoted(replica.group));
         }
         let mut notes = Vec::new();
-        let mut bases = Vec::with_capacity(replica.volumes.len());
-        for volume in &replica.volumes {
-            let (file, geometry) = open_known(host, &volume.path, &shape_of(volume))?;
-            bases.push(Base { file, geometry });
-        }
+        let bases = open_bases(&mut replica)?;
         let open =
             |name| open_state(host, &directory.join(name), None).map_err(TargetError::from_open);
         let journal = open_claimed(host, &directory.join("journal"), None);
@@ -260,18 +284,17 @@ impl<H: Host> ReplicaFiles<H> {
             bases,
             replica,
         };
-        let mut facts = files.read_facts(&mut notes)?;
-        if let Some(error) = bad {
-            notes.push(TargetEvent::StateRepaired {
-                what: error.to_string(),
-            });
-            files.persist(&mut facts)?;
-        }
-        Ok(Some(Opened {
+        let facts = files.read_facts(&mut notes)?;
+        let to_repair = bad.is_some();
+        notes.extend(bad.map(|error| TargetEvent::StateRepaired {
+            what: error.to_string(),
+        }));
+        let opened = Opened {
             files,
             facts,
             notes,
-        }))
+        };
+        Ok(Some((opened, to_repair)))
     }
 
     /// Reads what an open superblock means, the map included.

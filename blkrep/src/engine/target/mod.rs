@@ -15,6 +15,7 @@ mod keeping;
 mod policy;
 mod promoting;
 mod receiving;
+mod replacing;
 mod session;
 mod signature;
 #[cfg(test)]
@@ -29,5 +30,6 @@ pub use control::{
 };
 pub use files::{Opened, ReplicaFiles, ReplicaRequest, promoted_history};
 pub use policy::{TargetError, TargetPolicy, TargetSettings};
+pub use replacing::Replacement;
 pub use signature::{PROBE_BYTES, Signature, probe};
 pub use worker::TargetWorker;

@@ -130,6 +130,9 @@ pub enum TargetError {
         "the target has no replica directory: start its daemon with --allow-replica-dir, or map the volume to an allowed path"
     )]
     NoDirectory,
+    /// The replica has no such volume.
+    #[error("the replica has no volume '{0}'; blkctl status names those it has")]
+    NoVolume(VolumeName),
     /// Two volumes of the group go to one path.
     #[error("two volumes of the group go to {}: map each to a path of its own", path.display())]
     SamePath {
@@ -222,7 +225,7 @@ impl TargetError {
             Self::PathDenied { .. } | Self::NoDirectory | Self::SamePath { .. } => RefuseCode::Path,
             Self::Occupied { .. } => RefuseCode::Occupied,
             Self::TooSmall { .. } => RefuseCode::TooSmall,
-            Self::Blocks { .. } => RefuseCode::Volumes,
+            Self::Blocks { .. } | Self::NoVolume(_) => RefuseCode::Volumes,
             Self::Busy { .. } => RefuseCode::Busy,
             Self::OtherSource { .. } | Self::Promoted(_) => RefuseCode::Group,
             Self::ReadOnly { .. } | Self::Corrupt { .. } | Self::Newer { .. } | Self::Host(_) => {

@@ -6,13 +6,16 @@ mod replica;
 mod rig;
 mod storm;
 
+use super::distrust_group;
 use blkrep_core::source::{Gate, GroupEvent, PeerRole, Position};
 use blkrep_io::sim::{DiskFault, FaultKind};
 use blkrep_types::{
-    ByteLen, DataState, Errno, Generation, Incarnation, MirrorKind, Mode, Seq, VolumeIndex,
+    ByteLen, DataState, Errno, Generation, GroupName, Incarnation, MirrorKind, Mode, Seq,
+    VolumeIndex,
 };
 use blkrep_ublk::RequestKind;
 use rig::{LEN, Rig, backing, extent, link};
+use std::path::Path;
 
 fn mirrored(seed: u64, kind: MirrorKind) -> Rig {
     let mut rig = Rig::new(seed);
@@ -215,6 +218,23 @@ fn a_detached_backing_that_somebody_changed_is_compared_whole() {
     let mut image = rig.world.image(rig.node, &backing(1));
     image[12_345] ^= 0xff;
     rig.world.set_image(rig.node, &backing(1), &image);
+    rig.start();
+    rig.settle();
+}
+
+#[test]
+fn what_was_changed_unwatched_is_compared_although_the_power_goes_at_once() {
+    let mut rig = mirrored(18, MirrorKind::Full);
+    rig.stop(false);
+    let group = rig.world.start(rig.node);
+    let distrusted = distrust_group(&group, Path::new("/state"), &GroupName::new("db").unwrap());
+    assert!(distrusted.unwrap());
+    rig.world.crash_process(group.process());
+    let mut image = rig.world.image(rig.node, &backing(1));
+    image[12_345] ^= 0xff;
+    rig.world.set_image(rig.node, &backing(1), &image);
+    rig.start();
+    rig.power_loss();
     rig.start();
     rig.settle();
 }
