@@ -70,6 +70,8 @@ pub(crate) enum Command {
     /// On the target: stop and resume applying.
     #[command(subcommand)]
     Target(TargetCommand),
+    /// Put another disk in the place of a volume's; links stay.
+    Replace(Replace),
     /// Give this target the right to write: it serves the group from now on.
     Promote(Promote),
     /// Stop serving a promoted group.
@@ -256,6 +258,19 @@ pub(crate) enum TargetCommand {
     Pause(GroupArg),
     /// Apply again.
     Resume(GroupArg),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replace {
+    /// The group.
+    pub(crate) group: GroupName,
+    /// The volume and the disk or file that holds it from now on; the path of before, if another
+    /// disk is there now.
+    #[arg(long, value_name = "VOLUME=PATH", value_parser = mapping)]
+    pub(crate) map: (VolumeName, PathBuf),
+    /// On a target: replace whatever the path holds.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
 }
 
 #[derive(Debug, Args)]

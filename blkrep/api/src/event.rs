@@ -92,6 +92,7 @@ catalogue! {
     1111 VolumeFenced = "volume-fenced", Error, "The device returns errors because a newer generation of its group exists elsewhere.", "Use the data where it was promoted. To make this node its target: connect from there with `--mirror checksum`.";
     1112 FrontendLost = "frontend-lost", Error, "The front end ended by itself.", "See the text; detach and attach the volume.";
     1113 IntentMapUnreadable = "intent-map-unreadable", Warning, "A volume's intent map was lost; everything will be compared.", "";
+    1114 BackingReplaced = "backing-replaced", Warning, "Another disk holds a volume from now on; everything is compared with the targets.", "Attach the volume: its targets become equal to what the disk holds.";
 
     1201 LinkCreated = "link-created", Info, "A link was made.", "";
     1202 LinkUp = "link-up", Info, "Both ends of a link talk.", "";
@@ -128,6 +129,7 @@ catalogue! {
     1409 JournalReplayed = "journal-replayed", Info, "The target applied what its journal held from before its start.", "";
     1410 TargetRestored = "target-restored-from-backup", Warning, "The target holds older data than the source had acknowledged; it is compared by checksum.", "";
     1411 TargetForgotten = "target-forgotten", Info, "This node is target of the group no longer; the replica's data was left.", "";
+    1412 TargetReplaced = "target-replaced", Warning, "Another disk holds a volume of the replica from now on; all of it counts as different.", "Nothing: the source sends it when it connects. Until then the replica cannot be promoted.";
 
     1501 Promoted = "promoted", Warning, "This node got the right to write the group; a new generation began.", "Start the applications here. The former source will not overwrite anything by itself.";
     1502 PromoteRefused = "promote-refused", Error, "A promotion was refused.", "See the text: the source is alive, or the replica is not consistent.";

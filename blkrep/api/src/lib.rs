@@ -22,8 +22,8 @@ pub use event::{EventId, EventPage, EventRecord, FollowLine, NewEvent, Severity,
 pub use reply::{AttachReply, CommandReply, ConnectReply, DisconnectReply, VersionReply};
 pub use request::{
     AttachRequest, ConnectRequest, DemoteRequest, DetachRequest, DisconnectRequest, EventQuery,
-    ForgetRequest, GetQuery, MirrorAction, MirrorRequest, PromoteRequest, SetRequest, StatusQuery,
-    TargetAction, TargetRequest, TransmitAction, TransmitRequest,
+    ForgetRequest, GetQuery, MirrorAction, MirrorRequest, PromoteRequest, ReplaceRequest,
+    SetRequest, StatusQuery, TargetAction, TargetRequest, TransmitAction, TransmitRequest,
 };
 pub use setting::{SettingAssignment, SettingOrigin, SettingReply, SettingReport};
 pub use state::{

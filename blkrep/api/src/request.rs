@@ -95,6 +95,21 @@ pub struct ConnectRequest {
     pub confirmed: bool,
 }
 
+/// `replace`: another disk holds a volume from now on; links stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplaceRequest {
+    /// The group.
+    pub group: GroupName,
+    /// The volume.
+    pub volume: VolumeName,
+    /// What holds it from now on; the path of before, if another disk is there now.
+    pub path: PathBuf,
+    /// On a target: replace whatever that holds.
+    #[serde(default)]
+    pub overwrite: bool,
+}
+
 /// `disconnect`: end a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

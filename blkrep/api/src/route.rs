@@ -24,6 +24,8 @@ pub const TRANSMIT: &str = "/v1/transmit";
 pub const TARGET: &str = "/v1/target";
 /// `POST`: give a target the right to write.
 pub const PROMOTE: &str = "/v1/promote";
+/// `POST`: put another disk in the place of a volume's.
+pub const REPLACE: &str = "/v1/replace";
 /// `POST`: stop serving a promoted group.
 pub const DEMOTE: &str = "/v1/demote";
 /// `GET`: settings with value, default, range and unit.

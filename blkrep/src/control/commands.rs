@@ -164,6 +164,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route(route::TARGET, command!(target))
         .route(route::PROMOTE, command!(promote))
         .route(route::DEMOTE, command!(demote))
+        .route(route::REPLACE, command!(replace))
         .route(route::SET, post(set))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)

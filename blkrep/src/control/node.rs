@@ -8,7 +8,8 @@ use crate::settings::Settings;
 use blkrep_api::{
     ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
     DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, Finding, ForgetRequest,
-    GroupStatus, MirrorRequest, PromoteRequest, StatusQuery, TargetRequest, TransmitRequest,
+    GroupStatus, MirrorRequest, PromoteRequest, ReplaceRequest, StatusQuery, TargetRequest,
+    TransmitRequest,
 };
 use blkrep_types::{GroupName, NodeName};
 use std::net::TcpListener;
@@ -90,6 +91,13 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// This node is not the group's target.
     fn target(&self, request: &TargetRequest) -> Result<CommandReply, ApiError>;
+
+    /// Another disk holds a volume from now on; links stay.
+    ///
+    /// # Errors
+    /// No such volume, a source's group is open, or the disk does not fit or is in use: then
+    /// nothing was changed.
+    fn replace(&self, request: &ReplaceRequest) -> Result<CommandReply, ApiError>;
 
     /// Gives this node the right to write a group.
     ///

@@ -14,7 +14,7 @@ use blkrep_types::{BlockSize, ByteLen, Extent, GroupName, VolumeIndex, VolumeNam
 use std::time::Duration;
 
 /// How long `attach` waits for a backing that is claimed: it might be our own detach, just done.
-const ATTACH_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const ATTACH_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Inner {
     pub(super) fn attach(&self, request: &AttachRequest) -> Result<AttachReply, ApiError> {
@@ -151,7 +151,7 @@ impl Inner {
     }
 
     /// What volumes of this node already have.
-    fn taken(&self) -> Vec<(GroupName, VolumeIndex, Taken)> {
+    pub(super) fn taken(&self) -> Vec<(GroupName, VolumeIndex, Taken)> {
         let state = self.state();
         let volumes = state.table.entries().volumes.iter();
         volumes

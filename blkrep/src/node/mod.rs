@@ -14,6 +14,7 @@ mod frontends;
 mod link_status;
 mod links;
 mod promote;
+mod replace;
 mod replicas;
 mod restore;
 mod router;
@@ -32,8 +33,8 @@ use anyhow::Context as _;
 use blkrep_api::{
     ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
     DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, EventId, Finding,
-    ForgetRequest, GroupStatus, MirrorRequest, NewEvent, PromoteRequest, StatusQuery,
-    TargetRequest, TransmitRequest,
+    ForgetRequest, GroupStatus, MirrorRequest, NewEvent, PromoteRequest, ReplaceRequest,
+    StatusQuery, TargetRequest, TransmitRequest,
 };
 use blkrep_io::real::{RealHost, process};
 use blkrep_types::{GroupName, NodeName};
@@ -205,6 +206,11 @@ impl Node for LiveNode {
     fn target(&self, request: &TargetRequest) -> Result<CommandReply, ApiError> {
         let _turn = self.inner.command();
         self.inner.pause_target(request)
+    }
+
+    fn replace(&self, request: &ReplaceRequest) -> Result<CommandReply, ApiError> {
+        let _turn = self.inner.command();
+        self.inner.replace(request)
     }
 
     fn promote(&self, request: &PromoteRequest) -> Result<CommandReply, ApiError> {

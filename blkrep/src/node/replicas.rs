@@ -160,7 +160,7 @@ impl Inner {
         }
     }
 
-    fn restore_replica(&self, group: &GroupName) -> Result<(), ApiError> {
+    pub(super) fn restore_replica(&self, group: &GroupName) -> Result<(), ApiError> {
         let began = Instant::now();
         loop {
             match ReplicaFiles::open(&self.host, &self.replica_dir(group)) {

@@ -7,8 +7,8 @@ use blkrep::settings::Settings;
 use blkrep_api::{
     ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
     DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, ErrorCode, ForgetRequest,
-    FrontendKind, GroupStatus, MirrorRequest, PromoteRequest, Role, StatusQuery, TargetRequest,
-    TransmitRequest, VolumeState, VolumeStatus,
+    FrontendKind, GroupStatus, MirrorRequest, PromoteRequest, ReplaceRequest, Role, StatusQuery,
+    TargetRequest, TransmitRequest, VolumeState, VolumeStatus,
 };
 use blkrep_types::{ByteLen, Generation, GroupName, LinkName, NodeName, VolumeName};
 use std::io::{Read as _, Write as _};
@@ -113,6 +113,10 @@ impl Node for FakeNode {
     }
 
     fn target(&self, request: &TargetRequest) -> Result<CommandReply, ApiError> {
+        Ok(self.note(request))
+    }
+
+    fn replace(&self, request: &ReplaceRequest) -> Result<CommandReply, ApiError> {
         Ok(self.note(request))
     }
 

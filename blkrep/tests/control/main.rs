@@ -18,7 +18,7 @@ fn attach(volume: &str) -> serde_json::Value {
     json!({"volume": volume, "backing": "/dev/sdb", "frontend": "auto"})
 }
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     route::ATTACH,
     route::DETACH,
     route::CONNECT,
@@ -29,6 +29,7 @@ const COMMANDS: [&str; 11] = [
     route::TARGET,
     route::PROMOTE,
     route::DEMOTE,
+    route::REPLACE,
     route::SET,
 ];
 const QUESTIONS: [&str; 5] = [
@@ -54,6 +55,7 @@ fn administrators_do_everything() {
         json!({"group": "db", "action": "resume"}),
         group.clone(),
         group,
+        json!({"group": "db", "volume": "pgdata", "path": "/dev/sdc"}),
         json!({"assignments": [{"key": "volume.queues", "value": "2"}]}),
     ];
     for (path, body) in COMMANDS.iter().zip(bodies) {

@@ -2,16 +2,16 @@
 
 use super::Session;
 use crate::args::{
-    Attach, Command, Connect, Detach, Disconnect, MirrorCommand, OnLink, Promote, TargetCommand,
-    TransmitCommand,
+    Attach, Command, Connect, Detach, Disconnect, MirrorCommand, OnLink, Promote, Replace,
+    TargetCommand, TransmitCommand,
 };
 use crate::client::nobody_listens;
 use crate::{Outcome, left_behind, progress};
 use blkrep_api::{
     AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest, DemoteRequest,
     DetachRequest, DisconnectReply, DisconnectRequest, ForgetRequest, MirrorAction, MirrorKind,
-    MirrorRequest, PromoteRequest, TargetAction, TargetRequest, TransmitAction, TransmitRequest,
-    route,
+    MirrorRequest, PromoteRequest, ReplaceRequest, TargetAction, TargetRequest, TransmitAction,
+    TransmitRequest, route,
 };
 use blkrep_types::GroupName;
 use serde::Serialize;
@@ -198,6 +198,22 @@ impl Session<'_> {
         };
         let group = group.clone();
         self.command(route::TARGET, &TargetRequest { group, action })
+    }
+
+    pub(super) fn replace(&self, replace: &Replace) -> anyhow::Result<Outcome> {
+        let (group, (volume, path)) = (&replace.group, &replace.map);
+        let shown = path.display();
+        self.confirmed(&format!(
+            "Volume {volume} of group {group} will be on {shown}. If this node is the source, its \
+             targets are made equal to what {shown} holds; if it is a target, {shown} is overwritten."
+        ))?;
+        let request = ReplaceRequest {
+            group: group.clone(),
+            volume: volume.clone(),
+            path: path.clone(),
+            overwrite: replace.overwrite,
+        };
+        self.command(route::REPLACE, &request)
     }
 
     pub(super) fn promote(&self, promote: &Promote) -> anyhow::Result<Outcome> {

@@ -38,6 +38,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<Outc
         Command::Mirror(mirror) => session.mirror(mirror),
         Command::Transmit(transmit) => session.transmit(transmit),
         Command::Target(target) => session.target(target),
+        Command::Replace(replace) => session.replace(replace),
         Command::Promote(promote) => session.promote(promote),
         Command::Demote(group) => session.demote(&group.group),
         Command::Forget(group) => session.forget(&group.group),
