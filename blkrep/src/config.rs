@@ -295,6 +295,15 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_of_the_first_steps_is_legal() {
+        let page = include_str!("../../docs/start.md");
+        let example = page.split("```toml\n").nth(1).unwrap();
+        let config = load(Options::default(), example.split("```").next().unwrap()).unwrap();
+        assert_eq!(config.name.as_str(), "db2");
+        assert_eq!(config.replica_dirs.len(), 2);
+    }
+
+    #[test]
     fn a_host_name_becomes_a_legal_node_name() {
         for host in ["", "-", "ü", "db1.example", "a_b", &"x".repeat(300)] {
             assert!(NodeName::new(&name_from_host(host)).is_ok(), "{host}");
