@@ -5,8 +5,8 @@
 //! over [`blkrep_io::Io`] and [`blkrep_io::Host`].
 
 mod adapter;
+mod closed;
 mod command;
-mod distrust;
 mod forget;
 mod group;
 mod jobs;
@@ -21,8 +21,8 @@ mod stop;
 mod tests;
 mod volumes;
 
+pub use closed::{distrust_group, fence_closed, history_of_closed};
 pub use command::{InitialMap, LinkSpec};
-pub use distrust::distrust_group;
 pub use forget::forget_group;
 pub use group::{GroupStatus, SourceShared};
 pub use link_port::GroupLinkPort;

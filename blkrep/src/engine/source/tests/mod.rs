@@ -6,7 +6,7 @@ mod replica;
 mod rig;
 mod storm;
 
-use super::distrust_group;
+use super::{distrust_group, fence_closed, history_of_closed};
 use blkrep_core::source::{Gate, GroupEvent, PeerRole, Position};
 use blkrep_io::sim::{DiskFault, FaultKind};
 use blkrep_types::{
@@ -284,6 +284,25 @@ fn a_frozen_group_waits_for_the_operator_and_loses_nothing() {
             .iter()
             .all(|front| front.answers().iter().all(|(_, r, _)| r.is_ok()))
     );
+}
+
+#[test]
+fn a_group_that_is_not_open_hears_of_a_newer_generation_too() {
+    let mut rig = mirrored(19, MirrorKind::Full);
+    let (state, db) = (Path::new("/state"), GroupName::new("db").unwrap());
+    let open = history_of_closed(&rig.daemon().host, state, &db);
+    assert!(open.unwrap_err().is_busy(), "it is open");
+    let history = rig.shared().history();
+    rig.stop(false);
+    let host = rig.world.start(rig.node);
+    assert_eq!(history_of_closed(&host, state, &db).unwrap(), Some(history));
+    let newer = Generation::from_bytes([0x55; 16]);
+    fence_closed(&host, state, &db, newer).unwrap();
+    let other = GroupName::new("other").unwrap();
+    assert_eq!(history_of_closed(&host, state, &other).unwrap(), None);
+    rig.world.crash_process(host.process());
+    rig.start();
+    assert_eq!(rig.status().gate, Gate::Fenced);
 }
 
 #[test]
