@@ -11,7 +11,7 @@
 //! (seen at overlapping writes). A loop device above it has no FUA: the block layer makes of it a write and a flush, which are
 //! logged in their order.
 
-use super::disk::{Lent, Memory, bytes_of};
+use super::disk::{Lent, Memory, bytes_of, read_direct};
 use super::shell::{command, run, spawn};
 use crate::order::Random;
 use anyhow::{Context, Result, bail, ensure};
@@ -24,6 +24,8 @@ const MAGIC: u64 = 0x006a_7366_7773_6872;
 const FLAG_FLUSH: u64 = 1;
 const FLAG_DISCARD: u64 = 4;
 const FLAG_MARK: u64 = 8;
+/// Bytes copied at a time.
+const COPY_BYTES: usize = 1 << 18;
 /// A header longer than this is not one.
 const DATA_BYTES_MAX: u64 = 64 << 20;
 
@@ -56,6 +58,23 @@ impl Logged {
     /// The kernel lacks null_blk or dm-log-writes.
     pub fn new(name: &str, size_mib: u64, log_mib: u64) -> Result<Self> {
         let below = Memory::new(&format!("{name}-disk"), size_mib, 512)?;
+        Self::over(name, below, log_mib)
+    }
+
+    /// A disk that begins as `image` is, which is of whole MiB: a disk that came back after a cut.
+    ///
+    /// # Errors
+    /// As `new`, or the image cannot be read.
+    pub fn of_image(name: &str, image: &File, log_mib: u64) -> Result<Self> {
+        let size_mib = image.metadata()?.len() >> 20;
+        let below = Memory::new(&format!("{name}-disk"), size_mib, 512)?;
+        let disk = File::options().write(true).open(below.path())?;
+        copy_sparsely(image, &disk, size_mib << 20)?;
+        disk.sync_all()?;
+        Self::over(name, below, log_mib)
+    }
+
+    fn over(name: &str, below: Memory, log_mib: u64) -> Result<Self> {
         let log = Memory::new(&format!("{name}-log"), log_mib, 512)?;
         let sectors = bytes_of(below.path())? / 512;
         let table = format!(
@@ -98,6 +117,24 @@ impl Logged {
     /// The device does not take it.
     pub fn mark(&self, word: &str) -> Result<()> {
         run(&format!("dmsetup message {} 0 mark {word}", self.name)).map(drop)
+    }
+
+    /// Writes to `image`, which is all zeroes, what the disk holds now: as after the death of everything that uses it, while the
+    /// power stays.
+    ///
+    /// # Errors
+    /// The disk cannot be read, or the image not be written.
+    pub fn copy_to(&self, image: &File) -> Result<()> {
+        let bytes = bytes_of(self.below.path())?;
+        image.set_len(bytes)?;
+        for offset in (0..bytes).step_by(COPY_BYTES) {
+            // Past the cache of a device that others write below.
+            let chunk = read_direct(self.below.path(), offset, COPY_BYTES)?;
+            if chunk.iter().any(|byte| *byte != 0) {
+                image.write_all_at(&chunk, offset)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the kernel believe that there is no cache, so that it sends no flush and no FUA any more: the log then never
@@ -149,7 +186,23 @@ impl Drop for Logged {
     }
 }
 
-/// The finished log of a disk that was all zeroes at first.
+/// Copies the first `bytes` of one file onto zeroes of another, without writing zeroes.
+///
+/// # Errors
+/// One cannot be read or the other not be written.
+pub fn copy_sparsely(from: &File, to: &File, bytes: u64) -> Result<()> {
+    let mut chunk = vec![0; COPY_BYTES];
+    for offset in (0..bytes).step_by(COPY_BYTES) {
+        let wanted = usize::try_from(bytes - offset)?.min(COPY_BYTES);
+        from.read_exact_at(&mut chunk[..wanted], offset)?;
+        if chunk[..wanted].iter().any(|byte| *byte != 0) {
+            to.write_all_at(&chunk[..wanted], offset)?;
+        }
+    }
+    Ok(())
+}
+
+/// The finished log of a disk.
 #[derive(Debug)]
 pub struct Log<'a> {
     file: File,
@@ -240,9 +293,17 @@ impl<'a> Log<'a> {
     /// # Errors
     /// There is no such mark, or the image cannot be written.
     pub fn replay(&self, mark: &str, image: &File, random: &mut Random) -> Result<()> {
-        let place = self.place_of(mark)?;
         image.set_len(0)?;
         image.set_len(self.disk_bytes)?;
+        self.replay_onto(mark, image, random)
+    }
+
+    /// The same onto what the disk held when its log began.
+    ///
+    /// # Errors
+    /// As `replay`.
+    pub fn replay_onto(&self, mark: &str, image: &File, random: &mut Random) -> Result<()> {
+        let place = self.place_of(mark)?;
         for entry in &self.entries[..place] {
             self.apply(entry, image)?;
         }

@@ -3,10 +3,14 @@
 //! Owns every test body that needs a real kernel and root. A job enters, result lines leave. Never boots anything.
 
 pub mod cut;
+mod cuts_pair;
+mod cuts_pair_disk;
+mod cuts_pair_judge;
 mod demo;
 mod device;
 pub mod disk;
 mod front_ends;
+mod idle;
 pub mod init;
 mod node;
 mod pair;
@@ -164,6 +168,18 @@ pub const BODIES: &[Body] = &[
         180,
         300,
         replicated::follows_its_source,
+    ),
+    product(
+        "promotions_after_power_cuts_are_prefixes",
+        400,
+        3600,
+        cuts_pair::promotions_are_prefixes,
+    ),
+    product(
+        "idle_source_compares_nothing_after_power_loss",
+        300,
+        600,
+        idle::compares_nothing_after_power_loss,
     ),
     product(
         "ext4_works_on_loop_front_end",

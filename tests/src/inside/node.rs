@@ -196,6 +196,12 @@ impl Node {
         Ok(found.map(|found| PathBuf::from(found.device)))
     }
 
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.daemon.id())?);
+        Ok(nix::sys::signal::kill(pid, signal)?)
+    }
+
     /// `kill -9`.
     pub(super) fn kill(&mut self) -> Result<()> {
         self.daemon.kill()

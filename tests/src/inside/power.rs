@@ -26,6 +26,22 @@ pub(super) struct Loader {
     record: PathBuf,
 }
 
+/// What the writers do: slow enough for the log of a disk, and on so little of it that they meet each other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    /// Bytes of each volume that are written to.
+    pub(super) span: u64,
+    /// Largest write.
+    pub(super) max_bytes: u32,
+    /// Flushes, FUA writes and write-zeroes in a hundred operations.
+    pub(super) percent: [u8; 3],
+    /// Microseconds between two operations of a writer.
+    pub(super) pause_us: u32,
+}
+
+/// How long the writers may take to end once they were told to: each has one operation in flight.
+const FINISH_LIMIT: Duration = Duration::from_secs(60);
+
 /// Time between two marks, in which some operations happen.
 const BETWEEN_MARKS: Duration = Duration::from_millis(150);
 /// Bytes of the record between two marks: some sixty operations, a few flushes among them.
@@ -42,13 +58,28 @@ fn record_bytes(record: &Path) -> Result<usize> {
 impl Loader {
     /// Starts the load over `volumes`.
     pub(super) fn start(context: &Context, volumes: &[PathBuf]) -> Result<Self> {
-        let record = context.dir.join("record");
+        let load = Load {
+            span: 4 << 20,
+            max_bytes: 16384,
+            percent: [2, 1, 0],
+            pause_us: 3000,
+        };
+        Self::start_with(context.dir.join("record"), &load, volumes)
+    }
+
+    /// Starts this load over `volumes`, recorded in a new `record`.
+    pub(super) fn start_with(record: PathBuf, load: &Load, volumes: &[PathBuf]) -> Result<Self> {
         let _ = fs::remove_file(&record);
-        // Slow enough for the log, small enough that writes meet each other.
+        let _ = fs::remove_file(record.with_extension("stop"));
+        let [flush, fua, zeroes] = load.percent;
         let mut line = format!(
-            "blkrep-order write --record {} --seconds {LOAD_SECONDS} --writers 4 --span 4194304 --max-bytes 16384 \
-             --flush 2 --fua 1 --pause-us 3000",
-            record.display()
+            "blkrep-order write --record {} --stop-file {} --seconds {LOAD_SECONDS} --writers 4 --span {} --max-bytes {} \
+             --flush {flush} --fua {fua} --zeroes {zeroes} --pause-us {}",
+            record.display(),
+            record.with_extension("stop").display(),
+            load.span,
+            load.max_bytes,
+            load.pause_us
         );
         for volume in volumes {
             line += &format!(" --volume {}", volume.display());
@@ -77,13 +108,39 @@ impl Loader {
         Ok(marks)
     }
 
-    /// Kills the writers; what they had in flight may or may not happen.
-    pub(super) fn stop(mut self) -> Result<()> {
+    /// Bytes of the record so far: what is in them has happened.
+    pub(super) fn recorded(&self) -> Result<usize> {
+        if self.record.exists() {
+            record_bytes(&self.record)
+        } else {
+            // The writers have only just been started.
+            Ok(0)
+        }
+    }
+
+    /// Fails if the writers have ended: an operation of theirs failed.
+    pub(super) fn is_well(&mut self) -> Result<()> {
         ensure!(
             self.writers.is_running()?,
             "the load ended early: {}",
             self.writers.stderr()?
         );
+        Ok(())
+    }
+
+    /// Ends the writers in order, each after its operation; none may have failed.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.is_well()?;
+        fs::write(self.record.with_extension("stop"), "")?;
+        wait_for("the writers to end", FINISH_LIMIT, || {
+            Ok(!self.writers.is_running()?)
+        })?;
+        self.writers.succeed(FINISH_LIMIT).map(drop)
+    }
+
+    /// Kills the writers; what they had in flight may or may not happen.
+    pub(super) fn stop(mut self) -> Result<()> {
+        self.is_well()?;
         self.writers.kill()
     }
 }
@@ -164,10 +221,10 @@ impl Cuts {
 /// MiB of each part of the disk: the state directory's filesystem, and the two volumes.
 const PARTS_MIB: [(&str, u64); 3] = [("state", 24), ("one", 20), ("two", 20)];
 
-/// The parts of a disk, mapped as devices of their own.
-fn parts(below: &Path, prefix: &str) -> Result<Vec<Mapped>> {
+/// The parts of a disk, their sizes in MiB, mapped as devices of their own.
+pub(super) fn parts(below: &Path, prefix: &str, sizes: &[(&str, u64)]) -> Result<Vec<Mapped>> {
     let mut first = 0;
-    let map = |(name, mib): (&str, u64)| {
+    let map = |(name, mib): &(&str, u64)| {
         let sectors = mib << 11;
         let mapped = Mapped::slice(
             &format!("{prefix}{name}"),
@@ -179,7 +236,7 @@ fn parts(below: &Path, prefix: &str) -> Result<Vec<Mapped>> {
         first += sectors;
         mapped
     };
-    PARTS_MIB.into_iter().map(map).collect()
+    sizes.iter().map(map).collect()
 }
 
 pub(super) fn keeps_what_was_flushed(context: &Context) -> Result<String> {
@@ -209,7 +266,7 @@ fn campaign(context: &Context, count: u32, lie: bool) -> Result<Cuts> {
     let state = Path::new("/mnt/state");
     fs::create_dir_all(state)?;
     let mut logged = Logged::new("cutdisk", 64, 512)?;
-    let mapped = parts(logged.path()?, "live-")?;
+    let mapped = parts(logged.path()?, "live-", &PARTS_MIB)?;
     run(&format!("mkfs.ext4 -q -F {}", mapped[0].path().display()))?;
     if lie {
         logged.lie_about_cache()?;
@@ -240,7 +297,7 @@ fn campaign(context: &Context, count: u32, lie: bool) -> Result<Cuts> {
         let image = image(context, &log, mark)?;
         let lent = Lent::new(&image, false)?;
         // Under the names the state directory knows; the live ones are gone.
-        let parts = parts(lent.path(), "live-")?;
+        let parts = parts(lent.path(), "live-", &PARTS_MIB)?;
         let backings = [parts[1].path(), parts[2].path()];
         cuts.judge(context, mark, &backings)?;
         if !lie {
