@@ -124,7 +124,7 @@ pub trait Io {
     /// A connection or listener; clones share it, the last one closes it.
     type Socket: Clone + fmt::Debug + Send + 'static;
 
-    /// Monotonic time.
+    /// Monotonic time. It may stand still from one `wait` to the next.
     fn now(&self) -> Nanos;
 
     /// A random number, fit for identities.

@@ -4,6 +4,7 @@
 //! thread, [`RealHost`] for the rare blocking calls, and [`process`] for what a whole process asks
 //! of the kernel once. Operations enter, completions leave. Never decides what is written where.
 
+mod alarm;
 mod device;
 mod file;
 mod flight;

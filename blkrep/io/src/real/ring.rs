@@ -4,6 +4,7 @@
 //! system call a turn. Memory and descriptors of an operation are kept until the kernel has
 //! answered, also when the ring is dropped.
 
+use super::alarm::{ALARM, Alarm};
 use super::errno_of;
 use super::file::RealFile;
 use super::flight::{Asked, Flight, Job, Next};
@@ -13,8 +14,9 @@ use crate::memory::{Region, Slice};
 use crate::proactor::{Completion, Io, Op, Token, Waker};
 use blkrep_types::{Errno, Nanos};
 use io_uring::squeue::Entry;
-use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::types::CancelBuilder;
 use io_uring::{IoUring, opcode};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
@@ -48,6 +50,10 @@ pub struct UringIo {
     wake: Arc<EventWake>,
     wake_memory: Slice,
     wake_armed: bool,
+    alarm: Alarm,
+    /// The time of this turn, once somebody has asked for it. Reading the clock is a system call
+    /// where the kernel has no better clock source, and a turn asks many times.
+    turn: Cell<Option<Nanos>>,
     /// A single-issuer ring belongs to the thread that made it.
     here_only: PhantomData<*const ()>,
 }
@@ -72,6 +78,8 @@ impl UringIo {
             wake: Arc::new(EventWake::new()?),
             wake_memory: Region::heap(8).whole(),
             wake_armed: false,
+            alarm: Alarm::new(),
+            turn: Cell::new(None),
             here_only: PhantomData,
         };
         io.arm_wake();
@@ -186,6 +194,10 @@ impl UringIo {
             if name == NOBODY {
                 continue;
             }
+            if name & ALARM != 0 {
+                self.alarm.rang(name);
+                continue;
+            }
             let index = usize::try_from(name).expect("a name is an index");
             let flight = self.flights[index]
                 .as_mut()
@@ -207,8 +219,8 @@ impl UringIo {
         woken
     }
 
-    /// Submits what is queued and, if `block`, waits for an answer until `deadline`.
-    fn enter(&mut self, block: bool, deadline: Option<Nanos>) -> Result<(), Errno> {
+    /// Submits what is queued and, if `block`, waits for an answer.
+    fn enter(&mut self, block: bool) -> Result<(), Errno> {
         let (queued, idle) = {
             let queue = self.ring.submission();
             (!queue.is_empty(), !queue.taskrun() && !queue.cq_overflow())
@@ -216,19 +228,24 @@ impl UringIo {
         if !block && !queued && idle {
             return Ok(());
         }
-        let entered = match (block, deadline) {
-            (false, _) => self.ring.submit(),
-            (true, None) => self.ring.submit_and_wait(1),
-            (true, Some(deadline)) => {
-                let limit = Timespec::from(deadline.since(self.now()));
-                let args = SubmitArgs::new().timespec(&limit);
-                self.ring.submitter().submit_with_args(1, &args)
-            }
+        let entered = if block {
+            self.ring.submit_and_wait(1)
+        } else {
+            self.ring.submit()
         };
         match entered.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO)) {
             Ok(_) | Err(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
             Err(number) => Err(Errno::new(number)),
         }
+    }
+
+    /// Submits what is queued and waits for an answer, at the latest until `deadline`.
+    fn sleep(&mut self, deadline: Option<Nanos>) -> Result<(), Errno> {
+        let alarm = deadline.and_then(|deadline| self.alarm.at(deadline));
+        if let Some(entry) = alarm {
+            self.push(&[entry]);
+        }
+        self.enter(true)
     }
 }
 
@@ -237,7 +254,9 @@ impl Io for UringIo {
     type Socket = RealSocket;
 
     fn now(&self) -> Nanos {
-        now()
+        let now = self.turn.get().unwrap_or_else(now);
+        self.turn.set(Some(now));
+        now
     }
 
     fn random(&mut self) -> u64 {
@@ -267,21 +286,24 @@ impl Io for UringIo {
         if !self.wake_armed {
             self.arm_wake();
         }
-        let due = deadline.is_some_and(|deadline| deadline <= self.now());
-        let mut block = out.len() == before && !due;
-        if block {
-            block = self.wake.may_sleep();
-        }
+        let block = out.len() == before && self.wake.may_sleep();
         loop {
-            self.enter(block, deadline)?;
+            if block {
+                self.sleep(deadline)?;
+            } else {
+                self.enter(false)?;
+            }
             let woken = self.reap(out);
+            if !block || woken || out.len() > before {
+                break;
+            }
             // An answer can be only a step of an operation (a short transfer, a limit that was
-            // not needed): then sleep on.
-            let due = deadline.is_some_and(|deadline| deadline <= self.now());
-            if !block || woken || due || out.len() > before {
+            // not needed) or an alarm that nobody needs any more: then sleep on.
+            if deadline.is_some_and(|deadline| deadline <= now()) {
                 break;
             }
         }
+        self.turn.set(None);
         self.wake.awake();
         Ok(())
     }
@@ -298,8 +320,8 @@ impl Drop for UringIo {
             if !pending {
                 return;
             }
-            let soon = self.now().after(Duration::from_millis(100));
-            let broken = self.enter(true, Some(soon)).is_err();
+            let soon = now().after(Duration::from_millis(100));
+            let broken = self.sleep(Some(soon)).is_err();
             self.reap(&mut out);
             if broken || Instant::now() > end {
                 break;

@@ -44,5 +44,6 @@ promises!(
     a_waker_ends_a_wait,
     a_wake_before_the_wait_is_not_lost,
     a_deadline_ends_a_wait,
+    a_deadline_may_move,
     a_worker_is_driven_to_its_end,
 );

@@ -298,14 +298,16 @@ impl<H: Host> SourceShared<H> {
         self.log.get().expect("a group with links has a log")
     }
 
-    /// One turn of a worker: hands in what happened, takes out what is to do.
+    /// One turn of a worker: hands in what happened, takes out what is to do. Time means nothing
+    /// to a group that never had a link: the clock is not read for it.
     pub(super) fn turn<R>(
         &self,
         me: WorkerId,
-        now: Nanos,
+        now: impl FnOnce() -> Nanos,
         out: &mut Outbox<FileOf<H>>,
         body: impl FnOnce(&mut State<FileOf<H>>) -> R,
     ) -> R {
+        let now = self.log.get().map(|_| now()).unwrap_or_default();
         let mut state = self.lock();
         let before = head(&state.group);
         state.group.enter(me, now);

@@ -49,14 +49,17 @@ impl<H: Host> GroupLinkPort<H> {
         body: impl FnOnce(&mut super::group::State<FileOf<H>>) -> R,
     ) -> R {
         let events = &mut self.events;
-        let result = self
-            .shared
-            .turn(self.id, io.now(), &mut self.outbox, |state| {
+        let result = self.shared.turn(
+            self.id,
+            || io.now(),
+            &mut self.outbox,
+            |state| {
                 for event in events.drain(..) {
                     apply(&mut state.group, event);
                 }
                 body(state)
-            });
+            },
+        );
         self.act(io);
         result
     }

@@ -231,12 +231,16 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> Worker<H::Io> for QueueWorker<H, F>
             return;
         }
         let events = &mut self.events;
-        self.shared
-            .turn(self.id, io.now(), &mut self.outbox, |state| {
+        self.shared.turn(
+            self.id,
+            || io.now(),
+            &mut self.outbox,
+            |state| {
                 for event in events.drain(..) {
                     apply(&mut state.group, event);
                 }
-            });
+            },
+        );
         self.act(io);
     }
 
