@@ -84,28 +84,48 @@ pub fn judge(source: &SourceIdentity<'_>, peer: &WelcomeFacts) -> Verdict {
 /// The peer belongs to another history, or serves the group itself.
 fn foreign(source: &SourceIdentity<'_>, peer: &WelcomeFacts, ours: Generation) -> Verdict {
     let theirs = peer.history.current();
-    let served = peer.role == PeerRole::Source;
     let known = source.history.find(theirs).is_some();
+    if peer.role == PeerRole::Source {
+        return Verdict::Refuse(serving(source, theirs, ours));
+    }
     if source.overwrite {
         let kind = source.first_mirror.unwrap_or(MirrorKind::Checksum);
         return Verdict::First(kind);
     }
-    if known && !served {
+    if known {
         return Verdict::Everything(
             MirrorKind::Checksum,
             "the target belongs to an older generation",
         );
     }
-    let what = if served && known {
-        format!("the target has served generation {theirs} itself and may hold writes of its own")
-    } else if served {
-        format!("the target serves generation {theirs}, unrelated to {ours}")
-    } else {
-        format!("the target holds generation {theirs}, unrelated to {ours}")
-    };
     Verdict::Refuse(format!(
-        "{what}; to overwrite it, connect again with --mirror checksum --yes"
+        "the target holds generation {theirs}, unrelated to {ours}; to overwrite it, connect again \
+         with --mirror checksum --yes"
     ))
+}
+
+/// Why a peer that serves the group itself is not written to. One that our generation follows gives
+/// it up when it hears that it may be overwritten; any other is given up by its own operator only.
+fn serving(source: &SourceIdentity<'_>, theirs: Generation, ours: Generation) -> String {
+    let older = theirs != ours && source.history.find(theirs).is_some();
+    if older && !source.overwrite {
+        return format!(
+            "the target has served generation {theirs} itself and may hold writes of its own; to \
+             overwrite it, connect again with --mirror checksum --yes"
+        );
+    }
+    let relation = if theirs == ours {
+        "as this node does"
+    } else if older {
+        "an older one, and did not give it up"
+    } else {
+        "which this node does not know"
+    };
+    format!(
+        "the target serves generation {theirs} itself, {relation}; decide which data is right: on \
+         the node where it is not, detach the volumes and forget the group (blkctl detach, blkctl \
+         forget), then connect from the other one with --map, and --mirror checksum --yes"
+    )
 }
 
 fn same_generation(source: &SourceIdentity<'_>, peer: &WelcomeFacts) -> Verdict {
@@ -263,17 +283,40 @@ mod tests {
         };
         for wrong in [&unrelated, &promoted, &old_source] {
             assert!(matches!(judge(&known, wrong), Verdict::Refuse(_)));
-            let allowed = SourceIdentity {
-                overwrite: true,
-                ..known
-            };
-            assert_eq!(judge(&allowed, wrong), Verdict::First(MirrorKind::Checksum));
         }
+        let allowed = SourceIdentity {
+            overwrite: true,
+            ..known
+        };
+        assert_eq!(
+            judge(&allowed, &unrelated),
+            Verdict::First(MirrorKind::Checksum)
+        );
         let replica = peer(history(&[G1]), 1, 3);
         assert!(matches!(
             judge(&known, &replica),
             Verdict::Everything(MirrorKind::Checksum, _)
         ));
+    }
+
+    /// A source of a lost state directory was told to overwrite a promoted target, and tried for ever.
+    #[test]
+    fn a_peer_that_still_serves_is_refused_whatever_was_allowed() {
+        let ours = history(&[G1, G2]);
+        let allowed = SourceIdentity {
+            overwrite: true,
+            ..source(&ours)
+        };
+        for theirs in [history(&[G3]), ours.clone(), history(&[G1])] {
+            let serves = WelcomeFacts {
+                role: PeerRole::Source,
+                ..peer(theirs, 1, 7)
+            };
+            let Verdict::Refuse(why) = judge(&allowed, &serves) else {
+                panic!("it was not refused");
+            };
+            assert!(why.contains("blkctl forget"), "{why}");
+        }
     }
 
     #[test]

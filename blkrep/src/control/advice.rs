@@ -18,6 +18,10 @@ pub(super) fn explain(group: &mut GroupStatus) {
         problems.extend(unprotected(group));
     }
     for link in &group.links {
+        if link.peer.is_empty() {
+            problems.push(of_former_source(name, link));
+            continue;
+        }
         problems.extend(of_connection(name, link));
         problems.extend(of_stream(name, link));
         problems.extend(of_mirror(name, link));
@@ -78,7 +82,16 @@ fn of_volume(group: &GroupName, volume: &VolumeStatus) -> Option<Problem> {
 
 fn unprotected(group: &GroupStatus) -> Option<Problem> {
     let name = &group.name;
+    let promoted = group.role == Role::Promoted;
     group.links.is_empty().then(|| {
+        if promoted {
+            // Whatever its former source has is older, or apart.
+            return warning(
+                format!("group {name} was promoted here and has no link"),
+                "its newest data exists on this node only",
+                format!("connect it: blkctl connect {name} --to ADDR:PORT --mirror checksum --yes"),
+            );
+        }
         note(
             format!("group {name} has no link"),
             "its data exists on this node only",
@@ -113,6 +126,19 @@ fn of_connection(group: &GroupName, link: &LinkStatus) -> Option<Problem> {
             format!("connect it again: blkctl connect {group} --to {peer}"),
         )),
     }
+}
+
+/// A promoted group keeps account of what its former source lacks, wherever that is now.
+fn of_former_source(group: &GroupName, link: &LinkStatus) -> Problem {
+    warning(
+        format!("the former source of group {group} does not follow"),
+        "the newest data exists on this node only",
+        format!(
+            "when it is back, overwrite what it has with this node's data: blkctl connect {group} \
+             --to ADDR:PORT --mirror checksum --yes; it lacks at least {} by now",
+            link.dirty_bytes
+        ),
+    )
 }
 
 fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
@@ -304,6 +330,32 @@ mod tests {
         let mut lonely = group(Vec::new());
         explain(&mut lonely);
         assert!(lonely.problems[0].action.contains("blkctl connect db"));
+    }
+
+    #[test]
+    fn a_promoted_group_without_a_link_is_told_how_to_take_its_former_source_over() {
+        let mut group = group(Vec::new());
+        group.role = Role::Promoted;
+        explain(&mut group);
+        assert_eq!(group.problems.len(), 1);
+        assert!(group.problems[0].action.contains("--mirror checksum --yes"));
+    }
+
+    /// It was said to be behind, and to be connected again to nowhere.
+    #[test]
+    fn a_former_source_is_named_once_with_the_way_back() {
+        let former = LinkStatus {
+            peer: String::new(),
+            connection: ConnectionState::Disconnected,
+            replication: ReplicationState::Behind,
+            ..link()
+        };
+        let mut group = group(vec![former]);
+        group.role = Role::Promoted;
+        explain(&mut group);
+        assert_eq!(group.problems.len(), 1);
+        let action = &group.problems[0].action;
+        assert!(action.contains("blkctl connect db --to ADDR:PORT --mirror checksum --yes"));
     }
 
     #[test]

@@ -142,6 +142,14 @@ impl Inner {
                 drop(engine);
                 return Some(self.become_target(hello).err().unwrap_or(Route::Taken));
             }
+        } else if !history.supersedes(hello.history.current()) {
+            let text = format!(
+                "node {} offers generation {}, which this node does not know, to one that serves {}",
+                hello.node,
+                hello.history.current(),
+                history.current()
+            );
+            self.tell(NewEvent::new(EventId::GenerationRefused, text).group(&hello.group));
         }
         let len = |index: usize| {
             volumes

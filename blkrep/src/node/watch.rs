@@ -124,6 +124,7 @@ impl Inner {
             GroupEvent::LinkUp { link, start } => {
                 let id = match start.mirror {
                     None => EventId::LinkResumed,
+                    Some(_) if start.set_back => EventId::TargetRestored,
                     Some(_) => EventId::LinkNotResumable,
                 };
                 of_link(

@@ -16,10 +16,16 @@ mod node;
 mod pair;
 mod power;
 mod program;
+mod rejoin;
+mod rejoin_backup;
+mod rejoin_return;
+mod rejoin_unknown;
 mod replicated;
+mod replicated_behind;
 mod self_tests;
 pub mod shell;
 mod storm;
+mod storm_pair;
 mod volume;
 
 use anyhow::{Result, bail};
@@ -168,6 +174,48 @@ pub const BODIES: &[Body] = &[
         180,
         300,
         replicated::follows_its_source,
+    ),
+    product(
+        "difference_mirror_sends_only_what_was_written",
+        180,
+        300,
+        replicated_behind::long_cut,
+    ),
+    product(
+        "replicated_volumes_survive_storms",
+        300,
+        3600,
+        storm_pair::replicated_volumes_survive,
+    ),
+    product(
+        "old_source_returns_passive",
+        180,
+        300,
+        rejoin_return::nothing_written,
+    ),
+    product(
+        "old_source_that_wrote_too_overwrites_nothing",
+        180,
+        300,
+        rejoin_return::both_wrote,
+    ),
+    product(
+        "way_back_survives_its_newer_side",
+        180,
+        300,
+        rejoin_return::newer_side_fails,
+    ),
+    product(
+        "restored_target_overwrites_nothing",
+        240,
+        400,
+        rejoin_backup::restored_target,
+    ),
+    product(
+        "source_of_unknown_generation_overwrites_nothing",
+        240,
+        400,
+        rejoin_unknown::unknown_generation,
     ),
     product(
         "promotions_after_power_cuts_are_prefixes",

@@ -120,6 +120,11 @@ impl Node {
         serde_json::from_str(&asked.stdout).context("read the status")
     }
 
+    /// What the daemon has logged since its start.
+    pub(super) fn log(&mut self) -> Result<String> {
+        self.daemon.stderr()
+    }
+
     /// The state of one group.
     pub(super) fn group(&mut self, name: &str) -> Result<GroupStatus> {
         let groups = self.status()?.groups;
@@ -127,8 +132,8 @@ impl Node {
         found.with_context(|| format!("find group {name} in the status"))
     }
 
-    /// Runs a command that must be refused with this error code, and not by an accident of another kind.
-    pub(super) fn refuses(&mut self, line: &str, codes: &[&str]) -> Result<()> {
+    /// Runs a command that must be refused: the error, as JSON.
+    pub(super) fn refusal(&mut self, line: &str) -> Result<Value> {
         let done = spawn(self.control(&format!("--json {line}")))?.finish(CONTROL_LIMIT)?;
         ensure!(
             !done.status.success(),
@@ -143,16 +148,21 @@ impl Node {
         let body: Value = serde_json::from_str(&done.stdout).with_context(|| {
             format!("`{line}` answered no JSON: {}{}", done.stdout, done.stderr)
         })?;
-        let error = &body["error"];
+        Ok(body["error"].clone())
+    }
+
+    /// Runs a command that must be refused with this error code, and not by an accident of another kind.
+    pub(super) fn refuses(&mut self, line: &str, codes: &[&str]) -> Result<()> {
+        let error = self.refusal(line)?;
         let code = error["code"].as_str().unwrap_or_default();
         ensure!(
             codes.contains(&code),
-            "`{line}` was refused with {body}, not one of {codes:?}"
+            "`{line}` was refused with {error}, not one of {codes:?}"
         );
         let action = error["action"].as_str().unwrap_or_default();
         ensure!(
             !action.is_empty(),
-            "`{line}` was refused without a word on what to do: {body}"
+            "`{line}` was refused without a word on what to do: {error}"
         );
         Ok(())
     }

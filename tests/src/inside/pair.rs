@@ -28,6 +28,9 @@ const SERVED_LIMIT: Duration = Duration::from_secs(60);
 const EVENTS_SETTLE: Duration = Duration::from_millis(600);
 /// Events that a killed daemon had in memory and not yet in its file, at most.
 const EVENTS_LOST_MAX: u64 = 64;
+/// Number of the source's first device: its numbers stay free for it when the target, in the same kernel, makes devices of its
+/// own while the source is away.
+const SOURCE_DEVICE: u32 = 10;
 /// Short times, so that what breaks is noticed and mended within a test; silence is told from slowness still.
 pub(super) const CONFIG: &str = "[group]\nlog-memory = '64MiB'\n[target]\njournal-size = '64MiB'\n\
      [link]\nreconnect-interval = '200ms'\nheartbeat-interval = '500ms'\nheartbeat-timeout = '3s'\n\
@@ -227,9 +230,7 @@ impl Pair {
             &plan.source_state,
             plan.source_setup(),
         )?;
-        let options = format!("--group {} --frontend ublk", plan.group);
-        let attach = |volume: &Placed| source.attach(&volume.name, &volume.backing, &options);
-        let devices = plan.volumes.iter().map(attach).collect::<Result<_>>()?;
+        let devices = attach_all(&mut source, &plan)?;
         Ok(Self {
             source,
             target,
@@ -385,6 +386,18 @@ impl Pair {
         self.source.stop()?;
         self.target.stop()
     }
+}
+
+/// Attaches every volume at the source; its devices.
+pub(super) fn attach_all(source: &mut Node, plan: &Plan) -> Result<Vec<PathBuf>> {
+    let numbered = plan.volumes.iter().zip(SOURCE_DEVICE..);
+    numbered
+        .map(|(volume, number)| {
+            let group = &plan.group;
+            let options = format!("--group {group} --frontend ublk --device-id {number}");
+            source.attach(&volume.name, &volume.backing, &options)
+        })
+        .collect()
 }
 
 fn mirror_bytes(link: &LinkStatus) -> u64 {

@@ -125,6 +125,8 @@ pub struct StreamStart {
     pub mirror: Option<MirrorKind>,
     /// Why, in words, for the event.
     pub reason: &'static str,
+    /// The target lacks what it had acknowledged: an older copy of it was put back.
+    pub set_back: bool,
 }
 
 /// One acknowledgement.

@@ -4,7 +4,7 @@
 //! stream begins leaves.
 
 use super::{
-    Connection, DownReason, GroupEvent, LinkIndex, MirrorPhase, Rejection, SourceGroup,
+    Connection, DownReason, GroupEvent, LinkIndex, MirrorPhase, PeerRole, Rejection, SourceGroup,
     StreamStart, WelcomeFacts, WriteLog,
 };
 use crate::dirty::Words;
@@ -136,6 +136,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             generation: self.history.current(),
             mirror: None,
             reason: "the log has everything since",
+            set_back: self.is_set_back(index, &peer),
         };
         match plan {
             Verdict::Resume => self.resume(index, &peer),
@@ -172,6 +173,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.want_mirror(index);
         self.mirror_step(index);
         Some(start)
+    }
+
+    /// True if the target lacks what it acknowledged to this source as durable.
+    fn is_set_back(&self, index: LinkIndex, peer: &WelcomeFacts) -> bool {
+        let acked = self.link(index).and_then(|link| link.acked);
+        peer.role == PeerRole::Replica
+            && peer.durable.generation == self.history.current()
+            && acked.is_some_and(|acked| place(peer.durable) < acked)
     }
 
     /// The target forgets what it had: the stream begins after the last name given here.

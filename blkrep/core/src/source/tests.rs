@@ -465,6 +465,7 @@ fn a_slow_link_does_not_take_a_fast_one_along_and_gets_its_own_mirror() {
     rig.group.welcome(link(0), &peer).unwrap();
     let start = rig.group.begin_stream(link(0)).unwrap();
     assert_eq!(start.mirror, Some(MirrorKind::Difference));
+    assert!(!start.set_back, "it has all that it acknowledged");
     rig.pass(Duration::from_secs(3));
     let mut sent = [Vec::new(), Vec::new()];
     for _ in 0..50 {

@@ -173,9 +173,13 @@ impl LinkControl {
         self.lock().settings.clone()
     }
 
-    /// Tries to connect now, also after a refusal or with reconnecting switched off.
+    /// Tries to connect now, also after a refusal or with reconnecting switched off. A refusal that
+    /// is shown from now on is an answer to this.
     pub fn connect(&self) {
-        self.tell(|shared| shared.connect = true);
+        self.tell(|shared| {
+            shared.connect = true;
+            shared.snapshot.refusal = None;
+        });
     }
 
     /// Ends the connection in order; the driver finishes.
@@ -208,6 +212,10 @@ impl LinkControl {
         let mut shared = self.lock();
         if shared.snapshot != *snapshot {
             shared.snapshot.clone_from(snapshot);
+        }
+        if shared.connect {
+            // The driver has not heard yet that what was refused is asked for again.
+            shared.snapshot.refusal = None;
         }
     }
 

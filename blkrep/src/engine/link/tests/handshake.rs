@@ -169,6 +169,7 @@ fn a_refusal_waits_for_somebody_to_act() {
     let mut rig = Rig::new(7, [Script::Refuse(RefuseCode::Occupied, history(&[]))]);
     rig.run(30_000);
     let snapshot = rig.snapshot();
+    let snapshot_before = snapshot.clone();
     assert_eq!(snapshot.connection, LinkConnection::Refused);
     let refusal = snapshot.refusal.unwrap();
     assert_eq!(refusal.code, Some(RefuseCode::Occupied));
@@ -183,7 +184,11 @@ fn a_refusal_waits_for_somebody_to_act() {
         "nothing is tried by itself"
     );
     assert!(matches!(&rig.events()[..], [LinkEvent::Refused(_)]));
+    // Who asks again and looks at once must not take the old refusal for the answer.
     rig.control.connect();
+    assert_eq!(rig.snapshot().refusal, None);
+    rig.control.show(&snapshot_before);
+    assert_eq!(rig.snapshot().refusal, None);
     rig.run(1000);
     assert_eq!(rig.snapshot().connection, LinkConnection::Up);
     assert_eq!(rig.snapshot().refusal, None);

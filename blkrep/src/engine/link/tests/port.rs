@@ -195,6 +195,7 @@ impl<I: Io> LinkPort<I> for ListPort {
                 generation: generation(1),
                 mirror: None,
                 reason: "test",
+                set_back: false,
             };
             group.starts.push(start.clone());
             Some(start)
