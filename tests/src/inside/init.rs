@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 pub const DETAIL_FILE: &str = "/run/blkrep-detail";
 /// Each body's own directory.
 pub const WORK_DIR: &str = "/run/work";
+/// Where write logs are: a file system of our own, on the machine itself too.
+const SHARED_MEMORY: &str = "/dev/shm";
 /// Environment variable with the path of the record channel.
 pub const RECORD_VARIABLE: &str = "BLKREP_RECORD";
 /// Environment variable that asks for whole campaigns.
@@ -75,6 +77,7 @@ fn on_host(share: &Path) -> Result<()> {
         .open(share.join(RESULT_CHANNEL))?;
     mount_at("tmpfs", "tmpfs", "/run")?;
     mount_at("tmpfs", "tmpfs", "/mnt")?;
+    mount_at("tmpfs", "tmpfs", SHARED_MEMORY)?;
     for module in [
         "ublk_drv",
         "brd",
@@ -102,7 +105,7 @@ fn in_guest() -> Result<()> {
         ("tmpfs", "/run"),
         ("tmpfs", "/tmp"),
         ("tmpfs", "/mnt"),
-        ("tmpfs", "/dev/shm"),
+        ("tmpfs", SHARED_MEMORY),
         ("devpts", "/dev/pts"),
     ] {
         let _ = fs::create_dir(at);
@@ -319,9 +322,19 @@ fn clean_up() {
     {
         std::thread::sleep(Duration::from_millis(10));
     }
-    if let Err(error) = unmount_all() {
-        println!("guest init: clean up: {error:#}");
+    for done in [unmount_all(), empty_shared_memory()] {
+        if let Err(error) = done {
+            println!("guest init: clean up: {error:#}");
+        }
     }
+}
+
+/// Write logs outlive their daemons, which is their purpose; a body's must not fill the memory of the next one.
+fn empty_shared_memory() -> Result<()> {
+    for entry in fs::read_dir(SHARED_MEMORY)? {
+        fs::remove_file(entry?.path())?;
+    }
+    Ok(())
 }
 
 fn unmount_all() -> Result<()> {

@@ -290,7 +290,12 @@ impl Pair {
     /// Takes what is to be seen now into the tally.
     fn count(&mut self) -> Result<()> {
         let page = self.events()?;
+        let before = self.tally.mirrors;
         self.tally.add(&page.events);
+        if self.tally.mirrors > before {
+            // A new mirror counts anew, whatever the one before it had shown.
+            self.tally.counter = 0;
+        }
         let counter = mirror_bytes(&self.link()?);
         self.tally.read_counter(counter);
         Ok(())

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 /// MiB of each disk.
 const SIZE_MIB: u64 = 16;
-/// Bytes of it.
+/// More than a scene writes.
+const LOG_MEMORY: &str = "log-memory = '16MiB'";
+/// Bytes of a disk.
 pub(super) const SIZE_BYTES: usize = 16 << 20;
 /// Pieces that `scribble` writes, and the bytes of each.
 const PIECES: u32 = 12;
@@ -121,6 +123,8 @@ impl Scene {
             Placed::new("two", disks[1].path(), disks[3].path()),
         ];
         let mut plan = Plan::new(context, volumes);
+        // The logs of a body's scenes are all in memory at its end.
+        plan.config = plan.config.replace("log-memory = '64MiB'", LOG_MEMORY);
         plan.dir = context.dir.join(name);
         plan.source_state = plan.dir.join("source-state");
         plan.target_state = plan.dir.join("target-state");
