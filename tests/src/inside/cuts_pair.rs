@@ -21,9 +21,9 @@ use std::time::Duration;
 
 /// The group of both volumes.
 pub(super) const GROUP: &str = "g";
-/// The journal is as small as can be: a difference of most of the volumes does not fit.
+/// The journal is as small as can be: a difference of most of the volumes does not fit. A mirror takes its time.
 const CONFIG: &str = "[volume]\nextent-size = '256KiB'\n[group]\nlog-memory = '64MiB'\n[target]\njournal-size = '16MiB'\n\
-     [link]\nreconnect-interval = '200ms'\nheartbeat-interval = '500ms'\nheartbeat-timeout = '3s'\n\
+     [link]\nmirror-in-flight = '1MiB'\nreconnect-interval = '200ms'\nheartbeat-interval = '500ms'\nheartbeat-timeout = '3s'\n\
      [events]\nkept = 20000\n";
 /// MiB of each volume.
 const VOLUME_MIB: u64 = 12;
@@ -70,7 +70,7 @@ impl Phase {
     const fn between_marks_ms(self) -> u64 {
         match self {
             Self::Stream => 400,
-            Self::FullMirror | Self::HeldMirror | Self::LargeMirror => 120,
+            Self::FullMirror | Self::HeldMirror | Self::LargeMirror => 100,
         }
     }
 
@@ -325,6 +325,8 @@ impl<'a> Campaign<'a> {
                     loader.is_well()?;
                     Ok(loader.recorded()? >= until)
                 })?;
+                self.cut_target("target while transmission is stopped", Phase::Stream, None)?;
+                let source = &mut self.pair.source;
                 source.ctl(&format!("transmit start {GROUP}"))?;
                 source.ctl(&format!("mirror start {GROUP} --kind difference"))?;
             }

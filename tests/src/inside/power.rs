@@ -213,7 +213,7 @@ impl Cuts {
         } = self;
         let first = first.as_deref().unwrap_or_default();
         format!(
-            "{judged} cuts of {operations} operations, {illegal} illegal, {absent} lost lawfully; {first}"
+            "{judged} judgements of up to {operations} operations, {illegal} illegal, {absent} lost lawfully; {first}"
         )
     }
 }
