@@ -5,7 +5,7 @@
 //! task hangs. A device that some process serves is left alone. Never reads or changes the state
 //! directory: the volume stays attached there, and the next daemon serves it again.
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use blkrep_types::VolumeName;
 use blkrep_ublk::driver::{ServerState, Ublk};
 
@@ -16,11 +16,14 @@ use blkrep_ublk::driver::{ServerState, Ublk};
 pub fn remove(volume: &VolumeName) -> anyhow::Result<Vec<String>> {
     let ublk = Ublk::default();
     let mut removed = Vec::new();
-    for found in ublk
-        .list()?
-        .into_iter()
-        .filter(|found| found.belongs_to(volume))
-    {
+    let all = ublk.list().map_err(|error| {
+        anyhow!(
+            "look for ublk devices that a daemon left: {}: {}; a loop device or NBD server ends with its daemon, and leaves none",
+            error.what,
+            error.source
+        )
+    })?;
+    for found in all.into_iter().filter(|found| found.belongs_to(volume)) {
         // A process that was just killed may not be gone yet: removing waits for that.
         ublk.remove_left_behind(found.id)?;
         let waited = match found.server {

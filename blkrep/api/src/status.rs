@@ -116,6 +116,9 @@ pub struct LinkStatus {
     /// Why the peer or this node refused, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// Why the last attempt failed, in words, while both ends do not talk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }
 
 /// The state of one mirror.

@@ -15,6 +15,7 @@ pub(super) fn explain(group: &mut GroupStatus) {
     let name = &group.name;
     problems.extend(group.volumes.iter().filter_map(|v| of_volume(name, v)));
     if group.role == Role::Source || group.role == Role::Promoted {
+        problems.extend(detached(group, problems.is_empty()));
         problems.extend(unprotected(group));
     }
     for link in &group.links {
@@ -80,10 +81,33 @@ fn of_volume(group: &GroupName, volume: &VolumeStatus) -> Option<Problem> {
     }
 }
 
+fn is_offline(group: &GroupStatus) -> bool {
+    let mut volumes = group.volumes.iter();
+    !group.volumes.is_empty() && volumes.all(|volume| volume.state == VolumeState::Offline)
+}
+
+/// A group that nobody serves, where that is not somebody's trouble already.
+fn detached(group: &GroupStatus, untroubled: bool) -> Option<Problem> {
+    let volume = group.volumes.first()?;
+    (is_offline(group) && untroubled).then(|| {
+        note(
+            format!("group {} is detached", group.name),
+            "nothing is served and nothing is replicated; its links are remembered, and the next \
+             connection compares everything",
+            format!(
+                "serve it again: blkctl attach {} --group {} --backing {}; or give it up: blkctl \
+                 forget {}",
+                volume.name, group.name, volume.backing, group.name
+            ),
+        )
+    })
+}
+
 fn unprotected(group: &GroupStatus) -> Option<Problem> {
     let name = &group.name;
     let promoted = group.role == Role::Promoted;
-    group.links.is_empty().then(|| {
+    // What links a group has is known while it is served.
+    (group.links.is_empty() && !is_offline(group)).then(|| {
         if promoted {
             // Whatever its former source has is older, or apart.
             return warning(
@@ -103,15 +127,10 @@ fn unprotected(group: &GroupStatus) -> Option<Problem> {
 fn of_connection(group: &GroupName, link: &LinkStatus) -> Option<Problem> {
     let LinkStatus { name, peer, .. } = link;
     match link.connection {
-        ConnectionState::Connected | ConnectionState::Connecting => None,
-        ConnectionState::Down => Some(warning(
-            format!("link {name} to {peer} is down"),
-            "writes wait in the log, and become dirty extents when it is full; nothing is lost",
-            format!(
-                "check the network and that blkrepd runs at {peer}; it is tried again by itself \
-                 unless link.reconnect is off"
-            ),
-        )),
+        ConnectionState::Connected => None,
+        // Between two attempts it is down, in an attempt it connects: one who looks sees no change.
+        ConnectionState::Connecting if link.last_error.is_none() => None,
+        ConnectionState::Down | ConnectionState::Connecting => Some(down(link)),
         ConnectionState::Refused => Some(error(
             format!(
                 "link {name} to {peer} is refused: {}",
@@ -141,6 +160,34 @@ fn of_former_source(group: &GroupName, link: &LinkStatus) -> Problem {
     )
 }
 
+fn down(link: &LinkStatus) -> Problem {
+    let LinkStatus { name, peer, .. } = link;
+    let again = "it is tried again by itself unless link.reconnect is off";
+    let (why, action) = match &link.last_error {
+        None => (
+            String::new(),
+            format!("check the network and that blkrepd runs at {peer}"),
+        ),
+        Some(error) => {
+            let (why, action) = error.split_once("; ").unwrap_or((
+                error,
+                "look at blkctl events here and on the target, and at the network between them",
+            ));
+            (format!(": {why}"), action.to_owned())
+        }
+    };
+    warning(
+        format!("link {name} to {peer} is down{why}"),
+        "writes wait in the log, and become dirty extents when it is full; nothing is lost",
+        format!("{action}; {again}"),
+    )
+}
+
+/// A link whose target never had a whole copy: nothing ran over, the first mirror is to come.
+fn is_unmirrored(link: &LinkStatus) -> bool {
+    link.data_state == DataState::Unknown || link.data_state == DataState::NotReady
+}
+
 fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
     let mut problems = Vec::new();
     let LinkStatus { name, peer, .. } = link;
@@ -162,7 +209,16 @@ fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
             "look at: blkctl events --severity error".to_owned(),
         )),
     }
-    if link.replication == ReplicationState::Behind {
+    if link.replication == ReplicationState::Behind && is_unmirrored(link) {
+        problems.push(warning(
+            format!(
+                "link {name} waits for its mirror: {} to look at",
+                link.dirty_bytes
+            ),
+            "what the target holds, if anything, is not known here before it is connected",
+            format!("wait; once it is connected, blkctl status {group} shows the progress"),
+        ));
+    } else if link.replication == ReplicationState::Behind {
         problems.push(warning(
             format!(
                 "link {name} is behind: {} in dirty extents",
@@ -181,7 +237,10 @@ fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
 fn of_mirror(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
     let mut problems = Vec::new();
     let name = &link.name;
+    // One that is not connected says so already.
+    let talks = link.connection == ConnectionState::Connected;
     match link.mirror.state {
+        MirrorState::Waiting if !talks => {}
         MirrorState::Idle
         | MirrorState::Mirroring
         | MirrorState::Verifying
@@ -217,6 +276,10 @@ fn of_mirror(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
 
 fn of_target(group: &GroupName, target: &TargetStatus) -> Vec<Problem> {
     let mut problems = Vec::new();
+    if target.status == TargetState::NotLoaded {
+        // The node says why; nothing else is known.
+        return problems;
+    }
     if !target.connected {
         problems.push(warning(
             format!("the source of group {group} is not connected"),
@@ -239,18 +302,14 @@ fn of_target(group: &GroupName, target: &TargetStatus) -> Vec<Problem> {
             "check the target's disk: dmesg and blkctl events tell which requests failed"
                 .to_owned(),
         )),
-        TargetState::NotLoaded => problems.push(error(
-            format!("the replica of group {group} could not be opened"),
-            "nothing is received",
-            "blkctl events --severity error tells why; repair it and start blkrepd again"
-                .to_owned(),
-        )),
+        TargetState::NotLoaded => {}
     }
     problems
 }
 
 fn of_replica(group: &GroupName, target: &TargetStatus) -> Option<Problem> {
     match target.data_state {
+        _ if target.status == TargetState::NotLoaded => None,
         DataState::Ok => None,
         DataState::Mirroring => Some(warning(
             format!("the replica of group {group} is being mirrored"),
@@ -307,6 +366,7 @@ mod tests {
             sent_compressed_bytes: ByteLen::ZERO,
             connected_since: None,
             refusal: None,
+            last_error: None,
         }
     }
 
@@ -356,6 +416,52 @@ mod tests {
         assert_eq!(group.problems.len(), 1);
         let action = &group.problems[0].action;
         assert!(action.contains("blkctl connect db --to ADDR:PORT --mirror checksum --yes"));
+    }
+
+    #[test]
+    fn a_link_that_is_down_says_why_and_what_to_do() {
+        let mut link = link();
+        link.connection = ConnectionState::Down;
+        link.last_error = Some("cannot connect: refused; check that it runs there".to_owned());
+        let mut told = group(vec![link.clone()]);
+        explain(&mut told);
+        assert!(
+            told.problems[0]
+                .what
+                .ends_with("is down: cannot connect: refused")
+        );
+        assert!(
+            told.problems[0]
+                .action
+                .starts_with("check that it runs there; it is tried")
+        );
+        link.last_error = Some("rubbish".to_owned());
+        let mut told = group(vec![link]);
+        explain(&mut told);
+        assert!(told.problems[0].what.ends_with("is down: rubbish"));
+        assert!(told.problems[0].action.contains("blkctl events"));
+    }
+
+    #[test]
+    fn a_detached_group_is_not_said_to_have_no_link() {
+        let mut detached = group(Vec::new());
+        detached.volumes = vec![VolumeStatus {
+            name: blkrep_types::VolumeName::new("pg").unwrap(),
+            device: String::new(),
+            frontend: None,
+            backing: "/dev/sdb".to_owned(),
+            size_bytes: ByteLen::new(4096),
+            state: VolumeState::Offline,
+            read_only: false,
+            transient: false,
+        }];
+        explain(&mut detached);
+        assert_eq!(detached.problems.len(), 1);
+        let action = &detached.problems[0].action;
+        assert!(
+            action.contains("blkctl attach pg --group db --backing /dev/sdb"),
+            "{action}"
+        );
     }
 
     #[test]

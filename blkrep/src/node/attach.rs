@@ -5,7 +5,7 @@
 use super::backing::{self, Identity, Taken};
 use super::claim::volume_spec;
 use super::frontends::{caveat, pick};
-use super::state::{Engine, Group};
+use super::state::{Engine, Group, Trouble};
 use super::table::VolumeEntry;
 use super::{Inner, errors};
 use blkrep_api::{ApiError, AttachReply, AttachRequest, ErrorCode, EventId, NewEvent};
@@ -57,23 +57,34 @@ impl Inner {
                 ErrorCode::WrongRole,
                 format!("group {group}"),
                 "this node is its target",
-                format!("promote it first: blkctl promote {group}; or use another group name"),
+                format!("promote it: blkctl promote {group}; or use another --group"),
             ));
         }
         let Some(entry) = state.table.entries().volumes.get(&request.volume) else {
             return Ok(None);
         };
-        let served = state
-            .groups
-            .get(&entry.group)
-            .is_some_and(|group| group.served.contains_key(&request.volume));
-        if served || entry.backing != request.backing {
-            return Err(ApiError::new(
+        let known = state.groups.get(&entry.group);
+        let served = known.and_then(|group| group.served.get(&request.volume));
+        let exists = |happened: String, action: String| {
+            Err(ApiError::new(
                 ErrorCode::VolumeExists,
                 subject,
+                happened,
+                action,
+            ))
+        };
+        if let Some(served) = served.filter(|_| entry.backing == request.backing) {
+            return exists(
+                format!("it is served already, as {}", served.device.path()),
+                "use that; or choose another name for another backing".to_owned(),
+            );
+        }
+        if served.is_some() || entry.backing != request.backing {
+            let forget = format!("blkctl forget {}", entry.group);
+            return exists(
                 format!("it exists already, on {}", entry.backing.display()),
-                "use another name, or detach and forget that one first",
-            ));
+                format!("use another name; or give that one up: blkctl detach, then {forget}"),
+            );
         }
         Ok(Some(entry.clone()))
     }
@@ -104,13 +115,15 @@ impl Inner {
                 size_bytes: entry.len,
             }),
             None => {
-                let why = group.and_then(|group| group.troubles.get(volume)).cloned();
-                Err(ApiError::new(
-                    ErrorCode::BackingFailing,
-                    format!("volume {volume}"),
-                    why.unwrap_or_else(|| "it could not be served".to_owned()),
-                    "blkctl status says more; it is tried again by itself",
-                ))
+                let why = group.and_then(|group| group.troubles.get(volume));
+                let why = why.cloned().unwrap_or_else(|| Trouble {
+                    code: ErrorCode::BackingFailing,
+                    what: "it could not be served".to_owned(),
+                    action: "see blkctl events".to_owned(),
+                });
+                let action = format!("{}; it is tried again by itself", why.action);
+                let subject = format!("volume {volume}");
+                Err(ApiError::new(why.code, subject, why.what, action))
             }
         }
     }
@@ -127,7 +140,9 @@ impl Inner {
         let (len, block_size) = backing::measure(&path).map_err(wrong)?;
         let extent = within(request, len, block_size)?;
         let taken = self.taken();
-        let share = self.share(&group, identity, &taken, &path).map_err(wrong)?;
+        let share = self
+            .share(&group, identity, extent, &taken, &path)
+            .map_err(wrong)?;
         backing::refuse_overlap(&path, identity, extent, &all(&taken)).map_err(wrong)?;
         if share.is_none() {
             backing::refuse_in_use(&path, identity).map_err(wrong)?;
@@ -173,6 +188,7 @@ impl Inner {
         &self,
         group: &GroupName,
         identity: Identity,
+        extent: Extent,
         taken: &[(GroupName, VolumeIndex, Taken)],
         path: &std::path::Path,
     ) -> Result<Option<VolumeIndex>, backing::Unusable> {
@@ -191,7 +207,14 @@ impl Inner {
                     path.display(),
                     taken.volume
                 ),
-                action: format!("put both volumes into one group: --group {owner}"),
+                action: if taken.extent.overlaps(extent) {
+                    format!(
+                        "use another backing, or detach volume '{}' first",
+                        taken.volume
+                    )
+                } else {
+                    format!("put both volumes into one group: --group {owner}")
+                },
             }),
         }
     }
@@ -212,6 +235,15 @@ impl Inner {
                     format!("group {group}"),
                     format!("it has {GROUP_VOLUMES_MAX} volumes, the most a group can have"),
                     "use another group",
+                ));
+            }
+            if engine.volumes_are_fixed() {
+                return Err(ApiError::new(
+                    ErrorCode::GroupBusy,
+                    format!("group {group}"),
+                    "it has a link, or had one since it was attached, which is of the volumes it has",
+                    "use another group; or disconnect its links with --forget, detach all its \
+                     volumes, and attach them together again",
                 ));
             }
             let index = engine

@@ -129,6 +129,12 @@ impl Inner {
                 ),
             );
         }
+        if report.repaired {
+            tell(
+                EventId::StateRepaired,
+                format!("one copy of the record of group {group} was bad; it was written again"),
+            );
+        }
         if report.bad_sectors > 0 {
             tell(
                 EventId::IntentMapUnreadable,

@@ -24,10 +24,14 @@ impl Inner {
         let volume = &request.volume;
         let found = self.state().table.entries().volumes.get(volume).cloned();
         let entry = found.ok_or_else(|| errors::no_volume(volume))?;
-        let served = self.take_served(volume, &entry, request.force)?;
+        self.refuse_open(volume, &entry, request.force)?;
+        // Recorded first: if that fails, nothing has changed.
+        let linked = self.has_links(&entry.group);
+        let kept = linked || self.has_state(&entry.group);
+        self.drop_volume(volume)?;
         let mut notes = Vec::new();
         let mut forced = false;
-        if let Some(mut served) = served {
+        if let Some(mut served) = self.take_served(volume, &entry) {
             forced = request.force && served.device.in_use();
             let device = served.device.path();
             if entry.frontend == blkrep_api::FrontendKind::Ublk {
@@ -35,8 +39,9 @@ impl Inner {
             }
             end(&mut served, Stop::Delete);
         }
-        let linked = self.has_links(&entry.group);
-        self.drop_volume(volume, &entry, linked)?;
+        if !kept {
+            self.show(volume, &entry);
+        }
         self.settle(&entry.group, linked, &mut notes)?;
         let id = if forced {
             EventId::VolumeDetachForced
@@ -54,41 +59,38 @@ impl Inner {
         Ok(CommandReply { notes })
     }
 
-    /// Takes the device out of what is served, unless it is open and that matters.
-    fn take_served(
+    /// Refuses a device that is open, if that matters.
+    fn refuse_open(
         &self,
         volume: &VolumeName,
         entry: &VolumeEntry,
         force: bool,
-    ) -> Result<Option<Served>, ApiError> {
-        let mut state = self.state();
-        let Some(group) = state.groups.get_mut(&entry.group) else {
-            return Ok(None);
-        };
+    ) -> Result<(), ApiError> {
+        let state = self.state();
+        let group = state.groups.get(&entry.group);
         let open = group
-            .served
-            .get(volume)
+            .and_then(|group| group.served.get(volume))
             .filter(|served| !force && served.device.in_use());
-        if let Some(served) = open {
-            return Err(ApiError::new(
+        open.map_or(Ok(()), |served| {
+            Err(ApiError::new(
                 ErrorCode::DeviceOpen,
                 format!("volume {volume}"),
                 format!("{} is open", served.device.path()),
                 "unmount it or stop what uses it; or detach --force: its users get errors",
-            ));
-        }
+            ))
+        })
+    }
+
+    /// Takes the device out of what is served.
+    fn take_served(&self, volume: &VolumeName, entry: &VolumeEntry) -> Option<Served> {
+        let mut state = self.state();
+        let group = state.groups.get_mut(&entry.group)?;
         group.troubles.remove(volume);
-        Ok(group.served.remove(volume))
+        group.served.remove(volume)
     }
 
     /// A volume of a linked group stays in the table: maps and stream are of all its volumes.
-    fn drop_volume(
-        &self,
-        volume: &VolumeName,
-        entry: &VolumeEntry,
-        linked: bool,
-    ) -> Result<(), ApiError> {
-        let linked = linked || self.has_state(&entry.group);
+    fn drop_volume(&self, volume: &VolumeName) -> Result<(), ApiError> {
         self.state()
             .table
             .update(|entries| {
@@ -96,11 +98,7 @@ impl Inner {
                     entry.served = false;
                 }
             })
-            .map_err(|error| errors::of_table(format!("volume {volume}"), &error))?;
-        if !linked {
-            self.show(volume, entry);
-        }
-        Ok(())
+            .map_err(|error| errors::of_table(format!("volume {volume}"), &error))
     }
 
     /// True if the group is open and has links.
@@ -159,7 +157,8 @@ impl Inner {
         notes: &mut Vec<String>,
     ) -> Result<(), ApiError> {
         let held = "its backing stays claimed until the other volumes of its group are detached";
-        let Some(engine) = self.state().engine(group).filter(|_| !linked) else {
+        let engine = self.state().engine(group);
+        let Some(engine) = engine.filter(|engine| !linked && !engine.volumes_are_fixed()) else {
             notes.push(held.to_owned());
             return Ok(());
         };
@@ -274,8 +273,11 @@ impl Inner {
         self.forget(group).map(drop)
     }
 
-    /// Drops what is remembered of a group that is neither served nor received.
+    /// Drops what is remembered of a group that is neither served nor connected.
     pub(super) fn forget(&self, group: &GroupName) -> Result<CommandReply, ApiError> {
+        if let Some(reply) = self.forget_replica(group)? {
+            return Ok(reply);
+        }
         let known = !self.volumes_of(group).is_empty()
             || self.groups_dir.join(format!("{group}.group")).exists();
         if !known {
@@ -309,6 +311,8 @@ impl Inner {
         self.remove_entries(group)?;
         forget_group(&self.host, &self.groups_dir, group)
             .map_err(|error| errors::of_engine(format!("group {group}"), &error))?;
+        // If it was promoted here, the record of the replica that it was is left.
+        self.remove_replica_files(group)?;
         self.settings.forget_group(group);
         Ok(CommandReply::note(format!(
             "group {group} is forgotten; its data was not touched"

@@ -7,6 +7,7 @@ use super::table::TableError;
 use crate::engine::source::OpenError;
 use blkrep_api::{ApiError, ErrorCode};
 use blkrep_io::HostError;
+use blkrep_log::FormatError;
 use blkrep_types::{Errno, GroupName, VolumeName};
 use blkrep_ublk::FrontError;
 
@@ -57,17 +58,43 @@ pub(super) fn of_front(volume: &VolumeName, error: &FrontError) -> ApiError {
 
 /// The table could not be changed.
 pub(super) fn of_table(subject: impl Into<String>, error: &TableError) -> ApiError {
-    let code = match error {
-        TableError::Io { source, .. } if Errno::from(source) == Errno::ENOSPC => {
-            ErrorCode::StateFull
-        }
-        TableError::Io { .. } => ErrorCode::NoRights,
-        TableError::Corrupt { .. } => ErrorCode::StateCorrupt,
-        TableError::Newer { .. } => ErrorCode::StateNewer,
+    let (code, action) = match error {
+        TableError::Io { source, .. } => match Errno::from(source) {
+            errno if is_full(errno) => (
+                ErrorCode::StateFull,
+                "free space in the state directory and try again",
+            ),
+            errno if is_denied(errno) => (
+                ErrorCode::NoRights,
+                "give blkrepd's user the right to write the state directory",
+            ),
+            _ => (
+                ErrorCode::StateCorrupt,
+                "repair the disk of the state directory: see the kernel's log (dmesg)",
+            ),
+        },
+        TableError::Corrupt { .. } => (ErrorCode::StateCorrupt, "see the text"),
+        TableError::Newer { .. } => (ErrorCode::StateNewer, "start the newer blkrepd again"),
     };
-    let action = "free space in, or repair, the state directory; nothing was changed";
+    let action = format!("{action}; nothing was changed");
     ApiError::new(code, subject, error.to_string(), action)
 }
+
+/// No space, no quota, or a limit on the size of files.
+fn is_full(errno: Errno) -> bool {
+    errno == Errno::ENOSPC || matches!(errno.get(), EDQUOT | EFBIG)
+}
+
+const fn is_denied(errno: Errno) -> bool {
+    matches!(errno.get(), EPERM | EACCES | EROFS)
+}
+
+const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+const EACCES: i32 = 13;
+const EFBIG: i32 = 27;
+const EROFS: i32 = 30;
+const EDQUOT: i32 = 122;
 
 /// An engine that does not open or does not do it.
 pub(super) fn of_engine(subject: impl Into<String>, error: &OpenError) -> ApiError {
@@ -80,12 +107,23 @@ pub(super) fn of_engine(subject: impl Into<String>, error: &OpenError) -> ApiErr
             format!("find out by what with: fuser -v {}", path.display()),
         ),
         OpenError::Host(error) => of_host(subject, error),
-        OpenError::State { .. } => ApiError::new(
-            ErrorCode::StateCorrupt,
-            subject,
-            error.to_string(),
-            "restore the file from a backup of the state directory; or `blkctl forget` the group, attach and connect it again with a checksum mirror",
-        ),
+        OpenError::State { source, .. } => {
+            let (code, action) = match source {
+                FormatError::Newer { .. } => (
+                    ErrorCode::StateNewer,
+                    "install the newer blkrepd again; nothing was changed",
+                ),
+                FormatError::Room { .. } => (
+                    ErrorCode::LimitReached,
+                    "give up a link (blkctl disconnect --forget), or use shorter paths",
+                ),
+                _ => (
+                    ErrorCode::StateCorrupt,
+                    "restore the file from a backup of the state directory; or give up what is                      remembered: blkctl forget the group, attach it and connect it again with a                      checksum mirror",
+                ),
+            };
+            ApiError::new(code, subject, error.to_string(), action)
+        }
         OpenError::Volume { volume, problem } => {
             let (happened, action) = problem
                 .rsplit_once(": ")
@@ -107,13 +145,13 @@ pub(super) fn of_engine(subject: impl Into<String>, error: &OpenError) -> ApiErr
 }
 
 /// A blocking call that failed.
-fn of_host(subject: String, error: &HostError) -> ApiError {
+pub(super) fn of_host(subject: String, error: &HostError) -> ApiError {
     let (code, action) = match error.errno {
         Errno::EROFS => (
             ErrorCode::BackingReadOnly,
             "attach it with --read-only, or make the backing writable",
         ),
-        Errno::ENOSPC => (ErrorCode::StateFull, "free space in the state directory"),
+        errno if is_full(errno) => (ErrorCode::StateFull, "free space there and try again"),
         Errno::EINVAL => (
             ErrorCode::BackingUnsuitable,
             "use a backing that takes direct I/O: a block device, or a file on a disk filesystem",
@@ -126,8 +164,8 @@ fn of_host(subject: String, error: &HostError) -> ApiError {
             ErrorCode::BackingMissing,
             "check that the disk is connected",
         ),
-        other if other.get() == 2 => (ErrorCode::BackingMissing, "check the path"),
-        other if matches!(other.get(), 1 | 13) => (
+        other if other.get() == ENOENT => (ErrorCode::BackingMissing, "check the path"),
+        other if matches!(other.get(), EPERM | EACCES) => (
             ErrorCode::NoRights,
             "run blkrepd as root, or give its user the rights",
         ),

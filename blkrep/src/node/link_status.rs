@@ -48,6 +48,9 @@ impl Inner {
                     sent_bytes: facts.sent_bytes,
                     sent_compressed_bytes: ByteLen::new(snapshot.wire_bytes_sent),
                     connected_since: snapshot.connected_since.map(clock::timestamp),
+                    last_error: snapshot
+                        .last_error
+                        .filter(|_| snapshot.connection != LinkConnection::Up && wanted),
                     refusal: snapshot.refusal.map(|refusal| refusal.text),
                     name,
                 })

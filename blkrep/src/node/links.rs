@@ -7,7 +7,7 @@ use super::state::{Engine, Group};
 use super::threads::WorkerThread;
 use super::{Inner, errors};
 use crate::engine::link::{
-    LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkWatch, LinkWorker,
+    LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkWatch, LinkWorker, Refusal,
 };
 use crate::engine::source::{InitialMap, LinkSpec};
 use crate::events::Events;
@@ -17,6 +17,7 @@ use blkrep_api::{
 };
 use blkrep_core::source::{MirrorPhase, Transmit};
 use blkrep_types::{GroupName, LinkName, MirrorKind};
+use blkrep_wire::RefuseCode;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::thread;
@@ -129,7 +130,17 @@ impl Inner {
         Err(errors::no_group(group))
     }
 
+    /// Makes a link, or connects one again, then waits a moment for the answer. Other commands go on
+    /// meanwhile.
     pub(super) fn connect(&self, request: &ConnectRequest) -> Result<ConnectReply, ApiError> {
+        let turn = self.command();
+        let (name, new) = self.begin_link(request)?;
+        drop(turn);
+        self.await_answer(request, &name, new)
+    }
+
+    /// The link's name, and whether it is new.
+    fn begin_link(&self, request: &ConnectRequest) -> Result<(LinkName, bool), ApiError> {
         let subject = format!("group {}", request.group);
         let engine = self.source(&request.group)?;
         let peer = address(&subject, &request.to)?;
@@ -154,7 +165,7 @@ impl Inner {
             None => self.add_link(&engine, request, &name, peer)?,
         }
         self.start_link(&request.group, &engine, &name)?;
-        self.await_answer(&engine, request, &name, again.is_none())
+        Ok((name, again.is_none()))
     }
 
     fn add_link(
@@ -263,10 +274,10 @@ impl Inner {
         engine.set_wanted(name, true).map_err(wrap)
     }
 
-    /// Waits a moment, so that a refusal is the answer of the command and not found out later.
+    /// Waits a moment, so that a refusal is the answer of the command and not found out later. A new
+    /// link that is refused is not kept, whatever the reason: somebody reads the answer.
     fn await_answer(
         &self,
-        engine: &Engine,
         request: &ConnectRequest,
         name: &LinkName,
         new: bool,
@@ -283,9 +294,11 @@ impl Inner {
         let end = Instant::now() + ANSWER_WAIT;
         loop {
             let snapshot = control.snapshot();
-            if let Some(refusal) = snapshot.refusal {
+            let passes = |refusal: &Refusal| refusal.code == Some(RefuseCode::Unavailable);
+            let denied = snapshot.denied.filter(|denied| new && !passes(denied));
+            if let Some(refusal) = snapshot.refusal.or(denied) {
                 if new {
-                    self.drop_link(&request.group, engine, name);
+                    self.drop_link(&request.group, name);
                 }
                 return Err(refused(&request.group, &refusal));
             }
@@ -298,7 +311,7 @@ impl Inner {
                     "connected to node {peer}; blkctl status shows progress"
                 )));
             }
-            if Instant::now() >= end {
+            if Instant::now() >= end || snapshot.connection == LinkConnection::Stopped {
                 let why = snapshot
                     .last_error
                     .unwrap_or_else(|| "no answer yet".to_owned());
@@ -310,8 +323,13 @@ impl Inner {
         }
     }
 
-    fn drop_link(&self, group: &GroupName, engine: &Engine, name: &LinkName) {
+    fn drop_link(&self, group: &GroupName, name: &LinkName) {
+        let _turn = self.command();
         self.stop_link(group, name);
+        // Without an engine another command has ended the group meanwhile; its record has the link.
+        let Ok(engine) = self.source(group) else {
+            return;
+        };
         if let Err(error) = engine.forget_link(name) {
             tracing::error!(%group, link = %name, %error, "take back a refused link");
         }
@@ -609,17 +627,48 @@ fn phase_of(engine: &Engine, link: &LinkName) -> Option<MirrorPhase> {
     found.map(|(_, _, status)| status.mirror.phase)
 }
 
-fn refused(group: &GroupName, refusal: &crate::engine::link::Refusal) -> ApiError {
-    let (happened, action) = refusal.text.rsplit_once("; ").unwrap_or((
-        refusal.text.as_str(),
-        "blkctl events on both nodes says more",
-    ));
-    ApiError::new(
-        ErrorCode::PeerRefused,
-        format!("group {group}"),
-        happened,
-        action,
-    )
+/// A refusal in the words of the control API.
+fn refused(group: &GroupName, refusal: &Refusal) -> ApiError {
+    let (code, otherwise) = match refusal.code {
+        Some(RefuseCode::Version) => (
+            ErrorCode::PeerIncompatible,
+            "upgrade the older of the two nodes",
+        ),
+        Some(RefuseCode::Path) => (
+            ErrorCode::TargetPathDenied,
+            "map the volume to a path that the target allows: --map VOLUME=PATH",
+        ),
+        Some(RefuseCode::Occupied) => (
+            ErrorCode::TargetHoldsData,
+            "if it may be overwritten, connect with --overwrite",
+        ),
+        Some(RefuseCode::TooSmall) => (ErrorCode::TargetTooSmall, "use a larger target"),
+        Some(RefuseCode::NewerGeneration) => (
+            ErrorCode::RestoreRequired,
+            "use the data there; blkctl status says what to do with this node's",
+        ),
+        Some(RefuseCode::Unrelated) | None => (
+            ErrorCode::GenerationUnknown,
+            "to overwrite the target, connect with --mirror checksum --yes",
+        ),
+        Some(RefuseCode::Busy) => (
+            ErrorCode::TargetPathTaken,
+            "map the volume to a path of its own: --map VOLUME=PATH; or see blkctl status there",
+        ),
+        Some(
+            RefuseCode::Group
+            | RefuseCode::Volumes
+            | RefuseCode::Malformed
+            | RefuseCode::Failed
+            | RefuseCode::Unavailable,
+        ) => (
+            ErrorCode::PeerRefused,
+            "blkctl status and blkctl events on the target say more",
+        ),
+    };
+    let text = &refusal.text;
+    let (happened, action) = text.split_once("; ").unwrap_or((text, otherwise));
+    ApiError::new(code, format!("group {group}"), happened, action)
 }
 
 /// `link1`, `link2`, … whichever is free.

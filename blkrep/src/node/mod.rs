@@ -43,8 +43,14 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 use table::Table;
+
+/// How long a start waits altogether for claims that are held elsewhere: what a killed predecessor
+/// had in flight lands in less on a disk that works. What takes longer is tried again beside what
+/// is served, so that a service manager sees the daemon start in time.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A node over the real host.
 #[derive(Debug)]
@@ -86,6 +92,15 @@ impl Inner {
 
     fn command(&self) -> MutexGuard<'_, ()> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn, unless another command has it.
+    fn try_command(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.commands.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     fn tell(&self, event: NewEvent) {
@@ -139,8 +154,9 @@ impl LiveNode {
                 ),
             ));
         }
-        inner.restore_replicas();
-        inner.restore();
+        let end = Instant::now() + START_PATIENCE;
+        inner.restore_replicas(end);
+        inner.restore(end);
         let listening = router::Listening::start(&inner, context.listener)
             .context("start to take connections of other nodes")?;
         let watcher = watch::Watcher::start(&inner).context("start the watcher")?;
@@ -179,7 +195,7 @@ impl Node for LiveNode {
     }
 
     fn connect(&self, request: &ConnectRequest) -> Result<ConnectReply, ApiError> {
-        let _turn = self.inner.command();
+        // It takes its turn itself: it also waits for another node, which must not hold others up.
         self.inner.connect(request)
     }
 

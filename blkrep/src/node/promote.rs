@@ -78,6 +78,9 @@ impl Inner {
     fn replica_status(&self, group: &GroupName) -> Result<TargetStatus, ApiError> {
         let state = self.state();
         let replica = state.replicas.get(group);
+        if let Some(trouble) = state.unopened.get(group) {
+            return Err(super::replicas::not_opened(group, trouble));
+        }
         let is_source = state
             .table
             .entries()

@@ -13,6 +13,7 @@ use crate::engine::source::distrust_group;
 use crate::engine::target::{Replacement, ReplicaFiles, TargetPolicy};
 use blkrep_api::{ApiError, CommandReply, ErrorCode, EventId, NewEvent, ReplaceRequest};
 use blkrep_types::Extent;
+use std::time::Instant;
 
 impl Inner {
     pub(super) fn replace(&self, request: &ReplaceRequest) -> Result<CommandReply, ApiError> {
@@ -147,13 +148,12 @@ impl Inner {
             Ok(None) => return Err(errors::no_group(group)),
             Err(error) => {
                 // As it was before; what is wrong with that is told by status and events.
-                if let Err(error) = self.restore_replica(group) {
-                    tracing::error!(%group, %error, "open a replica again");
-                }
+                self.open_replica(group, Instant::now() + ATTACH_PATIENCE);
                 return Err(of_target(group, &error));
             }
         };
         self.start_replica(group, opened)?;
+        self.state().unopened.remove(group);
         let new = request.path.display();
         let event = NewEvent::new(EventId::TargetReplaced, format!("{new} holds it now"));
         self.tell(event.group(group).volume(volume));

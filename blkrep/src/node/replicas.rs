@@ -3,6 +3,7 @@
 //! Owns each replica's thread with its control. Sources bring replicas into being (`router`);
 //! commands pause, promote and forget them.
 
+use super::state::Trouble;
 use super::threads::WorkerThread;
 use super::{Inner, clock, errors};
 use crate::engine::target::{
@@ -11,12 +12,13 @@ use crate::engine::target::{
 };
 use crate::events::Events;
 use blkrep_api::{
-    ApiError, CommandReply, ErrorCode, EventId, GroupStatus, NewEvent, Role, TargetAction,
-    TargetRequest, TargetState, TargetStatus as ApiTargetStatus, VolumeState, VolumeStatus,
+    ApiError, CommandReply, ErrorCode, EventId, GroupStatus, NewEvent, Problem, ProblemLevel, Role,
+    TargetAction, TargetRequest, TargetState, TargetStatus as ApiTargetStatus, VolumeState,
+    VolumeStatus,
 };
 use blkrep_io::Host as _;
 use blkrep_io::real::{RealHost, RealSocket};
-use blkrep_types::{DataState, GroupName};
+use blkrep_types::{ByteLen, DataState, Generation, GroupName};
 use blkrep_wire::Applying;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,8 +30,9 @@ use std::time::{Duration, Instant};
 const RING_ENTRIES: u32 = 512;
 /// How long an answer of a replica's worker may take: what it has received must be durable first.
 const ANSWER_WAIT: Duration = Duration::from_secs(90);
-/// How long the claims of a killed predecessor are waited for.
-const CLAIM_WAIT: Duration = Duration::from_secs(60);
+/// A replica's status is not older.
+const STATUS_AGE_MAX: Duration = Duration::from_millis(200);
+/// How often a claim that is held elsewhere is tried.
 const CLAIM_RETRY: Duration = Duration::from_millis(50);
 
 /// A replica at work.
@@ -120,13 +123,37 @@ fn in_words(event: &TargetEvent) -> (EventId, String) {
 
 /// An error of a replica's files, in the words of the control API.
 pub(super) fn of_target(group: &GroupName, error: &TargetError) -> ApiError {
+    let subject = format!("group {group}");
+    let (code, otherwise) = match error {
+        TargetError::Host(error) => return errors::of_host(subject, error),
+        TargetError::Busy { .. } => (
+            ErrorCode::BackingInUse,
+            "stop what has it open: fuser -v shows it",
+        ),
+        TargetError::Newer { .. } => (
+            ErrorCode::StateNewer,
+            "install the newer blkrepd again; nothing was changed",
+        ),
+        TargetError::Promoted(_) => (ErrorCode::WrongRole, "see blkctl status"),
+        TargetError::ReadOnly { .. } => (ErrorCode::BackingReadOnly, "make it writable"),
+        TargetError::TooSmall { .. } => (ErrorCode::TargetTooSmall, "enlarge it"),
+        _ => (
+            ErrorCode::StateCorrupt,
+            "see blkctl events --severity error",
+        ),
+    };
     let text = error.to_string();
-    let (happened, action) = text.rsplit_once("; ").unwrap_or((&text, "see the log"));
+    let (happened, action) = text.split_once("; ").unwrap_or((&text, otherwise));
+    ApiError::new(code, subject, happened, action)
+}
+
+/// A command needs a replica that could not be opened.
+pub(super) fn not_opened(group: &GroupName, trouble: &Trouble) -> ApiError {
     ApiError::new(
-        ErrorCode::StateCorrupt,
+        trouble.code,
         format!("group {group}"),
-        happened,
-        action,
+        format!("its replica could not be opened: {}", trouble.what),
+        trouble.action.clone(),
     )
 }
 
@@ -142,33 +169,49 @@ impl Inner {
         }
     }
 
-    /// Opens every replica of the state directory.
-    pub(super) fn restore_replicas(&self) {
+    /// Opens every replica of the state directory. Claims that are held elsewhere are waited for up
+    /// to `end`; what cannot be opened is tried again later.
+    pub(super) fn restore_replicas(&self, end: Instant) {
         let names = self.host.list(&self.replicas_dir).unwrap_or_else(|error| {
             tracing::error!(%error, "list replicas");
             Vec::new()
         });
-        for name in names {
-            let Ok(group) = GroupName::new(&name) else {
-                continue;
-            };
-            if let Err(error) = self.restore_replica(&group) {
-                let text = format!("{error}; {}", error.action);
-                tracing::error!(%group, error = text, "open the replica");
-                self.tell(NewEvent::new(EventId::TargetNotOk, text).group(&group));
-            }
+        for group in names.iter().filter_map(|name| GroupName::new(name).ok()) {
+            self.open_replica(&group, end);
         }
     }
 
-    pub(super) fn restore_replica(&self, group: &GroupName) -> Result<(), ApiError> {
-        let began = Instant::now();
+    /// Opens a replica; if that fails, status and events say why.
+    pub(super) fn open_replica(&self, group: &GroupName, end: Instant) {
+        let error = match self.restore_replica(group, end) {
+            Ok(()) => {
+                self.state().unopened.remove(group);
+                return;
+            }
+            Err(error) => error,
+        };
+        let trouble = Trouble::from(&error);
+        let text = trouble.to_string();
+        let before = self.state().unopened.insert(group.clone(), trouble.clone());
+        if before.as_ref() == Some(&trouble) {
+            return;
+        }
+        let id = match trouble.code {
+            ErrorCode::StateCorrupt => EventId::StateCorrupt,
+            ErrorCode::StateNewer => EventId::StateNewer,
+            _ => EventId::TargetNotOk,
+        };
+        self.tell(NewEvent::new(id, format!("the replica cannot be opened: {text}")).group(group));
+    }
+
+    fn restore_replica(&self, group: &GroupName, end: Instant) -> Result<(), ApiError> {
         loop {
             match ReplicaFiles::open(&self.host, &self.replica_dir(group)) {
                 Ok(None) => return Ok(()),
                 Ok(Some(opened)) => return self.start_replica(group, opened),
                 // Its group is in the table and is opened as a source.
                 Err(TargetError::Promoted(_)) => return Ok(()),
-                Err(TargetError::Busy { .. }) if began.elapsed() < CLAIM_WAIT => {
+                Err(TargetError::Busy { .. }) if Instant::now() < end => {
                     thread::sleep(CLAIM_RETRY);
                 }
                 Err(error) => return Err(of_target(group, &error)),
@@ -211,6 +254,9 @@ impl Inner {
         let state = self.state();
         if let Some(replica) = state.replicas.get(group) {
             return Ok(replica.control.clone());
+        }
+        if let Some(trouble) = state.unopened.get(group) {
+            return Err(not_opened(group, trouble));
         }
         let is_source = state
             .table
@@ -267,13 +313,15 @@ impl Inner {
 
     /// Adds what this node receives to a status.
     pub(super) fn add_replicas(&self, groups: &mut Vec<GroupStatus>) {
-        let replicas: Vec<_> = {
+        let (replicas, unopened): (Vec<_>, Vec<_>) = {
             let state = self.state();
             let replicas = state.replicas.iter();
-            replicas
-                .map(|(name, replica)| (name.clone(), replica.control.status()))
-                .collect()
+            let replicas = replicas.map(|(name, replica)| (name.clone(), replica.control.status()));
+            let unopened = state.unopened.iter();
+            let unopened = unopened.map(|(name, why)| unopened_status(name.clone(), why));
+            (replicas.collect(), unopened.collect())
         };
+        groups.extend(unopened);
         for (name, status) in replicas {
             if let Some(status) = status {
                 groups.retain(|group| group.name != name);
@@ -282,12 +330,106 @@ impl Inner {
         }
     }
 
+    /// Drops what this node remembers of a group that it receives; `None` if it receives none of that
+    /// name.
+    pub(super) fn forget_replica(
+        &self,
+        group: &GroupName,
+    ) -> Result<Option<CommandReply>, ApiError> {
+        if !self.state().replica_is_here(group) {
+            return Ok(None);
+        }
+        // A status is a moment old: one of before the source connected must not count.
+        thread::sleep(STATUS_AGE_MAX);
+        let (status, opened) = {
+            let state = self.state();
+            let replica = state.replicas.get(group);
+            let status = replica.and_then(|replica| replica.control.status());
+            (status, replica.is_some())
+        };
+        let source = status.as_ref().map(|status| status.source.clone());
+        if let Some(source) = source
+            .as_ref()
+            .filter(|_| status.is_some_and(|status| status.connected_since.is_some()))
+        {
+            return Err(ApiError::new(
+                ErrorCode::GroupBusy,
+                format!("group {group}"),
+                format!("its source, node {source}, is connected"),
+                format!("end the link there first: blkctl disconnect {group}"),
+            ));
+        }
+        if opened {
+            let replica = self.state().replicas.remove(group);
+            if let Some(replica) = replica {
+                replica.end();
+            }
+        }
+        self.remove_replica_files(group)?;
+        self.state().unopened.remove(group);
+        self.settings.forget_group(group);
+        let text = "by command; its data was left";
+        self.tell(NewEvent::new(EventId::TargetForgotten, text).group(group));
+        let again = source.map_or_else(String::new, |source| {
+            format!("; if node {source} still has its link, it makes it anew when it connects")
+        });
+        Ok(Some(CommandReply::note(format!(
+            "group {group} is forgotten; its data was not touched{again}"
+        ))))
+    }
+
+    /// Removes the record, journal and map of a replica that nobody has open. The record goes first:
+    /// without it the others mean nothing.
+    pub(super) fn remove_replica_files(&self, group: &GroupName) -> Result<(), ApiError> {
+        let directory = self.replica_dir(group);
+        if !directory.exists() {
+            return Ok(());
+        }
+        for name in ["superblock", "journal", "map"] {
+            self.host
+                .remove(&directory.join(name))
+                .map_err(|error| errors::of_host(format!("group {group}"), &error))?;
+        }
+        if let Err(error) = std::fs::remove_dir(&directory) {
+            tracing::warn!(%group, %error, "remove the directory of a forgotten replica");
+        }
+        Ok(())
+    }
+
     /// Ends all replicas in order.
     pub(super) fn stop_replicas(&self) {
         let replicas = std::mem::take(&mut self.state().replicas);
         for (_, replica) in replicas {
             replica.end();
         }
+    }
+}
+
+/// A replica of which nothing is known but why.
+fn unopened_status(name: GroupName, why: &Trouble) -> GroupStatus {
+    let problem = Problem::new(
+        ProblemLevel::Error,
+        format!("the replica cannot be opened: {}", why.what),
+        "nothing is received and it cannot be promoted; nothing was changed",
+        format!("{}; it is tried again by itself", why.action),
+    );
+    GroupStatus {
+        name,
+        role: Role::Target,
+        generation: Generation::NONE,
+        volumes: Vec::new(),
+        links: Vec::new(),
+        target: Some(ApiTargetStatus {
+            source: None,
+            connected: false,
+            last_heard: None,
+            data_state: DataState::Unknown,
+            status: TargetState::NotLoaded,
+            journal_bytes: ByteLen::ZERO,
+            journal_limit_bytes: ByteLen::ZERO,
+            dirty_bytes: ByteLen::ZERO,
+        }),
+        problems: vec![problem],
     }
 }
 

@@ -4,17 +4,18 @@
 //! volume that cannot be served keeps its entry, its status says why, and it is tried again.
 
 use super::Inner;
-use super::claim::{CLAIM_WAIT, Volumes};
+use super::claim::Volumes;
 use super::serve::outlived;
-use super::state::Group;
+use super::state::{Group, Trouble};
 use super::table::VolumeEntry;
 use blkrep_api::{EventId, NewEvent};
 use blkrep_types::{GroupName, VolumeName};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 impl Inner {
-    /// Serves everything the table says.
-    pub(super) fn restore(&self) {
+    /// Serves everything the table says. Claims that are held elsewhere are waited for up to `end`:
+    /// one group that cannot be had does not keep the others, and the daemon, from working.
+    pub(super) fn restore(&self, end: Instant) {
         self.forget_transient();
         let groups: Vec<GroupName> = {
             let state = self.state();
@@ -34,7 +35,7 @@ impl Inner {
                 // A promotion was begun and never became durable.
                 self.take_back(&group);
             } else {
-                self.bring_up(&group, CLAIM_WAIT);
+                self.bring_up(&group, end.saturating_duration_since(Instant::now()));
             }
         }
     }
@@ -83,9 +84,8 @@ impl Inner {
         let engine = match engine {
             Ok(engine) => engine,
             Err(error) => {
-                let why = format!("{error}; {}", error.action);
                 for ((name, _), left) in missing.iter().zip(left) {
-                    self.trouble(group, name, left, &why);
+                    self.trouble(group, name, left, Trouble::from(&error));
                 }
                 return;
             }
@@ -103,7 +103,7 @@ impl Inner {
                     self.tell_back(group, name, left, &device);
                 }
                 Err(error) => {
-                    self.trouble(group, name, left, &format!("{error}; {}", error.action));
+                    self.trouble(group, name, left, Trouble::from(&error));
                 }
             }
         }
@@ -151,12 +151,12 @@ impl Inner {
     }
 
     /// A volume is not served: said once for each reason.
-    fn trouble(&self, group: &GroupName, volume: &VolumeName, left: bool, why: &str) {
+    fn trouble(&self, group: &GroupName, volume: &VolumeName, left: bool, why: Trouble) {
         let mut state = self.state();
         let known: &mut Group = state.groups.entry(group.clone()).or_default();
-        let before = known.troubles.insert(volume.clone(), why.to_owned());
+        let before = known.troubles.insert(volume.clone(), why.clone());
         drop(state);
-        if before.as_deref() == Some(why) {
+        if before.as_ref() == Some(&why) {
             return;
         }
         let id = if left {
@@ -164,6 +164,10 @@ impl Inner {
         } else {
             EventId::VolumeAttachFailed
         };
-        self.tell(NewEvent::new(id, why).group(group).volume(volume));
+        self.tell(
+            NewEvent::new(id, why.to_string())
+                .group(group)
+                .volume(volume),
+        );
     }
 }

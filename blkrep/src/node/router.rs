@@ -6,12 +6,14 @@
 use super::Inner;
 use super::threads::{ThreadError, WorkerThread};
 use crate::engine::target::{
-    Acceptor, AcceptorLimits, Arrival, ReplicaFiles, ReplicaRequest, Route, Router, TargetPolicy,
+    Acceptor, AcceptorLimits, Arrival, Opened, ReplicaFiles, ReplicaRequest, Route, Router,
+    TargetError, TargetPolicy,
 };
 use blkrep_api::{EventId, NewEvent};
+use blkrep_io::Host as _;
 use blkrep_io::real::{RealHost, RealSocket};
 use blkrep_store::superblock::ReplicaVolume;
-use blkrep_types::{ByteLen, DataState, History, VolumeName, WriteName};
+use blkrep_types::{ByteLen, DataState, GroupName, History, VolumeName, WriteName};
 use blkrep_wire::{Hello, HelloVolume, PeerRole, RefuseCode, Welcome, WelcomeVolume};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -66,11 +68,32 @@ impl Router<RealSocket> for NodeRouter {
         match self.0.upgrade() {
             Some(inner) if !inner.stopping.load(Ordering::Acquire) => inner.route(arrival),
             _ => refuse(
-                RefuseCode::Busy,
+                RefuseCode::Unavailable,
                 "the target is stopping; it is tried again".to_owned(),
             ),
         }
     }
+}
+
+/// Commands change what a new replica depends on. The acceptor does not wait for one that takes
+/// long: other sources wait for the acceptor.
+fn another_command() -> Route {
+    refuse(
+        RefuseCode::Unavailable,
+        "the target is busy with another command; it is tried again".to_owned(),
+    )
+}
+
+/// A replica that cannot be used: nothing of it is replaced before somebody says so.
+fn unusable(error: &TargetError, group: &GroupName) -> Route {
+    let text = match error {
+        TargetError::Promoted(_) => format!(
+            "{error}; blkctl forget {group} there lets it become a target, whose data is then \
+             overwritten"
+        ),
+        _ => error.to_string(),
+    };
+    refuse(error.code(), text)
 }
 
 fn refuse(code: RefuseCode, text: String) -> Route {
@@ -104,7 +127,11 @@ impl Inner {
                 .map(|replica| replica.control.clone());
             return control.map_or(answer, |control| hand_over(&control, arrival));
         }
-        if let Err(refusal) = self.make_replica(&arrival.hello, &[]) {
+        let made = match self.try_command() {
+            Some(_turn) => self.make_replica(&arrival.hello, &[]),
+            None => Err(another_command()),
+        };
+        if let Err(refusal) = made {
             return refusal;
         }
         let control = self
@@ -114,7 +141,10 @@ impl Inner {
             .map(|replica| replica.control.clone());
         match control {
             Some(control) => hand_over(&control, arrival),
-            None => refuse(RefuseCode::Busy, "the replica has just ended".to_owned()),
+            None => refuse(
+                RefuseCode::Unavailable,
+                "the replica has just ended".to_owned(),
+            ),
         }
     }
 
@@ -129,7 +159,13 @@ impl Inner {
                 "node {} is source of group {} itself, and does not serve it now; `blkctl forget {}` there lets it become a target",
                 self.name, hello.group, hello.group
             );
-            return Some(refuse(RefuseCode::Busy, text));
+            // One that is to be served may be soon.
+            let code = if volumes.iter().any(|(_, entry)| entry.served) {
+                RefuseCode::Unavailable
+            } else {
+                RefuseCode::Busy
+            };
+            return Some(refuse(code, text));
         };
         let history = engine.history();
         if hello.history.supersedes(history.current()) {
@@ -182,7 +218,9 @@ impl Inner {
     /// Gives up a superseded source for the newer history: its backings become the replica's bases.
     /// The operator has said so at the newer source, by name.
     fn become_target(&self, hello: &Hello) -> Result<(), Route> {
-        let _turn = self.command();
+        let Some(_turn) = self.try_command() else {
+            return Err(another_command());
+        };
         let group = &hello.group;
         let own: Vec<OwnBase> = self
             .volumes_of(group)
@@ -194,9 +232,17 @@ impl Inner {
         self.make_replica(hello, &own)
     }
 
-    /// Makes a replica for a group that this node does not serve. Bases of `own` volumes, which the
+    /// Makes a replica for a group that this node does not serve, or opens the one that is there. One
+    /// that is there and cannot be opened (damaged, of a newer version, its disk missing) is left as
+    /// it is: it may hold the only copy of what was acknowledged. Bases of `own` volumes, which the
     /// node had as their source, are allowed and are where a volume goes that nobody named a path for.
     fn make_replica(&self, hello: &Hello, own: &[OwnBase]) -> Result<(), Route> {
+        let directory = self.replica_dir(&hello.group);
+        match ReplicaFiles::open(&self.host, &directory) {
+            Ok(None) => {}
+            Ok(Some(opened)) => return self.begin_replica(&hello.group, opened),
+            Err(error) => return Err(unusable(&error, &hello.group)),
+        }
         let policy = TargetPolicy {
             directories: self.replica_dirs.clone(),
             paths: own.iter().map(|(_, path)| path.clone()).collect(),
@@ -225,13 +271,50 @@ impl Inner {
                 .collect(),
             overwrite: hello.overwrite,
         };
-        let directory = self.replica_dir(&hello.group);
         let settings = self.target_settings(&hello.group);
+        let missing = missing_bases(&policy, &request);
         let opened = ReplicaFiles::create(&self.host, &directory, &policy, &settings, &request)
-            .map_err(|error| refuse(error.code(), error.to_string()))?;
-        self.start_replica(&hello.group, opened)
-            .map_err(|error| refuse(RefuseCode::Busy, format!("{error}; {}", error.action)))
+            .map_err(|error| {
+                self.unmake_replica(&hello.group, &missing);
+                refuse(error.code(), error.to_string())
+            })?;
+        self.begin_replica(&hello.group, opened)
     }
+
+    /// Making a replica failed: nothing of it is left. `made` are bases that were not there before.
+    fn unmake_replica(&self, group: &GroupName, made: &[PathBuf]) {
+        if let Err(error) = self.remove_replica_files(group) {
+            tracing::warn!(%group, %error, "remove a replica that could not be made");
+        }
+        for path in made {
+            if let Err(error) = self.host.remove(path) {
+                tracing::debug!(%group, %error, "remove a base that was made in vain");
+            }
+        }
+    }
+
+    fn begin_replica(&self, group: &GroupName, opened: Opened<RealHost>) -> Result<(), Route> {
+        self.start_replica(group, opened)
+            .map_err(|error| refuse(RefuseCode::Failed, format!("{error}; {}", error.action)))?;
+        self.state().unopened.remove(group);
+        Ok(())
+    }
+}
+
+/// Bases of a replica that are not there and may be made.
+fn missing_bases(policy: &TargetPolicy, request: &ReplicaRequest) -> Vec<PathBuf> {
+    let place = |volume: &ReplicaVolume| {
+        if volume.path.as_os_str().is_empty() {
+            policy.choose(&request.group, &volume.name).ok()
+        } else {
+            Some(volume.path.clone())
+        }
+    };
+    let places = request.volumes.iter().filter_map(place);
+    places
+        .filter(|path| policy.check(path).is_ok() && policy.may_make(path))
+        .filter(|path| matches!(path.try_exists(), Ok(false)))
+        .collect()
 }
 
 fn hand_over(

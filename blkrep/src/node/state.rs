@@ -7,6 +7,7 @@ use super::replicas::Replica;
 use super::table::Table;
 use super::threads::WorkerThread;
 use crate::engine::source::SourceShared;
+use blkrep_api::{ApiError, ErrorCode};
 use blkrep_io::real::RealHost;
 use blkrep_types::{GroupName, LinkName, VolumeIndex, VolumeName};
 use blkrep_ublk::Device;
@@ -24,6 +25,38 @@ pub(super) struct Served {
     pub(super) threads: Vec<WorkerThread>,
 }
 
+/// Why something of the state directory is not at work, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) code: ErrorCode,
+    /// What is wrong with what.
+    pub(super) what: String,
+    pub(super) action: String,
+}
+
+impl Trouble {
+    /// True if it is a claim that the kernel may not have taken from a killed predecessor yet.
+    pub(super) const fn may_pass_soon(&self) -> bool {
+        matches!(self.code, ErrorCode::BackingInUse)
+    }
+}
+
+impl From<&ApiError> for Trouble {
+    fn from(error: &ApiError) -> Self {
+        Self {
+            code: error.code,
+            what: error.to_string(),
+            action: error.action.clone(),
+        }
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; {}", self.what, self.action)
+    }
+}
+
 /// A group of this node's volumes.
 #[derive(Debug, Default)]
 pub(super) struct Group {
@@ -31,8 +64,8 @@ pub(super) struct Group {
     pub(super) engine: Option<Engine>,
     pub(super) served: BTreeMap<VolumeName, Served>,
     pub(super) links: BTreeMap<LinkName, LinkDriver>,
-    /// Why volumes that should be served are not, in words.
-    pub(super) troubles: BTreeMap<VolumeName, String>,
+    /// Why volumes that should be served are not.
+    pub(super) troubles: BTreeMap<VolumeName, Trouble>,
     /// A write or read of a backing failed since the group was opened.
     pub(super) failing: bool,
 }
@@ -44,6 +77,8 @@ pub(super) struct State {
     pub(super) groups: BTreeMap<GroupName, Group>,
     /// Groups that this node receives.
     pub(super) replicas: BTreeMap<GroupName, Replica>,
+    /// Groups that this node should receive and cannot.
+    pub(super) unopened: BTreeMap<GroupName, Trouble>,
 }
 
 impl State {
@@ -52,12 +87,13 @@ impl State {
             table,
             groups: BTreeMap::new(),
             replicas: BTreeMap::new(),
+            unopened: BTreeMap::new(),
         }
     }
 
-    /// True if this node is target of a group.
+    /// True if this node is target of a group, whether or not its replica could be opened.
     pub(super) fn replica_is_here(&self, group: &GroupName) -> bool {
-        self.replicas.contains_key(group)
+        self.replicas.contains_key(group) || self.unopened.contains_key(group)
     }
 
     /// The engine of a group, if it is open.

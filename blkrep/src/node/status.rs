@@ -57,12 +57,11 @@ impl Inner {
         let group = state.groups.get(name).unwrap_or(&none);
         let gate = engine_status.as_ref().map(|status| status.gate);
         let problems = group.troubles.iter().map(|(volume, why)| {
-            let (what, action) = why.rsplit_once("; ").unwrap_or((why, "see blkctl events"));
             Problem::new(
                 ProblemLevel::Error,
-                format!("volume {volume} is not served: {what}"),
+                format!("volume {volume} is not served: {}", why.what),
                 "what uses it waits or gets errors",
-                format!("{action}; it is tried again by itself"),
+                format!("{}; it is tried again by itself", why.action),
             )
         });
         GroupStatus {

@@ -4,6 +4,8 @@
 //! that could not be. Never changes what an operator decided.
 
 use super::Inner;
+use super::claim::CLAIM_WAIT;
+use super::state::Trouble;
 use crate::engine::source::SourceShared;
 use blkrep_api::{EventId, NewEvent};
 use blkrep_core::source::GroupEvent;
@@ -34,6 +36,7 @@ impl Watcher {
         let handle = thread::Builder::new()
             .name("watcher".to_owned())
             .spawn(move || {
+                let started = Instant::now();
                 let mut retried = Instant::now();
                 while stopped.recv_timeout(TURN) == Err(RecvTimeoutError::Timeout) {
                     let Some(inner) = Weak::upgrade(&inner) else {
@@ -41,8 +44,10 @@ impl Watcher {
                     };
                     inner.take_events();
                     if retried.elapsed() >= RETRY {
-                        inner.retry();
+                        inner.retry(|_| true);
                         retried = Instant::now();
+                    } else if started.elapsed() < CLAIM_WAIT {
+                        inner.retry(Trouble::may_pass_soon);
                     }
                 }
             })?;
@@ -171,19 +176,28 @@ impl Inner {
         self.tell(new);
     }
 
-    /// Tries to serve what could not be.
-    fn retry(&self) {
-        let troubled: Vec<GroupName> = {
+    /// Tries to serve and to receive what could not be, for troubles that are `worth` it.
+    fn retry(&self, worth: impl Fn(&Trouble) -> bool) {
+        let (troubled, unopened): (Vec<GroupName>, Vec<GroupName>) = {
             let state = self.state();
-            let groups = state
-                .groups
-                .iter()
-                .filter(|(_, group)| !group.troubles.is_empty());
-            groups.map(|(name, _)| name.clone()).collect()
+            let groups = state.groups.iter();
+            let troubled = groups.filter(|(_, group)| group.troubles.values().any(&worth));
+            let unopened = state.unopened.iter().filter(|(_, why)| worth(why));
+            (
+                troubled.map(|(name, _)| name.clone()).collect(),
+                unopened.map(|(name, _)| name.clone()).collect(),
+            )
         };
         for group in troubled {
             let _turn = self.command();
             self.bring_up(&group, Duration::ZERO);
+        }
+        for group in unopened {
+            let _turn = self.command();
+            // A command may have forgotten it meanwhile.
+            if self.state().unopened.contains_key(&group) {
+                self.open_replica(&group, Instant::now());
+            }
         }
     }
 

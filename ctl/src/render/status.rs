@@ -102,6 +102,15 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
         ReplicationState::Ready | ReplicationState::Stopped => Tone::Plain,
         ReplicationState::Pending | ReplicationState::Behind => Tone::Warn,
     };
+    if link.peer.is_empty() {
+        let dirty = amount(link.dirty_bytes);
+        put!(
+            text,
+            "  link {}: leads nowhere yet, dirty {dirty}",
+            link.name
+        );
+        return;
+    }
     put!(
         text,
         "  link {} to {} ({}): {}, {}, replica {}",
@@ -136,10 +145,12 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
     put!(text, "{line}, sent {}", amount(link.sent_bytes));
     if link.mirror.state != MirrorState::Idle {
         let mirror = &link.mirror;
-        let kind = mirror.kind.map_or("", |kind| kind.as_str());
+        let kind = mirror
+            .kind
+            .map_or_else(String::new, |kind| format!("{kind} "));
         put!(
             text,
-            "    mirror {kind} {}: {:.1} %, {} sent, {} not needed, {} to go",
+            "    mirror {kind}{}: {:.1} %, {} sent, {} not needed, {} to go",
             mirror.state,
             mirror.percent,
             amount(mirror.bytes_sent),

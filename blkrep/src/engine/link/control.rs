@@ -50,7 +50,7 @@ pub enum LinkConnection {
 /// Why peer or group said no.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The peer's kind of reason; `None` if this node's group refused.
+    /// The kind of reason; `None` if this node's group refused because of the two histories.
     pub code: Option<RefuseCode>,
     /// In words, with what to do.
     pub text: String,
@@ -96,6 +96,8 @@ pub struct LinkSnapshot {
     pub last_error: Option<String>,
     /// Why nothing is tried.
     pub refusal: Option<Refusal>,
+    /// What the peer said no with for now; it is tried again all the same.
+    pub denied: Option<Refusal>,
 }
 
 /// What happened to a link's connection, for events.

@@ -215,6 +215,7 @@ impl Session {
         }
         lines.encoder.agree(welcome.version);
         lines.decoder.agree(welcome.version);
+        lines.snapshot.denied = None;
         lines.snapshot.peer = Some(PeerFacts {
             node: welcome.node.clone(),
             applied: WriteName::NONE,
@@ -258,7 +259,8 @@ impl Session {
                 theirs.len(),
                 ours.len()
             );
-            return Err(Ending::refused(None, text, Some(FarewellCode::Failed)));
+            let code = Some(RefuseCode::Volumes);
+            return Err(Ending::refused(code, text, Some(FarewellCode::Failed)));
         }
         let small = ours
             .iter()
@@ -269,7 +271,8 @@ impl Session {
                 "volume '{}' has {} and its place at the target only {}; enlarge it there",
                 ours.name, ours.len, theirs.len
             );
-            Err(Ending::refused(None, text, Some(FarewellCode::Failed)))
+            let code = Some(RefuseCode::TooSmall);
+            Err(Ending::refused(code, text, Some(FarewellCode::Failed)))
         })
     }
 
@@ -277,7 +280,7 @@ impl Session {
         &self,
         io: &mut I,
         port: &mut P,
-        lines: &Lines,
+        lines: &mut Lines,
         refuse: Refuse,
     ) -> Ending {
         if refuse.code == RefuseCode::NewerGeneration {
@@ -294,6 +297,10 @@ impl Session {
         }
         let text = format!("the target refused ({}): {}", refuse.code, refuse.text);
         if refuse.code.passes() {
+            lines.snapshot.denied = Some(Refusal {
+                code: Some(refuse.code),
+                text: text.clone(),
+            });
             Ending::lost(text)
         } else {
             Ending::refused(Some(refuse.code), text, None)

@@ -336,6 +336,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         let orders = self.control.take_orders(&mut self.settings);
         if orders.connect && !self.stopping {
             self.lines.snapshot.refusal = None;
+            self.lines.snapshot.denied = None;
             if let State::Idle { due } = &mut self.state {
                 *due = Some(io.now());
             }

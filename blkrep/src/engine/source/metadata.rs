@@ -36,6 +36,8 @@ pub(super) struct SuperblockFile<H: Host> {
     path: PathBuf,
     file: FileOf<H>,
     counter: u64,
+    /// One copy was bad. It may have been the newer one.
+    pub(super) repaired: bool,
 }
 
 impl<H: Host> SuperblockFile<H> {
@@ -64,6 +66,7 @@ impl<H: Host> SuperblockFile<H> {
             path,
             file,
             counter: 0,
+            repaired: false,
         };
         let Chosen::Good {
             group,
@@ -74,6 +77,8 @@ impl<H: Host> SuperblockFile<H> {
             return Ok((superblock, None));
         };
         superblock.counter = counter;
+        let is_blank = |copy: &[u8]| copy[..512].iter().all(|byte| *byte == 0);
+        superblock.repaired = repair && ![first, second].into_iter().any(is_blank);
         if repair {
             superblock.save(&group)?;
         } else {

@@ -154,6 +154,8 @@ pub struct OpenReport {
     pub bad_sectors: u32,
     /// Writes whose local part was not known to be complete: dirty now.
     pub doubtful_writes: usize,
+    /// One copy of the group's record was bad and has been written again.
+    pub repaired: bool,
     /// In words, what was wrong with the memory log.
     pub log_problem: Option<String>,
 }
@@ -180,12 +182,19 @@ impl<H: Host> SourceShared<H> {
             crashed: found.as_ref().is_some_and(|group| !group.clean),
             ..OpenReport::default()
         };
-        let clean = found.as_ref().is_none_or(|group| group.clean);
+        // A bad copy is the write that a crash interrupted; or it was the newer one and has rotted,
+        // and then the other does not know of the run that wrote it, nor of the names it gave.
+        let repaired = superblock.repaired;
+        report.repaired = repaired;
+        let clean = found.as_ref().is_none_or(|group| group.clean) && !repaired;
         let mut record = match found {
             Some(group) => take_over(group, volumes)?,
             None => new_group(host, spec, volumes),
         };
         if !clean || report.created {
+            record.incarnation = record.incarnation.next();
+        }
+        if repaired {
             record.incarnation = record.incarnation.next();
         }
         let mut admin = Admin { superblock, record };

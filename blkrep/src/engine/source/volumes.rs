@@ -35,6 +35,14 @@ impl<H: Host> SourceShared<H> {
         Ok(index)
     }
 
+    /// True if the set of volumes has to stay as it is: maps and stream of a link are of these
+    /// volumes. A log stays for as long as the group is open, also when its last link is gone.
+    #[must_use]
+    pub fn volumes_are_fixed(&self) -> bool {
+        let linked = !self.admin().record.links.is_empty();
+        linked || self.lock().group.log().is_some()
+    }
+
     /// The group's volumes, by index.
     #[must_use]
     pub fn volumes(&self) -> Vec<GroupVolume> {
@@ -76,6 +84,13 @@ impl<H: Host> SourceShared<H> {
         if !admin.record.links.is_empty() {
             let text = format!(
                 "group {} has links, and they replicate the volumes it has: disconnect them with --forget first",
+                admin.record.name
+            );
+            return Err(OpenError::Command(text));
+        }
+        if self.lock().group.log().is_some() {
+            let text = format!(
+                "group {} had a link since it was attached, and its log is of the volumes it has: detach them all and attach them again",
                 admin.record.name
             );
             return Err(OpenError::Command(text));

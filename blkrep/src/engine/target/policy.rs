@@ -118,7 +118,7 @@ impl TargetSettings {
 #[non_exhaustive]
 pub enum TargetError {
     /// The path is not allowed.
-    #[error("path {} is refused: {why}; use a path below one of the target's replica directories, or allow it there", path.display())]
+    #[error("path {} is refused: {why}; use a path below one of the target's replica directories, or allow its directory there with --allow-replica-dir", path.display())]
     PathDenied {
         /// The path.
         path: PathBuf,

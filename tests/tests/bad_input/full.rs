@@ -1,0 +1,210 @@
+//! Disks without room: under the state directory, a journal, a base and a backing.
+//!
+//! A small disk is memory that only the daemon under test has mounted, in namespaces of its own: no root is needed.
+
+use crate::lab::{Lab, MIB, Node, until};
+use crate::volume::Volume;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Puts a disk of so many bytes at `dir` of a node that is not started. False where the kernel or its administrator
+/// allows nobody a namespace: then nothing can be shown here.
+fn small_disk(node: &mut Node, dir: &Path, bytes: u64) -> bool {
+    let allowed = std::process::Command::new("unshare")
+        .args(["-rm", "true"])
+        .status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("not shown: this machine gives no mount namespace");
+        return false;
+    }
+    std::fs::create_dir_all(dir).unwrap();
+    let script = format!("mount -t tmpfs -o size={bytes} none \"$0\" && exec \"$@\"");
+    let words = ["unshare", "-rm", "sh", "-c", &script];
+    node.wrapped = words.into_iter().map(OsString::from).collect();
+    node.wrapped.push(dir.into());
+    true
+}
+
+/// A path as the daemon sees it.
+fn inside(node: &Node, path: &Path) -> PathBuf {
+    let root = PathBuf::from(format!("/proc/{}/root", node.pid()));
+    root.join(path.strip_prefix("/").unwrap())
+}
+
+/// Takes all the room there is in a directory; to be removed to give it back.
+fn fill(node: &Node, dir: &Path) -> PathBuf {
+    let path = inside(node, &dir.join("fill"));
+    let mut file = File::create(&path).unwrap();
+    for len in [1 << 16, 4096, 1] {
+        while file.write_all(&vec![0xff; len]).is_ok() {}
+    }
+    path
+}
+
+fn open(node: &Node, address: &str) -> Volume {
+    let (name, socket) = address.split_once("?socket=").unwrap();
+    let socket = inside(node, Path::new(socket));
+    Volume::open(&format!("{name}?socket={}", socket.display()))
+}
+
+#[test]
+fn a_full_state_directory_refuses_what_needs_it_and_serves_what_is_there() {
+    let lab = Lab::new();
+    let mut target = lab.node("b");
+    let mut node = lab.plan("a");
+    let state = node.state.clone();
+    if !small_disk(&mut node, &state, 24 * MIB) {
+        return;
+    }
+    node.start();
+    let [disk, more] = ["disk", "more"].map(|name| lab.file(name, 4 * MIB, 1));
+    let address = node.attach("pg", &disk, "--group db");
+    node.ok(&format!("connect db --to {}", target.address));
+    node.equal("db");
+    let filled = fill(&node, &state);
+
+    let attach = format!("attach more --backing {} --frontend nbd", more.display());
+    let link = format!("connect db --to {} --as other", target.address);
+    for line in [&attach, &link, "set volume.queues=2", "detach pg"] {
+        let said = node.no(line, "state-full");
+        assert!(said.contains("free space"), "`{line}`: {said}");
+    }
+    assert!(node.group("more").is_none());
+    let group = node.group("db").unwrap();
+    assert_eq!(group["links"].as_array().unwrap().len(), 1, "{group}");
+    assert_eq!(group["volumes"][0]["state"], "served", "{group}");
+    // Maps and records have their room already: new regions are written and replicated.
+    let mut volume = open(&node, &address);
+    for at in 0..4 {
+        volume.write(at * MIB, &[0x77; 8192]).unwrap();
+    }
+    volume.flush().unwrap();
+    node.equal("db");
+    drop(volume);
+
+    std::fs::remove_file(filled).unwrap();
+    node.ok(&attach);
+    node.ok("set volume.queues=2");
+    node.ok("detach pg");
+    let base = std::fs::read(target.replicas.join("db.pg.img")).unwrap();
+    assert!(
+        base == std::fs::read(&disk).unwrap(),
+        "source and target differ"
+    );
+    assert!(base[..8192].iter().all(|byte| *byte == 0x77));
+    target.alive();
+}
+
+#[test]
+fn a_target_without_room_for_a_journal_refuses_and_leaves_nothing_behind() {
+    let lab = Lab::new();
+    let mut source = lab.node("a");
+    let disk = lab.file("disk", MIB, 1);
+    source.attach("pg", &disk, "--group db");
+    let mut target = lab.plan("b");
+    let state = target.state.clone();
+    if !small_disk(&mut target, &state, 8 * MIB) {
+        return;
+    }
+    target.start();
+    for _ in 0..2 {
+        let said = source.no(
+            &format!("connect db --to {}", target.address),
+            "peer-refused",
+        );
+        assert!(
+            said.contains("journal") && said.contains("No space"),
+            "{said}"
+        );
+        let left = std::fs::read_dir(inside(&target, &state.join("replicas")))
+            .unwrap()
+            .count();
+        assert_eq!(left, 0, "a replica that was never made is left");
+        assert_eq!(std::fs::read_dir(&target.replicas).unwrap().count(), 0);
+    }
+    assert!(target.group("db").is_none());
+    target.alive();
+    target.ok("set target.journal-size=16MiB");
+}
+
+#[test]
+fn a_base_that_runs_full_is_dirt_and_said_so_and_equal_when_there_is_room() {
+    let lab = Lab::new();
+    let mut source = lab.node("a");
+    let disk = lab.file("disk", 4 * MIB, 1);
+    let address = source.attach("pg", &disk, "--group db");
+    let mut target = lab.plan("b");
+    let replicas = target.replicas.clone();
+    if !small_disk(&mut target, &replicas, 6 * MIB) {
+        return;
+    }
+    target.start();
+    let base = inside(&target, &replicas.join("db.pg.img"));
+    File::create(&base).unwrap().set_len(4 << 20).unwrap();
+    let room = inside(&target, &replicas.join("room"));
+    std::fs::write(&room, vec![1; 4 << 20]).unwrap();
+    source.ok(&format!("connect db --to {}", target.address));
+    let event = target.event("target-write-error", "No space");
+    assert!(
+        event["text"].as_str().unwrap().contains("db.pg.img"),
+        "{event}"
+    );
+    until("the target says that it is not whole", || {
+        let status = target.group("db")?["target"].clone();
+        (status["data_state"] != "ok").then_some(())
+    });
+    // The source is not held up.
+    let mut volume = Volume::open(&address);
+    volume.write(0, &[0x33; 4096]).unwrap();
+    volume.flush().unwrap();
+    target.no("promote db", "replica-not-ok");
+    source.alive();
+    target.alive();
+
+    std::fs::remove_file(room).unwrap();
+    let end = std::time::Instant::now() + crate::lab::LIMIT;
+    loop {
+        // What failed is told with the next acknowledgement; a mirror that began before misses it.
+        source.ctl("mirror start db --kind checksum --wait --timeout 10s");
+        if target.group("db").unwrap()["target"]["dirty_bytes"] == 0 {
+            break;
+        }
+        assert!(std::time::Instant::now() < end, "{:?}", target.group("db"));
+    }
+    source.equal("db");
+    assert!(std::fs::read(&base).unwrap() == std::fs::read(&disk).unwrap());
+}
+
+#[test]
+fn a_backing_that_runs_full_gives_errors_and_goes_on_when_there_is_room() {
+    let lab = Lab::new();
+    let mut node = lab.plan("a");
+    let disks = lab.path("disks");
+    if !small_disk(&mut node, &disks, 4 * MIB) {
+        return;
+    }
+    node.start();
+    let disk = disks.join("disk");
+    File::create(inside(&node, &disk))
+        .unwrap()
+        .set_len(8 << 20)
+        .unwrap();
+    let address = node.attach("pg", &disk, "");
+    let filled = fill(&node, &disks);
+    let mut volume = Volume::open(&address);
+    volume.write(0, &[1; 4096]).unwrap_err();
+    node.event("backing-error", "");
+    let text = node.ctl("status").stdout;
+    assert!(
+        text.contains("returns errors") && text.contains("dmesg"),
+        "{text}"
+    );
+    std::fs::remove_file(filled).unwrap();
+    let mut volume = Volume::open(&address);
+    volume.write(0, &[2; 4096]).unwrap();
+    volume.flush().unwrap();
+    assert_eq!(volume.read(0, 4096).unwrap(), vec![2; 4096]);
+    node.alive();
+}
