@@ -173,12 +173,15 @@ impl Table {
             return Ok(());
         }
         let counter = self.counter + 1;
-        let name = if counter.is_multiple_of(2) {
-            COPIES[0]
-        } else {
-            COPIES[1]
-        };
-        write_copy(&self.directory, name, counter, &entries)?;
+        let [mut first, mut second] = COPIES;
+        if !counter.is_multiple_of(2) {
+            std::mem::swap(&mut first, &mut second);
+        }
+        write_copy(&self.directory, first, counter, &entries)?;
+        // The other copy says the same from now on: if this one rots, no older truth comes back.
+        if let Err(error) = write_copy(&self.directory, second, counter, &entries) {
+            tracing::warn!(%error, "write the second copy of the table");
+        }
         self.counter = counter;
         self.entries = entries;
         Ok(())

@@ -110,11 +110,12 @@ impl Incoming {
         }
         // Everything a mirror's begin jumps over is dirty at the source; nothing else may jump.
         let jumps = matches!(record.kind, RecordKind::MirrorBegin(_));
-        if !jumps && record.seq != self.last.1.next() {
+        let expected = Seq::new(self.last.1.get().saturating_add(1));
+        if !jumps && record.seq != expected {
             return Err(RecordError::Gap {
                 run: record.incarnation.get(),
                 found: record.seq,
-                expected: self.last.1.next(),
+                expected,
             });
         }
         self.check_extent(record)?;

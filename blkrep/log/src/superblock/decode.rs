@@ -268,15 +268,10 @@ pub fn choose(first: &[u8], second: &[u8]) -> Result<Chosen, FormatError> {
             }
         }
         [Ok((one, counter)), Err(_)] | [Err(_), Ok((one, counter))] => good(one, counter, true),
-        [
-            Err(FormatError::Blank { .. }),
-            Err(FormatError::Blank { .. }),
-        ] => Chosen::Blank,
-        [Err(one), Err(two)] => {
-            return Err(match one {
-                FormatError::Blank { .. } => two,
-                other => other,
-            });
+        // If one was never written, the power went in the very first write.
+        [Err(FormatError::Blank { .. }), Err(_)] | [Err(_), Err(FormatError::Blank { .. })] => {
+            Chosen::Blank
         }
+        [Err(error), Err(_)] => return Err(error),
     })
 }

@@ -99,6 +99,10 @@ impl<H: Host> SuperblockFile<H> {
         self.host.write_at(&self.file, offset, &bytes)?;
         self.host.sync(&self.file)?;
         self.counter = counter;
+        // The other place says the same from now on: if this copy rots, no older truth comes back.
+        // What is durable already is not undone by a failure here.
+        let other = Group::copy_offset(counter + 1);
+        let _ = self.host.write_at(&self.file, other, &bytes);
         Ok(())
     }
 }

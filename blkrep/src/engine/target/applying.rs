@@ -90,6 +90,11 @@ impl Applying {
         self.flush.is_some() || self.rewinding
     }
 
+    /// What was applied is not applied again from the checkpoint.
+    pub(super) const fn give_up_rewind(&mut self) {
+        self.rewinding = false;
+    }
+
     /// When it wants a turn at the latest.
     pub(super) fn due(&self) -> Option<Nanos> {
         [self.retry_at, self.checkpoint_at]
@@ -167,7 +172,8 @@ impl<H: Host> TargetWorker<H> {
             return false;
         }
         if self.applying.rewinding {
-            if self.applier.is_flying() {
+            // A head under way moves the checkpoint that it is applied again from.
+            if self.applier.is_flying() || self.journaling.head_under_way() {
                 return false;
             }
             self.applying.rewinding = false;
@@ -332,14 +338,14 @@ impl<H: Host> TargetWorker<H> {
         if self.applying.retry_at.is_some_and(|at| self.now >= at) {
             self.applying.retry_at = None;
         }
-        if self.applying.checkpoint_at.is_some_and(|at| self.now >= at) {
-            self.applying.checkpoint_at = None;
-            self.begin_flush(io);
-        }
         // A flush that has succeeded frees what it covered as soon as the facts are on disk.
         if self.applying.free_from > self.journal.state.number && self.persist() {
             let from = self.applying.free_from;
             self.begin_head(io, from);
+        }
+        if self.applying.checkpoint_at.is_some_and(|at| self.now >= at) {
+            self.applying.checkpoint_at = None;
+            self.begin_flush(io);
         }
     }
 

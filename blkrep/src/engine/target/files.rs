@@ -387,7 +387,19 @@ impl<H: Host> ReplicaFiles<H> {
             .write_at(&self.superblock, Replica::copy_offset(counter), &bytes)?;
         self.host.sync(&self.superblock)?;
         self.counter = counter;
+        // The other place says the same from now on: if this copy rots, no older truth comes back.
+        // What is durable already is not undone by a failure here.
+        let other = Replica::copy_offset(counter + 1);
+        let _ = self.host.write_at(&self.superblock, other, &bytes);
         Ok(())
+    }
+
+    /// Makes the journal's file anew. What is in it must mean nothing, durably.
+    pub(super) fn renew_journal(&mut self, bytes: ByteLen) -> Result<(), HostError> {
+        let path = self.directory.join("journal");
+        self.host.remove(&path)?;
+        self.journal = open_claimed(&self.host, &path, Some(bytes))?;
+        self.host.sync(&self.journal)
     }
 
     fn save_map(&mut self, part: &DirtyPart) -> Result<(), HostError> {

@@ -43,6 +43,8 @@ pub(super) struct Journaling {
     loading: Option<(u64, Slice)>,
     head: Option<JournalState>,
     head_block: Slice,
+    /// Not before then a head is written again after one failed.
+    head_retry_at: Option<Nanos>,
     retry_at: Option<Nanos>,
     full: bool,
 }
@@ -61,6 +63,7 @@ impl Journaling {
             loading: None,
             head: None,
             head_block: Region::heap(block).whole(),
+            head_retry_at: None,
             retry_at: None,
             full: false,
         }
@@ -81,6 +84,10 @@ impl Journaling {
 
     pub(super) const fn retry_at(&self) -> Option<Nanos> {
         self.retry_at
+    }
+
+    pub(super) const fn head_retry_at(&self) -> Option<Nanos> {
+        self.head_retry_at
     }
 
     pub(super) const fn head_under_way(&self) -> bool {
@@ -244,10 +251,12 @@ impl<H: Host> TargetWorker<H> {
 
     /// The journal is full: frees what is applied, or gives up a hold; else the source waits.
     fn make_room(&mut self, io: &mut H::Io) {
-        if matches!(self.mode, Mode::Promoting(_) | Mode::Stopping) {
+        let freeable = self.applier.needed_from() > self.journal.state.number;
+        let promoting = matches!(self.mode, Mode::Promoting(_));
+        let stuck = self.journaling.head_retry_at.is_some() || self.applier.is_idle() && !freeable;
+        if matches!(self.mode, Mode::Stopping) || promoting && stuck {
             // Nobody was told that it is durable; a hold is worth more.
-            self.journaling.drop_plan();
-            self.incoming.restart(self.journal.last);
+            self.give_up_unplaced();
             return;
         }
         if !self.journaling.full {
@@ -257,11 +266,23 @@ impl<H: Host> TargetWorker<H> {
         if self.applying.is_busy() || self.journaling.head.is_some() {
             return;
         }
-        if self.applier.needed_from() > self.journal.state.number {
+        if freeable {
             self.begin_flush(io);
+        } else if promoting {
+            // Applying goes on, and then there is room.
         } else if self.applier.give_up_hold(&mut self.facts) {
             self.event(&TargetEvent::HoldGivenUp);
             self.pump_apply(io);
+        }
+    }
+
+    /// What waits for room in the journal is forgotten: its source sends it again.
+    pub(super) fn give_up_unplaced(&mut self) {
+        let plan = self.journaling.plan.as_ref();
+        let waits = plan.is_some_and(|plan| self.journal.space.place(plan.bytes()).is_none());
+        if waits && self.journaling.writing.is_none() {
+            self.journaling.drop_plan();
+            self.incoming.restart(self.journal.last);
         }
     }
 
@@ -303,9 +324,15 @@ impl<H: Host> TargetWorker<H> {
 
     /// Writes a head that frees every batch before `number`, once the facts are on disk.
     pub(super) fn begin_head(&mut self, io: &mut H::Io, number: u64) {
-        if number <= self.journal.state.number || self.journaling.head.is_some() {
+        let early = self
+            .journaling
+            .head_retry_at
+            .is_some_and(|at| self.now < at);
+        let known = number <= self.journal.state.number || self.journaling.head.is_some();
+        if known || early || matches!(self.mode, Mode::Stopping) {
             return;
         }
+        self.journaling.head_retry_at = None;
         let state = self.journal.head_from(number);
         self.journaling
             .head_block
@@ -327,8 +354,11 @@ impl<H: Host> TargetWorker<H> {
                 self.journal.freed(state);
                 self.ack();
             }
-            // Nothing is lost: the same copy is written again at the next checkpoint.
-            Err(errno) => self.event(&TargetEvent::JournalFailed { errno }),
+            // Nothing is lost: the same copy is written again.
+            Err(errno) => {
+                self.journaling.head_retry_at = Some(self.now.after(self.settings.retry_interval));
+                self.event(&TargetEvent::JournalFailed { errno });
+            }
         }
     }
 

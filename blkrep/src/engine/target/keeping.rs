@@ -88,7 +88,7 @@ pub(super) fn open_journal<H: Host>(
     notes: &mut Vec<TargetEvent>,
 ) -> Result<Journal, TargetError> {
     if files.replica.journal == NO_JOURNAL {
-        return Ok(begin_journal(files, facts)?);
+        return Ok(begin_journal(files, facts, settings)?);
     }
     let state = match read_state(files) {
         Ok(state) => state,
@@ -100,7 +100,7 @@ pub(super) fn open_journal<H: Host>(
             let what = format!("{error}; everything the replica holds is compared");
             notes.push(TargetEvent::JournalCorrupt { what });
             facts.lost_everything();
-            return Ok(begin_journal(files, facts)?);
+            return Ok(begin_journal(files, facts, settings)?);
         }
     };
     scan(files, facts, settings, state, notes)
@@ -219,11 +219,18 @@ fn memory_error<H: Host>(files: &ReplicaFiles<H>, errno: Errno) -> HostError {
 pub(super) fn begin_journal<H: Host>(
     files: &mut ReplicaFiles<H>,
     facts: &mut Facts,
+    settings: &TargetSettings,
 ) -> Result<Journal, HostError> {
     files.replica.journal = NO_JOURNAL;
     files.persist(facts)?;
     let len = files.host.geometry(&files.journal)?.len.get();
-    let capacity = (len - JOURNAL_AREA_OFFSET) & !(JOURNAL_BLOCK_BYTES - 1);
+    let mut capacity = len.saturating_sub(JOURNAL_AREA_OFFSET) & !(JOURNAL_BLOCK_BYTES - 1);
+    if capacity < settings.capacity_min() {
+        // Somebody cut it short: nothing that is valid is in it.
+        let bytes = settings.journal_file_bytes();
+        files.renew_journal(bytes)?;
+        capacity = bytes.get() - JOURNAL_AREA_OFFSET;
+    }
     let mut id = NO_JOURNAL;
     while id == NO_JOURNAL {
         files.host.random(&mut id);

@@ -104,10 +104,14 @@ impl TargetSettings {
         ByteLen::new(bytes).as_usize()
     }
 
-    /// Bytes of the file of a new journal: at least two batches fit, so that one always does.
+    /// Bytes of records that a journal holds at least: two batches, so that one always fits.
+    pub(super) fn capacity_min(&self) -> u64 {
+        2 * self.batch_bytes() as u64
+    }
+
+    /// Bytes of the file of a new journal.
     pub(super) fn journal_file_bytes(&self) -> ByteLen {
-        let least = 2 * self.batch_bytes() as u64;
-        let capacity = self.journal_bytes.get().max(least);
+        let capacity = self.journal_bytes.get().max(self.capacity_min());
         let capacity = capacity.next_multiple_of(JOURNAL_BLOCK_BYTES);
         ByteLen::new(JournalState::file_bytes(capacity))
     }

@@ -35,6 +35,7 @@ impl fmt::Debug for PromotionOrder {
 impl<H: Host> TargetWorker<H> {
     pub(super) fn promote_asked(
         &mut self,
+        io: &mut H::Io,
         force: bool,
         inconsistent: bool,
         reply: Reply<Box<Promotion>>,
@@ -51,7 +52,8 @@ impl<H: Host> TargetWorker<H> {
         let connected = self
             .session
             .as_ref()
-            .is_some_and(|s| s.phase() != Phase::Closing);
+            .is_some_and(|s| s.phase() != Phase::Closing)
+            || self.next_session.is_some();
         // What the data will be worth is known only when the journal is applied.
         let state = match self.facts.state() {
             DataState::NotReady => DataState::NotReady,
@@ -65,6 +67,9 @@ impl<H: Host> TargetWorker<H> {
         };
         if let Err(refusal) = check_promote(&request) {
             return reply(Err(refusal.into()));
+        }
+        if let Some((waiting, ..)) = self.next_session.take() {
+            io.shutdown(&waiting);
         }
         if let Some(session) = &mut self.session {
             session.end(

@@ -123,11 +123,18 @@ impl<H: Host> TargetWorker<H> {
 
     /// Takes in what has come, says what there is to say, ends what has ended.
     pub(super) fn pump_session(&mut self, io: &mut H::Io) {
+        if self.session.is_none() && self.next_session.is_some() {
+            self.give_up_unplaced();
+        }
         if self.session.is_none()
             && self.journaling.is_drained()
             && let Some((socket, hello, version)) = self.next_session.take()
         {
-            self.begin_session(socket, hello, version, io.now());
+            // Much may have happened while it waited for its turn.
+            match self.judge_hello(&hello) {
+                Ok(()) => self.begin_session(socket, hello, version, io.now()),
+                Err((code, text)) => self.refuse(io, socket, &hello, code, text),
+            }
         }
         self.take_frames();
         self.receive(io);
@@ -234,7 +241,8 @@ impl<H: Host> TargetWorker<H> {
             self.adopting = None;
             return;
         }
-        if self.applier.is_flying() || !self.is_quiet() {
+        let failing = self.persist_at.is_some_and(|at| self.now < at);
+        if self.applier.is_flying() || !self.is_quiet() || failing {
             return;
         }
         let (Some(start), Some(session)) = (self.adopting.take(), &self.session) else {

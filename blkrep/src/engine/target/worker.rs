@@ -309,7 +309,7 @@ impl<H: Host> TargetWorker<H> {
                     inconsistent,
                     reply,
                 } => {
-                    self.promote_asked(force, inconsistent, reply);
+                    self.promote_asked(io, force, inconsistent, reply);
                 }
                 Command::Stop => self.stop_asked(),
             }
@@ -375,6 +375,8 @@ impl<H: Host> TargetWorker<H> {
                 }
             }
             Mode::Resetting => {
+                // Nothing of the old journal is applied again: everything counts as different.
+                self.applying.give_up_rewind();
                 if !self.applier.is_flying() && self.is_quiet() && self.persist() {
                     self.reset_journal();
                 }
@@ -411,7 +413,7 @@ impl<H: Host> TargetWorker<H> {
             return;
         }
         self.journaling.forget();
-        match super::keeping::begin_journal(&mut self.files, &mut self.facts) {
+        match super::keeping::begin_journal(&mut self.files, &mut self.facts, &self.settings) {
             Ok(journal) => {
                 self.persist_at = None;
                 self.trouble = None;
@@ -574,6 +576,7 @@ impl<H: Host> Worker<H::Io> for TargetWorker<H> {
             session,
             self.persist_at,
             self.journaling.retry_at(),
+            self.journaling.head_retry_at(),
             self.applying.due(),
             show,
         ];

@@ -81,7 +81,7 @@ impl Replica {
     /// the other. A blank one is nothing wrong.
     ///
     /// # Errors
-    /// Neither is good, or one is of a newer version.
+    /// Neither is good, or one is of a newer version. Blank if one was never written.
     pub fn choose(
         first: &[u8],
         second: &[u8],
@@ -96,7 +96,10 @@ impl Replica {
                 let blank = matches!(error, FormatError::Blank { .. });
                 Ok((replica, counter, (!blank).then_some(error)))
             }
-            (Err(FormatError::Blank { .. }), Err(error)) | (Err(error), Err(_)) => Err(error),
+            // One was never written: the power went in the very first write.
+            (Err(blank @ FormatError::Blank { .. }), Err(_))
+            | (Err(_), Err(blank @ FormatError::Blank { .. })) => Err(blank),
+            (Err(error), Err(_)) => Err(error),
         }
     }
 }

@@ -196,6 +196,10 @@ fn names_are_taken_once_and_without_gaps() {
         Ok(Taken::Duplicate),
         "of an older run"
     );
+    let mut last = Incoming::new(name(5), vec![shape]);
+    let end = record(u64::MAX, RecordKind::MirrorBegin(MirrorKind::Full), None);
+    assert_eq!(last.take(&end), Ok(Taken::New), "the last name there is");
+    assert!(last.take(&next_run).is_err(), "nothing follows it");
     let outside = Record {
         incarnation: Incarnation::new(2),
         ..data(22, 7, 2, false)

@@ -4,6 +4,7 @@ use super::super::*;
 use super::rig::{Rig, STATE, base, settings};
 use blkrep_io::sim::{DiskFault, FaultKind};
 use blkrep_store::journal::JOURNAL_AREA_OFFSET;
+use blkrep_store::superblock::COPY_BYTES;
 use blkrep_types::{DataState, Errno, MirrorKind, VolumeName};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -386,6 +387,23 @@ fn one_bad_superblock_is_repaired_and_two_are_refused_untouched() {
 }
 
 #[test]
+fn a_superblock_that_rots_brings_no_older_truth_back() {
+    for (seed, place) in [(134, 0), (135, COPY_BYTES)] {
+        let mut rig = followed(seed);
+        rig.pause(true);
+        rig.stop();
+        let rot = [0x5a; 64];
+        rig.world
+            .corrupt(rig.target, &state("superblock"), place + 100, &rot);
+        rig.restart_target();
+        assert_eq!(rig.status().applying, blkrep_wire::Applying::Paused);
+        rig.pause(false);
+        rig.settle();
+        rig.check_equal();
+    }
+}
+
+#[test]
 fn a_journal_that_rots_while_it_is_needed_is_compared_whole() {
     let mut rig = followed(112);
     rig.pause(true);
@@ -436,6 +454,70 @@ fn a_target_restored_from_an_old_backup_is_compared_whole() {
     drop(book);
     rig.book.borrow_mut().ack = None;
     rig.restart_target();
+    rig.settle();
+    rig.check_equal();
+}
+
+#[test]
+fn a_head_that_cannot_be_written_is_tried_now_and_then_and_holds_nobody_up() {
+    let mut rig = followed(133);
+    let heads = DiskFault {
+        bytes: Some(0..JOURNAL_AREA_OFFSET),
+        ..fault(FaultKind::Write, 10_000)
+    };
+    rig.world.inject(rig.target, &state("journal"), heads);
+    writes(&rig, 20, 8);
+    durable(&mut rig);
+    rig.run(Duration::from_secs(5));
+    let failed = |event: &&TargetEvent| matches!(event, TargetEvent::JournalFailed { .. });
+    let count = rig.events.all().iter().filter(failed).count();
+    assert!((2..=20).contains(&count), "{count} attempts in 5 s");
+    // A new connection, and a promotion.
+    rig.world.reset_connections(rig.source_node, rig.target);
+    writes(&rig, 20, 8);
+    durable(&mut rig);
+    rig.book.borrow_mut().connect = false;
+    rig.world.reset_connections(rig.source_node, rig.target);
+    rig.run(Duration::from_secs(1));
+    assert!(rig.promote(false, false).is_ok());
+    rig.check_equal();
+}
+
+#[test]
+fn a_journal_that_was_cut_short_is_made_anew() {
+    for (round, left) in [0, 100, JOURNAL_AREA_OFFSET, JOURNAL_AREA_OFFSET + 4096]
+        .into_iter()
+        .enumerate()
+    {
+        let mut rig = followed(140 + round as u64);
+        rig.stop();
+        rig.run(Duration::from_secs(1));
+        let mut image = rig.world.image(rig.target, &state("journal"));
+        image.truncate(usize::try_from(left).unwrap());
+        rig.world.set_image(rig.target, &state("journal"), &image);
+        rig.book.borrow_mut().ack = None;
+        rig.restart_target();
+        writes(&rig, 60, 8);
+        rig.settle();
+        rig.check_equal();
+        assert_eq!(rig.status().data_state, DataState::Ok, "{left} bytes left");
+    }
+}
+
+#[test]
+fn a_source_comes_back_to_a_paused_target_whose_journal_is_full() {
+    let mut rig = followed(145);
+    rig.pause(true);
+    for round in 0..5 {
+        writes(&rig, 120 + round, 100);
+    }
+    rig.poke();
+    assert!(rig.wait(|rig| rig.events.any(|e| *e == TargetEvent::JournalFull)));
+    rig.run(Duration::from_secs(1));
+    let sessions = rig.book.borrow().sessions;
+    rig.world.reset_connections(rig.source_node, rig.target);
+    assert!(rig.wait(|rig| rig.book.borrow().sessions > sessions));
+    rig.pause(false);
     rig.settle();
     rig.check_equal();
 }

@@ -1,7 +1,7 @@
 //! Who may connect, what a replica may be made of, and what a source may do to it.
 
 use super::super::*;
-use super::rig::{REPLICAS, Rig, base};
+use super::rig::{REPLICAS, Rig, STATE, base};
 use super::source::{Book, VOLUME_BYTES, extent, generation};
 use blkrep_core::target::PromoteRefusal;
 use blkrep_types::{
@@ -327,6 +327,31 @@ fn an_unrelated_history_is_refused_unless_the_operator_says_so() {
         rig.events
             .any(|event| matches!(event, TargetEvent::Adopted { .. }))
     );
+}
+
+#[test]
+fn a_source_whose_connection_waits_for_its_turn_is_alive() {
+    let mut rig = followed(17);
+    let journal = Path::new(STATE).join("journal");
+    rig.world
+        .stall(rig.target, &journal, Duration::from_secs(4));
+    some_writes(&rig, 30);
+    rig.poke();
+    rig.run(Duration::from_millis(100));
+    // The next connection waits until the journal has what came on this one.
+    rig.world.reset_connections(rig.source_node, rig.target);
+    rig.run(Duration::from_secs(2));
+    assert!(rig.promote(false, false).is_err(), "its source is there");
+    rig.settle();
+    rig.check_equal();
+    rig.world
+        .stall(rig.target, &journal, Duration::from_secs(4));
+    some_writes(&rig, 40);
+    rig.poke();
+    rig.run(Duration::from_millis(100));
+    rig.world.reset_connections(rig.source_node, rig.target);
+    rig.run(Duration::from_secs(2));
+    assert!(rig.promote(true, false).is_ok(), "the operator insists");
 }
 
 #[test]
