@@ -39,6 +39,9 @@ enum Command {
         /// Limit of each disk in MiB/s.
         #[arg(long, default_value_t = 200)]
         limit: u32,
+        /// MiB of each disk: long enough that making the link does not count for much.
+        #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(16..=1024))]
+        disk: u64,
     },
     /// Memory of the daemon while its link is down and many times its log is written.
     Memory {
@@ -139,8 +142,16 @@ const SERVERS: [Contestant; 3] = [Contestant::Rublk, Contestant::Volume, Contest
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Guest(options) => options.measure(Work::Points, &ALL),
-        Command::Mirror { options, limit } => {
-            options.measure(Work::Mirror { limit_mib: limit }, &MIRRORS)
+        Command::Mirror {
+            options,
+            limit,
+            disk,
+        } => {
+            let work = Work::Mirror {
+                limit_mib: limit,
+                disk_mib: disk,
+            };
+            options.measure(work, &MIRRORS)
         }
         Command::Memory { options, logs } => {
             options.measure(Work::Memory { logs }, &[Contestant::Async])

@@ -116,10 +116,12 @@ pub(crate) struct Common {
 pub(crate) enum Work {
     /// Every contestant over every point.
     Points,
-    /// Full mirrors on disks of this many MiB/s.
+    /// Full mirrors on disks with a limit.
     Mirror {
         /// The disks' limit.
         limit_mib: u32,
+        /// Their size.
+        disk_mib: u64,
     },
     /// Memory of a source with its link down, over so many times its log.
     Memory {
@@ -158,7 +160,10 @@ mod tests {
     #[test]
     fn plan_is_one_word_and_reads_back() {
         let plan = Plan {
-            work: Work::Mirror { limit_mib: 200 },
+            work: Work::Mirror {
+                limit_mib: 200,
+                disk_mib: 600,
+            },
             common: Common {
                 rounds: 3,
                 seconds: 2,

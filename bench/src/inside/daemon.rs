@@ -136,6 +136,11 @@ impl Daemon {
         }
     }
 
+    /// What it has said so far.
+    fn said(&mut self) -> Result<String> {
+        Ok(format!("daemon {}:\n{}", self.name, self.process.stderr()?))
+    }
+
     pub(super) fn id(&self) -> u32 {
         self.process.id()
     }
@@ -274,10 +279,9 @@ impl Pair {
     pub(super) fn raise(common: &Common, near: &Path, far: &Path) -> Result<Self> {
         let mut pair = Self::apart(common, near, far)?;
         pair.connect("--no-mirror")?;
-        wait_for("replication to begin", START_LIMIT, || {
-            Ok(pair.link()?.replication == ReplicationState::Replicating)
-        })
-        .with_context(|| pair.describe())?;
+        // A mirror that goes on would be part of what is measured.
+        wait_for("replication to begin", CONTROL_LIMIT, || pair.is_equal())
+            .with_context(|| pair.describe())?;
         Ok(pair)
     }
 
@@ -323,6 +327,11 @@ impl Pair {
             && link.data_state == DataState::Ok
             && link.queue.ops == 0
             && link.dirty_bytes.get() == 0)
+    }
+
+    /// What both daemons have said so far.
+    pub(super) fn said(&mut self) -> Result<String> {
+        Ok(self.source.said()? + &self.target.said()?)
     }
 
     /// The state in words, for an error.

@@ -59,7 +59,16 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
     })?;
     match plan.work {
         Work::Points => points(&mut record, &plan.common),
-        Work::Mirror { limit_mib } => mirror::run(&mut record, &plan.common, limit_mib),
+        Work::Mirror {
+            limit_mib,
+            disk_mib,
+        } => {
+            let common = Common {
+                size_mib: disk_mib,
+                ..plan.common.clone()
+            };
+            mirror::run(&mut record, &common, limit_mib)
+        }
         Work::Memory { logs } => memory::run(&mut record, &plan.common, logs),
         Work::Profile => profile::run(&mut record, &plan.common),
     }
@@ -123,6 +132,13 @@ fn one(record: &mut Record, common: &Common, contestant: Contestant, round: u32)
     for point in &POINTS {
         let sample = measure(stand.as_mut(), common, contestant, point, round);
         let sample = sample.with_context(|| point.name)?;
+        let left = sample
+            .replication
+            .as_ref()
+            .and_then(|r| r.left_for.as_ref());
+        if let (Some(state), Some(pair)) = (left, stand.pair()) {
+            record.progress(format!("replication left for: {state}\n{}", pair.said()?))?;
+        }
         record.say(&Message::Sample(sample))?;
     }
     stand.lower()

@@ -2,6 +2,7 @@
 //!
 //! Owns their set-up and removal. Disks enter, a device leaves. Never measures.
 
+use super::mirror;
 use super::stand::Stand;
 use crate::boot::DRBD_SETUP;
 use crate::plan::{Common, Contestant};
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use blkrep_tests::inside::shell::{run, try_run, wait_for};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Setting up or taking down takes well under a second; emulated on a busy machine, some.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -169,11 +170,12 @@ impl Drbd {
         Ok(self)
     }
 
-    /// Mirrors everything from the near end.
-    pub(super) fn mirror(&self, limit: Duration) -> Result<()> {
+    /// Mirrors everything from the near end; returns its seconds.
+    pub(super) fn mirror(&self) -> Result<f64> {
+        let started = Instant::now();
         setup("primary 0 --force")?;
-        let waited = wait_for("DRBD's mirror", limit, || self.is("ds:UpToDate/UpToDate"));
-        waited.with_context(|| fs::read_to_string("/proc/drbd").unwrap_or_default())
+        let seconds = mirror::ended(started, || self.is("ds:UpToDate/UpToDate"));
+        seconds.with_context(|| fs::read_to_string("/proc/drbd").unwrap_or_default())
     }
 
     fn is(&self, words: &str) -> Result<bool> {

@@ -223,7 +223,10 @@ impl Report {
         let mut text = self.head();
         text += &match self.plan.work {
             Work::Points => self.points_tables(),
-            Work::Mirror { limit_mib } => self.mirror_table(limit_mib),
+            Work::Mirror {
+                limit_mib,
+                disk_mib,
+            } => self.mirror_table(limit_mib, disk_mib),
             Work::Memory { .. } => self.memory_table(),
             Work::Profile => self.profile_tables(),
         };

@@ -215,9 +215,10 @@ impl Report {
         text
     }
 
-    pub(super) fn mirror_table(&self, limit_mib: u32) -> String {
-        let mut text =
-            format!("Full mirror of incompressible data; disks limited to {limit_mib} MiB/s.\n\n");
+    pub(super) fn mirror_table(&self, limit_mib: u32, disk_mib: u64) -> String {
+        let mut text = format!(
+            "Full mirror of incompressible data; disks of {disk_mib} MiB limited to {limit_mib} MiB/s.\n\n"
+        );
         text += &head(&[
             "",
             "mirror, MiB/s",

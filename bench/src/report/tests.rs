@@ -145,7 +145,10 @@ fn mirror_is_held_against_the_limit() {
             mirror(Contestant::DrbdC, 2.0),
         ];
         let mut report = report(&only, messages);
-        report.plan.work = Work::Mirror { limit_mib: 200 };
+        report.plan.work = Work::Mirror {
+            limit_mib: 200,
+            disk_mib: 200,
+        };
         report.markdown()
     };
     assert!(text(1.05).contains("0.90 met"));

@@ -488,18 +488,20 @@ pub(crate) fn a_wake_before_the_wait_is_not_lost<P: Place>(place: &P) {
 /// A ring that remembers an earlier deadline neither ends a later wait with it nor oversleeps a
 /// nearer one.
 pub(crate) fn a_deadline_may_move<P: Place>(place: &P) {
-    let mut io = place.ring();
+    let (mut io, file) = (place.ring(), file(place));
     let mut out = Vec::new();
-    let (near, far) = (in_future(&io, 60), in_future(&io, 60_000));
-    io.waker().wake();
-    io.wait(Some(far), &mut out).unwrap();
-    assert!(io.now() < near, "a wake ends a wait");
+    io.submit(5, Op::Sync { file: file.clone() });
+    io.wait(Some(in_future(&io, 10_000)), &mut out).unwrap();
+    assert_eq!(out.len(), 1, "a completion ends a wait");
+    out.clear();
+    let (near, late) = (in_future(&io, 60), in_future(&io, 5_000));
     io.wait(Some(near), &mut out).unwrap();
     assert!(near <= io.now(), "a wait lasts to its deadline");
-    assert!(io.now() < far, "a nearer deadline counts");
-    let (near, later) = (in_future(&io, 30), in_future(&io, 120));
-    io.waker().wake();
-    io.wait(Some(near), &mut out).unwrap();
+    assert!(io.now() < late, "a nearer deadline counts");
+    io.submit(6, Op::Sync { file });
+    io.wait(Some(in_future(&io, 500)), &mut out).unwrap();
+    assert_eq!(out.len(), 1, "a completion ends a wait");
+    let later = in_future(&io, 900);
     io.wait(Some(later), &mut out).unwrap();
     assert!(later <= io.now(), "a deadline of the past is forgotten");
 }
