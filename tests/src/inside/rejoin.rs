@@ -4,7 +4,7 @@
 //! say, and doing exactly that. What must hold in all of them: nothing is overwritten by itself, in either direction.
 
 use super::Context;
-use super::disk::{Memory, read_direct, write_direct};
+use super::disk::{Behaviour, Mapped, Memory, read_direct, write_direct};
 use super::node::Node;
 use super::pair::{Pair, Placed, Plan, QUIET_LIMIT, SOURCE_ADDRESS, is_quiet};
 use super::shell::wait_for;
@@ -45,7 +45,8 @@ pub(super) struct Images {
 pub(super) struct Scene {
     pub(super) pair: Pair,
     random: Random,
-    // Disks go after the daemons.
+    // Disks go after the daemons, and what is mapped over them before them.
+    mapped: Vec<Mapped>,
     _disks: [Memory; 4],
 }
 
@@ -118,9 +119,14 @@ impl Scene {
         println!("scene {name}");
         let disk = |end: &str| Memory::new(&format!("{name}-{end}"), SIZE_MIB, 512);
         let disks = [disk("b1")?, disk("b2")?, disk("r1")?, disk("r2")?];
+        // The source's disks can be made slow later.
+        let map = |disk: &Memory, end: &str| {
+            Mapped::new(&format!("{name}-m{end}"), disk.path(), Behaviour::Plain)
+        };
+        let mapped = vec![map(&disks[0], "1")?, map(&disks[1], "2")?];
         let volumes = vec![
-            Placed::new("one", disks[0].path(), disks[2].path()),
-            Placed::new("two", disks[1].path(), disks[3].path()),
+            Placed::new("one", &mapped[0].path(), disks[2].path()),
+            Placed::new("two", &mapped[1].path(), disks[3].path()),
         ];
         let mut plan = Plan::new(context, volumes);
         // The logs of a body's scenes are all in memory at its end.
@@ -138,12 +144,19 @@ impl Scene {
         let mut scene = Self {
             pair,
             random,
+            mapped,
             _disks: disks,
         };
         scene.write_at_source()?;
         scene.pair.until_quiet(QUIET_LIMIT)?;
         scene.pair.images_equal()?;
         Ok(scene)
+    }
+
+    /// From now on each write to the source's disks takes so long.
+    pub(super) fn slow_backings(&self, delay: Duration) -> Result<()> {
+        let mut mapped = self.mapped.iter();
+        mapped.try_for_each(|mapped| mapped.behave(Behaviour::DelayWrites(delay)))
     }
 
     /// The first source's application writes.

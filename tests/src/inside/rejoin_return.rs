@@ -6,6 +6,10 @@ use super::rejoin::{NOTICE_LIMIT, Scene, follows, shown, words};
 use super::shell::wait_for;
 use anyhow::{Result, ensure};
 use blkrep_api::DataState;
+use std::time::Duration;
+
+/// What a write to the old source's disks takes while it is overwritten: all of them together some seconds.
+const SLOW: Duration = Duration::from_millis(500);
 
 pub(super) fn nothing_written(context: &Context) -> Result<String> {
     let mut scene = Scene::new(context, "quiet")?;
@@ -68,9 +72,6 @@ pub(super) fn both_wrote(context: &Context) -> Result<String> {
 pub(super) fn newer_side_fails(context: &Context) -> Result<String> {
     let mut scene = Scene::new(context, "dies")?;
     let group = scene.pair.plan.group.clone();
-    // One block at a time, so that there is a middle.
-    let slow = "set link.mirror-in-flight=1MiB";
-    scene.pair.target.ctl(slow)?;
     scene.lose_source()?;
     scene.promote()?;
     for _ in 0..8 {
@@ -80,6 +81,8 @@ pub(super) fn newer_side_fails(context: &Context) -> Result<String> {
     scene.pair.source.restart()?;
     scene.source_is_fenced()?;
     let command = scene.what_the_source_says()?;
+    // So that there is a middle.
+    scene.slow_backings(SLOW)?;
     scene.obey_at_target(&command)?;
     wait_for("the old source to be overwritten", NOTICE_LIMIT, || {
         let target = scene.pair.source_group()?.target;
