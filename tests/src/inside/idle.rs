@@ -17,8 +17,8 @@ use nix::sys::signal::Signal;
 use std::path::Path;
 use std::time::Duration;
 
-/// MiB of each volume: twelve regions of the intent map.
-const VOLUME_MIB: u64 = 48;
+/// MiB of each volume: six regions of the intent map.
+const VOLUME_MIB: u64 = 24;
 /// A region of the intent map (docs/format/source-maps.md).
 const REGION_BYTES: u64 = 4 << 20;
 /// The writers stay in the first two regions of each volume.
@@ -26,8 +26,10 @@ const SPAN: u64 = 6 << 20;
 const OPEN_MAX: u64 = 2 * (SPAN.div_ceil(REGION_BYTES));
 /// An idle volume's intent map is empty within 30 s (`volume.intent-idle-time`).
 const IDLE: Duration = Duration::from_secs(60);
-/// The record's growth in which every region is written to.
+/// The record of a load that has written to all regions it ever writes to.
 const RECORD_BYTES: usize = 12 << 10;
+/// The record of a load that has only just begun: what it wrote is in regions that were opened a moment ago.
+const FIRST_RECORD_BYTES: usize = 1 << 10;
 const RECORD_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a start after a loss of power found and did.
@@ -70,7 +72,8 @@ fn lose_power(pair: &mut Pair, disk: &mut PowerDisk, loader: Option<Loader>) -> 
     })
 }
 
-fn write_for_a_while(context: &Context, pair: &Pair, name: &str) -> Result<Loader> {
+/// Starts the writers, and waits until they have done so much.
+fn write_until(context: &Context, pair: &Pair, name: &str, bytes: usize) -> Result<Loader> {
     let load = Load {
         span: SPAN,
         max_bytes: 16384,
@@ -80,7 +83,7 @@ fn write_for_a_while(context: &Context, pair: &Pair, name: &str) -> Result<Loade
     let mut loader = Loader::start_with(context.dir.join(name), &load, pair.devices())?;
     wait_for("some writing", RECORD_LIMIT, || {
         loader.is_well()?;
-        Ok(loader.recorded()? >= RECORD_BYTES)
+        Ok(loader.recorded()? >= bytes)
     })?;
     Ok(loader)
 }
@@ -107,14 +110,14 @@ pub(super) fn compares_nothing_after_power_loss(context: &Context) -> Result<Str
     };
     let mut pair = Pair::start(plan)?;
     pair.connect()?;
-    write_for_a_while(context, &pair, "record-idle")?.finish()?;
+    write_until(context, &pair, "record-idle", RECORD_BYTES)?.finish()?;
     pair.until_quiet(QUIET_LIMIT)?;
     std::thread::sleep(IDLE);
     let idle = lose_power(&mut pair, &mut disk, None)?;
     // A mirror of nothing begins and ends: the new log knows none of the target's names.
     let nothing = (idle.regions, idle.looked_at);
     ensure!(nothing == (0, 0), "an idle source compares: {idle:?}");
-    let loader = write_for_a_while(context, &pair, "record-load")?;
+    let loader = write_until(context, &pair, "record-load", FIRST_RECORD_BYTES)?;
     let load = lose_power(&mut pair, &mut disk, Some(loader))?;
     ensure!(
         (1..=OPEN_MAX).contains(&load.regions),
