@@ -58,8 +58,7 @@ impl Region {
         }))
     }
 
-    /// The first `len` bytes of `file`, shared with every other mapping of it. All of it is mapped
-    /// at once: what is written for each request must not begin with a page fault.
+    /// The first `len` bytes of `file`, shared with every other mapping of it.
     ///
     /// # Errors
     /// As the kernel says.
@@ -67,10 +66,9 @@ impl Region {
         use nix::sys::mman::{MapFlags, ProtFlags, mmap};
         let size = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing; the file
         // is at least `len` bytes long by the caller's sizing of it.
-        let start = unsafe { mmap(None, size, access, flags, file.as_fd(), 0) }
+        let start = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, file.as_fd(), 0) }
             .map_err(|errno| Errno::new(errno as i32))?;
         Ok(Arc::new(Self {
             start: start.cast(),
