@@ -8,6 +8,7 @@ use super::frontends::{caveat, pick};
 use super::state::{Engine, Group, Trouble};
 use super::table::VolumeEntry;
 use super::{Inner, errors};
+use crate::engine::source::distrust_group;
 use blkrep_api::{ApiError, AttachReply, AttachRequest, ErrorCode, EventId, NewEvent};
 use blkrep_types::limits::GROUP_VOLUMES_MAX;
 use blkrep_types::{BlockSize, ByteLen, Extent, GroupName, VolumeIndex, VolumeName};
@@ -95,6 +96,12 @@ impl Inner {
         volume: &VolumeName,
         mut entry: VolumeEntry,
     ) -> Result<AttachReply, ApiError> {
+        let group = &entry.group;
+        if !entry.served && self.state().engine(group).is_none() {
+            // Nobody watched the backing meanwhile, however the detach ended.
+            distrust_group(&self.host, &self.groups_dir, group)
+                .map_err(|error| errors::of_engine(format!("group {group}"), &error))?;
+        }
         entry.served = true;
         self.state()
             .table

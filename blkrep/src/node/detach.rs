@@ -146,7 +146,9 @@ impl Inner {
         }
         self.remove_entries(group)?;
         forget_group(&self.host, &self.groups_dir, group)
-            .map_err(|error| errors::of_engine(format!("group {group}"), &error))
+            .map_err(|error| errors::of_engine(format!("group {group}"), &error))?;
+        // If it was promoted here, the record of the replica that it was is left.
+        self.remove_replica_files(group)
     }
 
     /// Without links the volumes at the end of a group that are not served are let go of.
@@ -279,7 +281,8 @@ impl Inner {
             return Ok(reply);
         }
         let known = !self.volumes_of(group).is_empty()
-            || self.groups_dir.join(format!("{group}.group")).exists();
+            || self.groups_dir.join(format!("{group}.group")).exists()
+            || self.replica_dir(group).join("superblock").exists();
         if !known {
             return Err(errors::no_group(group));
         }

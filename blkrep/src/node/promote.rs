@@ -18,6 +18,7 @@ use blkrep_api::{
 };
 use blkrep_core::target::PromoteRefusal;
 use blkrep_types::{ByteOffset, GroupName, History, LinkName, MirrorKind, Mode, VolumeName};
+use std::time::Duration;
 
 /// An answer of a replica's worker, in the words of the control API.
 pub(super) fn of_command(group: &GroupName, error: &TargetCommandError) -> ApiError {
@@ -36,6 +37,10 @@ pub(super) fn of_command(group: &GroupName, error: &TargetCommandError) -> ApiEr
     ApiError::new(code, format!("group {group}"), happened, action)
 }
 
+/// A promotion is waited for however long the journal takes to apply: once asked for it cannot be
+/// taken back. The client hears meanwhile that it goes on.
+const PROMOTION_WAIT: Duration = Duration::MAX;
+
 impl Inner {
     pub(super) fn promote(&self, request: &PromoteRequest) -> Result<CommandReply, ApiError> {
         let group = &request.group;
@@ -48,9 +53,10 @@ impl Inner {
         })?;
         self.write_entries(group, &status, chosen.kind)?;
         let (force, inconsistent) = (request.force, request.inconsistent);
-        let promoted: Result<Box<Promotion>, ApiError> = self.ask(group, |control, reply| {
-            control.promote(force, inconsistent, reply)
-        });
+        let promoted: Result<Box<Promotion>, ApiError> =
+            self.ask(group, PROMOTION_WAIT, |control, reply| {
+                control.promote(force, inconsistent, reply)
+            });
         let promotion = match promoted {
             Ok(promotion) => promotion,
             Err(error) => {

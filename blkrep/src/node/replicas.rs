@@ -279,6 +279,7 @@ impl Inner {
     pub(super) fn ask<T: Send + 'static>(
         &self,
         group: &GroupName,
+        limit: Duration,
         question: impl FnOnce(
             &TargetControl<RealSocket>,
             Box<dyn FnOnce(Result<T, TargetCommandError>) + Send>,
@@ -288,9 +289,15 @@ impl Inner {
         let (tell, answer) = mpsc::sync_channel(1);
         // Nobody listens only if this command has given up.
         question(&control, Box::new(move |result| drop(tell.send(result))));
-        match answer.recv_timeout(ANSWER_WAIT) {
+        match answer.recv_timeout(limit) {
             Ok(result) => result.map_err(|error| super::promote::of_command(group, &error)),
-            Err(_) => Err(ApiError::new(
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(ApiError::new(
+                ErrorCode::GroupBusy,
+                format!("group {group}"),
+                "its replica ended before it answered",
+                "see blkctl events, and try again",
+            )),
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(ApiError::new(
                 ErrorCode::StillRunning,
                 format!("group {group}"),
                 "its replica has not answered in time",
@@ -301,7 +308,7 @@ impl Inner {
 
     pub(super) fn pause_target(&self, request: &TargetRequest) -> Result<CommandReply, ApiError> {
         let paused = request.action == TargetAction::Pause;
-        self.ask(&request.group, |control, reply| {
+        self.ask(&request.group, ANSWER_WAIT, |control, reply| {
             control.pause(paused, reply)
         })?;
         Ok(CommandReply::note(if paused {

@@ -31,12 +31,19 @@ impl Inner {
             groups
         };
         for group in groups {
-            if self.state().replica_is_here(&group) {
+            let begun = self.groups_dir.join(format!("{group}.group")).exists();
+            let (is_target, is_here) = {
+                let state = self.state();
+                let is_target = state.replicas.contains_key(&group);
+                (is_target, state.replica_is_here(&group))
+            };
+            if is_target {
                 // A promotion was begun and never became durable.
                 self.take_back(&group);
-            } else {
+            } else if begun || !is_here {
                 self.bring_up(&group, end.saturating_duration_since(Instant::now()));
             }
+            // Else nobody knows whether it was promoted until its replica can be opened.
         }
     }
 

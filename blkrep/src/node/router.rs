@@ -5,6 +5,7 @@
 
 use super::Inner;
 use super::threads::{ThreadError, WorkerThread};
+use crate::engine::source::{fence_closed, history_of_closed};
 use crate::engine::target::{
     Acceptor, AcceptorLimits, Arrival, Opened, ReplicaFiles, ReplicaRequest, Route, Router,
     TargetError, TargetPolicy,
@@ -155,17 +156,8 @@ impl Inner {
             return None;
         }
         let Some(engine) = self.state().engine(&hello.group) else {
-            let text = format!(
-                "node {} is source of group {} itself, and does not serve it now; `blkctl forget {}` there lets it become a target",
-                self.name, hello.group, hello.group
-            );
-            // One that is to be served may be soon.
-            let code = if volumes.iter().any(|(_, entry)| entry.served) {
-                RefuseCode::Unavailable
-            } else {
-                RefuseCode::Busy
-            };
-            return Some(refuse(code, text));
+            let served = volumes.iter().any(|(_, entry)| entry.served);
+            return Some(self.as_closed_source(hello, served));
         };
         let history = engine.history();
         if hello.history.supersedes(history.current()) {
@@ -215,6 +207,48 @@ impl Inner {
         })))
     }
 
+    /// The answer where this node was source of the group and does not serve it now.
+    fn as_closed_source(&self, hello: &Hello, served: bool) -> Route {
+        let group = &hello.group;
+        let Some(turn) = self.try_command() else {
+            return another_command();
+        };
+        let superseded = match history_of_closed(&self.host, &self.groups_dir, group) {
+            Ok(history) => history.is_some_and(|ours| hello.history.supersedes(ours.current())),
+            Err(error) => {
+                tracing::error!(%group, %error, "look at the history of a group");
+                false
+            }
+        };
+        if !superseded {
+            let text = format!(
+                "node {} is source of group {group} itself, and does not serve it now; `blkctl forget {group}` there lets it become a target",
+                self.name
+            );
+            // One that is to be served may be soon.
+            let code = if served {
+                RefuseCode::Unavailable
+            } else {
+                RefuseCode::Busy
+            };
+            return refuse(code, text);
+        }
+        // From this moment its device returns EIO, also when it is attached again.
+        let newer = hello.history.current();
+        if let Err(error) = fence_closed(&self.host, &self.groups_dir, group, newer) {
+            tracing::error!(%group, %error, "remember the newer generation");
+        }
+        drop(turn);
+        if hello.overwrite {
+            return self.become_target(hello).err().unwrap_or(Route::Taken);
+        }
+        let text = format!(
+            "node {} was source of group {group} and may hold writes of its own; to overwrite it, connect again with --mirror checksum --yes",
+            self.name
+        );
+        refuse(RefuseCode::Unrelated, text)
+    }
+
     /// Gives up a superseded source for the newer history: its backings become the replica's bases.
     /// The operator has said so at the newer source, by name.
     fn become_target(&self, hello: &Hello) -> Result<(), Route> {
@@ -222,8 +256,17 @@ impl Inner {
             return Err(another_command());
         };
         let group = &hello.group;
-        let own: Vec<OwnBase> = self
-            .volumes_of(group)
+        let volumes = self.volumes_of(group);
+        // A replica has its path from the first byte on: what stands before a volume is not ours.
+        if let Some((name, entry)) = volumes.iter().find(|(_, entry)| entry.offset.get() != 0) {
+            let text = format!(
+                "volume '{name}' begins {} bytes into {} there, where a replica cannot be; forget the group there and map its volumes to paths of their own",
+                entry.offset.get(),
+                entry.backing.display()
+            );
+            return Err(refuse(RefuseCode::Path, text));
+        }
+        let own: Vec<OwnBase> = volumes
             .into_iter()
             .map(|(name, entry)| (name, entry.backing))
             .collect();

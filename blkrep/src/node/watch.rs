@@ -197,7 +197,25 @@ impl Inner {
             // A command may have forgotten it meanwhile.
             if self.state().unopened.contains_key(&group) {
                 self.open_replica(&group, Instant::now());
+                self.decide_promotion(&group);
             }
+        }
+    }
+
+    /// A replica that could not be opened at the start may have been promoted before it.
+    fn decide_promotion(&self, group: &GroupName) {
+        let (unopened, is_target) = {
+            let state = self.state();
+            let is_target = state.replicas.contains_key(group);
+            (state.unopened.contains_key(group), is_target)
+        };
+        if unopened || self.volumes_of(group).is_empty() {
+            return;
+        }
+        if is_target {
+            self.take_back(group);
+        } else {
+            self.bring_up(group, Duration::ZERO);
         }
     }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Records requests. Volume `panic` panics, `slow` takes two seconds, `taken` is refused.
+/// Records requests. Volume `panic` panics, `slow` takes four seconds, `taken` is refused.
 #[derive(Debug, Default)]
 pub(crate) struct FakeNode {
     pub(crate) asked: Mutex<Vec<String>>,
@@ -61,7 +61,7 @@ impl Node for FakeNode {
     fn attach(&self, request: &AttachRequest) -> Result<AttachReply, ApiError> {
         match request.volume.as_str() {
             "panic" => panic!("asked to"),
-            "slow" => std::thread::sleep(Duration::from_secs(2)),
+            "slow" => std::thread::sleep(Duration::from_secs(4)),
             "taken" => {
                 return Err(ApiError::new(
                     ErrorCode::VolumeExists,
@@ -150,7 +150,7 @@ impl Plane {
         let limits = Limits {
             connections: 8,
             request_timeout: Duration::from_millis(700),
-            operation_timeout: Duration::from_secs(1),
+            operation_timeout: Duration::from_secs(3),
         };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
