@@ -159,7 +159,7 @@ pub(crate) struct Connect {
     /// When the application gets its completion: async, memory or sync.
     #[arg(long, default_value = "async")]
     pub(crate) mode: Mode,
-    /// Do not mirror: both ends are known to be equal.
+    /// Copy nothing that is there already: both ends hold the same, which is checked by digest.
     #[arg(long, conflicts_with = "mirror")]
     pub(crate) no_mirror: bool,
     /// What to mirror: full, difference or checksum.
@@ -168,7 +168,7 @@ pub(crate) struct Connect {
     /// Replace whatever the target's path holds.
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// Trust the maps though the backing was unwatched.
+    /// Trust the maps though the backing was unwatched; not possible yet.
     #[arg(long)]
     pub(crate) trust_map: bool,
     /// Show progress until the target is equal.

@@ -198,7 +198,6 @@ fn what_destroys_data_needs_yes_and_says_what_it_does() {
     for line in [
         "detach pg --force",
         "connect db --to h:1 --overwrite",
-        "connect db --to h:1 --no-mirror",
         "connect db --to h:1 --trust-map",
         "disconnect db --forget",
         "promote db --force",

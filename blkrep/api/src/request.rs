@@ -78,7 +78,7 @@ pub struct ConnectRequest {
     pub map: BTreeMap<VolumeName, PathBuf>,
     /// When the application gets its completion.
     pub mode: Mode,
-    /// Do not mirror: both ends are known to be equal.
+    /// Copy nothing that is there already: both ends hold the same, which is checked by digest.
     #[serde(default)]
     pub no_mirror: bool,
     /// What to mirror; what the maps allow if `None`.

@@ -152,12 +152,12 @@ impl IntentMap {
         }
     }
 
-    /// A flush failed: regions that it would have covered are never closed in this run, for a
-    /// later success says nothing about what the failed one lost.
-    pub fn flush_failed(&mut self, volume: VolumeIndex, succeeded: u64, number: u64) {
+    /// A flush failed: regions that it may have been meant to cover are never closed in this run,
+    /// for a later success says nothing about what the failed one lost. That a region was written
+    /// again since it began does not save what was written before.
+    pub fn flush_failed(&mut self, volume: VolumeIndex, succeeded: u64) {
         for region in &mut self.regions {
-            let lost = region.flush > succeeded && region.flush <= number;
-            if region.volume == volume && lost {
+            if region.volume == volume && region.flush > succeeded {
                 region.flush = u64::MAX;
             }
         }
@@ -304,6 +304,20 @@ mod tests {
         assert_eq!(close(&mut map, at(130), 3, 7).closed, 1);
         assert_eq!(map.open_count(), 0);
         assert!(map.kept().wants_commit(true) && !map.kept().wants_commit(false));
+    }
+
+    #[test]
+    fn a_region_that_a_failed_flush_may_have_lost_stays_open_though_written_again() {
+        let mut map = map();
+        for flush in [1, 2] {
+            // The second one is done while flush 1 runs.
+            map.admit(VOLUME, extent(0, 512));
+            commit(&mut map);
+            map.done(at(0), VOLUME, extent(0, 512), flush);
+        }
+        map.flush_failed(VOLUME, 0);
+        let round = map.close_idle(at(100), None, |_| 2, |_, _, _| true);
+        assert_eq!((round.closed, map.open_count()), (0, 1));
     }
 
     #[test]

@@ -143,6 +143,14 @@ impl Inner {
     fn begin_link(&self, request: &ConnectRequest) -> Result<(LinkName, bool), ApiError> {
         let subject = format!("group {}", request.group);
         let engine = self.source(&request.group)?;
+        if request.trust_map {
+            return Err(ApiError::new(
+                ErrorCode::NotSupported,
+                subject,
+                "maps of a backing that nobody watched cannot be trusted yet",
+                "connect without --trust-map: both ends are compared by digest, and only what differs travels",
+            ));
+        }
         let peer = address(&subject, &request.to)?;
         let known = engine.links();
         let same_peer = known.iter().find(|link| link.peer == peer.to_string());
@@ -191,14 +199,15 @@ impl Inner {
             peer: peer.to_string(),
             paths: self.target_paths(engine, request)?,
             mode: request.mode,
-            first_mirror: request.mirror,
+            // Said to be equal is compared all the same: that costs reading and sends no data.
+            first_mirror: if request.no_mirror {
+                Some(MirrorKind::Checksum)
+            } else {
+                request.mirror
+            },
             overwrite: request.overwrite || takes_over,
             wanted: true,
-            initial: if request.no_mirror {
-                InitialMap::Nothing
-            } else {
-                InitialMap::Everything
-            },
+            initial: InitialMap::Everything,
         };
         engine
             .add_link(&spec)

@@ -83,7 +83,7 @@ impl Session<'_> {
                 "Whatever the target's paths for group {group} hold at {to} will be overwritten."
             ))?;
         }
-        if connect.no_mirror || connect.trust_map {
+        if connect.trust_map {
             self.confirmed(&format!(
                 "Group {group} will be taken to be as equal at {to} as its maps say, without a \
                  comparison; if it is not, the replica is wrong."

@@ -114,12 +114,17 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             Ok(()) => flush.succeeded = number,
             Err(errno) => {
                 let succeeded = flush.succeeded;
-                self.intent.flush_failed(volume, succeeded, number);
+                self.intent.flush_failed(volume, succeeded);
                 self.flush_failed(volume, errno);
             }
         }
+        let parks = told.is_err() && self.gate == Gate::Frozen;
+        if parks && !waiting.is_empty() {
+            // They have not heard of it yet; a later success does not bring back what is lost.
+            self.volumes[volume.as_usize()].flush.untold = told.err();
+        }
         for id in waiting.drain(..) {
-            if told.is_err() && self.gate == Gate::Frozen {
+            if parks {
                 self.park_flush(id);
             } else {
                 self.answer_when_acked(id, told);

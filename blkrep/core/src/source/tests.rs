@@ -124,6 +124,8 @@ struct Rig {
     answers: Vec<(u16, Result<(), Errno>)>,
     mirror: Vec<Action>,
     tag: u16,
+    /// How syncs end.
+    synced: Result<(), Errno>,
 }
 
 fn extent(offset: u64, len: u64) -> Extent {
@@ -162,6 +164,7 @@ impl Rig {
             answers: Vec::new(),
             mirror: Vec::new(),
             tag: 0,
+            synced: Ok(()),
         };
         rig.group.enter(queue, rig.now);
         if links > 0 {
@@ -267,7 +270,9 @@ impl Rig {
                     self.running.push((id, extent, slot));
                 }
                 Action::Complete { tag, result } => self.answers.push((tag, result)),
-                Action::Sync { volume, number } => self.group.flush_done(volume, number, Ok(())),
+                Action::Sync { volume, number } => {
+                    self.group.flush_done(volume, number, self.synced);
+                }
                 Action::Read { .. } => {}
                 Action::MirrorRead { .. } | Action::MirrorDigest { .. } => {
                     panic!("mirror reads belong to drivers")
@@ -411,6 +416,25 @@ fn a_frozen_group_tries_again_when_thawed() {
     rig.finish(0, Ok(()));
     rig.finish(0, Ok(()));
     assert_eq!(rig.answers, [(1, Ok(())), (2, Ok(()))]);
+}
+
+#[test]
+fn a_flush_that_failed_is_told_although_the_operator_thaws_and_the_next_succeeds() {
+    let mut rig = Rig::new(0, 1 << 20, OnBackingError::Freeze);
+    rig.write(extent(0, 4096));
+    rig.finish(0, Ok(()));
+    rig.synced = Err(Errno::EIO);
+    let lost = rig.submit(RequestOp::Flush, None);
+    rig.take();
+    assert_eq!((rig.group.gate(), rig.answers.len()), (Gate::Frozen, 1));
+    rig.synced = Ok(());
+    rig.group.thaw();
+    rig.take();
+    rig.take();
+    assert_eq!(rig.answers.last(), Some(&(lost, Err(Errno::EIO))));
+    let next = rig.submit(RequestOp::Flush, None);
+    rig.take();
+    assert_eq!(rig.answers.last(), Some(&(next, Ok(()))));
 }
 
 #[test]

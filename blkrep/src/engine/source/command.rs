@@ -21,8 +21,6 @@ use std::sync::Arc;
 pub enum InitialMap {
     /// Nothing is known: everything may.
     Everything,
-    /// Somebody says that nothing does.
-    Nothing,
     /// These extents, and writes from now on: a promoted replica against its former source.
     Extents(Vec<(VolumeIndex, Extent)>),
 }
@@ -81,7 +79,6 @@ fn kept_bits(layout: &MapLayout, initial: &InitialMap) -> Bits {
     let mut kept = Bits::clear_of(layout.bits());
     match initial {
         InitialMap::Everything => layout.fill(&mut kept),
-        InitialMap::Nothing => {}
         InitialMap::Extents(extents) => {
             for (volume, extent) in extents {
                 let (from, to) = layout.bits_of(*volume, *extent);
