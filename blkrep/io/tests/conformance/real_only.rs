@@ -1,5 +1,6 @@
 //! What only a running kernel can show: block devices, and limits of its own.
 
+use crate::body::claimed;
 use crate::place::{OnDisk, Place, all, one};
 use blkrep_io::real::{RealFile, RealHost};
 use blkrep_io::{Access, FileKind, Host, Io, Op, Region};
@@ -74,7 +75,7 @@ fn a_block_device_is_sized_claimed_written_and_zeroed() {
 
     written_and_zeroed(&host, &file);
     drop(file);
-    drop(host.open(&device.0, claiming).unwrap());
+    drop(claimed(&host, &device.0, claiming));
 }
 
 fn written_and_zeroed(host: &RealHost, file: &RealFile) {
@@ -201,7 +202,7 @@ fn a_ring_dropped_in_the_middle_leaves_its_file_whole() {
     };
     let path = place.path("file");
     for _ in 0..10 {
-        let file = host.open(&path, access).unwrap();
+        let file = claimed(&host, &path, access);
         let mut io = host.ring(8).unwrap();
         let (listener, _) = host.listen(place.address()).unwrap();
         io.submit(0, Op::Accept { listener });
@@ -221,7 +222,7 @@ fn a_ring_dropped_in_the_middle_leaves_its_file_whole() {
         drop(io);
         drop(file);
         // Nothing of the dropped ring holds the claim.
-        drop(host.open(&path, access).unwrap());
+        drop(claimed(&host, &path, access));
     }
 }
 
