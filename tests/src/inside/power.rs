@@ -84,10 +84,16 @@ impl Loader {
         for volume in volumes {
             line += &format!(" --volume {}", volume.display());
         }
-        Ok(Self {
+        let mut loader = Self {
             writers: spawn(command(&line))?,
             record,
-        })
+        };
+        // Its first line says of which volumes it is: without it nothing can be judged.
+        wait_for("the load to begin", MARK_LIMIT, || {
+            loader.is_well()?;
+            Ok(loader.recorded()? > 0)
+        })?;
+        Ok(loader)
     }
 
     /// Sets so many marks into the log of `disk` while the load runs.
