@@ -20,6 +20,8 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const RING_ENTRIES: u32 = 128;
 
@@ -58,6 +60,10 @@ impl Listening {
         self.thread.join();
     }
 }
+
+/// How long the disks of a group that was just given up are waited for, and how often they are tried.
+const OWN_DISKS_WAIT: Duration = Duration::from_secs(3);
+const OWN_DISKS_RETRY: Duration = Duration::from_millis(50);
 
 /// A volume this node had as its source, and its backing.
 type OwnBase = (VolumeName, PathBuf);
@@ -272,7 +278,17 @@ impl Inner {
             .collect();
         self.give_up(group)
             .map_err(|error| refuse(RefuseCode::Busy, format!("{error}; {}", error.action)))?;
-        self.make_replica(hello, &own)
+        // Whoever looks at the disks now that nobody claims them (udev, say) is soon done.
+        let end = Instant::now() + OWN_DISKS_WAIT;
+        loop {
+            match self.make_replica(hello, &own) {
+                Err(Route::Refuse {
+                    code: RefuseCode::Busy,
+                    ..
+                }) if Instant::now() < end => thread::sleep(OWN_DISKS_RETRY),
+                made => return made,
+            }
+        }
     }
 
     /// Makes a replica for a group that this node does not serve, or opens the one that is there. One
