@@ -137,6 +137,20 @@ pub(super) fn of_target(group: &GroupName, error: &TargetError) -> ApiError {
         TargetError::Promoted(_) => (ErrorCode::WrongRole, "see blkctl status"),
         TargetError::ReadOnly { .. } => (ErrorCode::BackingReadOnly, "make it writable"),
         TargetError::TooSmall { .. } => (ErrorCode::TargetTooSmall, "enlarge it"),
+        TargetError::Blocks { .. } => (ErrorCode::BackingUnsuitable, "use another one"),
+        TargetError::PathDenied { .. } | TargetError::NoDirectory => (
+            ErrorCode::TargetPathDenied,
+            "allow it with --allow-replica-dir",
+        ),
+        TargetError::SamePath { .. } => (
+            ErrorCode::TargetPathTaken,
+            "use a path that no other volume has",
+        ),
+        TargetError::Occupied { .. } => (
+            ErrorCode::TargetHoldsData,
+            "if it may be overwritten: --overwrite",
+        ),
+        TargetError::NoVolume(_) => (ErrorCode::NoSuchVolume, "blkctl status names those it has"),
         _ => (
             ErrorCode::StateCorrupt,
             "see blkctl events --severity error",

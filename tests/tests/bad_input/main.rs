@@ -14,6 +14,7 @@ mod lab;
 mod peer;
 mod peers;
 mod records;
+mod replacing;
 mod strangers;
 mod targets;
 mod volume;

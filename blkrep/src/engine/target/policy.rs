@@ -138,7 +138,7 @@ pub enum TargetError {
     #[error("the replica has no volume '{0}'; blkctl status names those it has")]
     NoVolume(VolumeName),
     /// Two volumes of the group go to one path.
-    #[error("two volumes of the group go to {}: map each to a path of its own", path.display())]
+    #[error("two volumes of the group go to {}; map each to a path of its own", path.display())]
     SamePath {
         /// The path.
         path: PathBuf,
