@@ -1,6 +1,7 @@
 //! What the commands need on a fresh Debian machine, beside the Rust toolchain.
 //!
-//! Owns the list of programs and the packages they come from. Missing ones enter, installed ones leave. Never removes anything.
+//! Owns the list of programs and the packages they come from. Missing ones enter, installed ones leave. Never asks for
+//! anything to be removed; where a package manager gives one of them up for another, it comes back in the version that fits.
 
 use anyhow::{Context, Result, bail, ensure};
 use blkrep_tests::guest::find_program;
@@ -31,18 +32,50 @@ const NEEDED: &[(&str, &str)] = &[
     ("nbdcopy", "libnbd-bin"),
 ];
 
+/// Rounds of installation: a package that a first one pushed out comes back in the second.
+const ROUNDS: usize = 3;
+
 /// Installs what is missing.
 pub(crate) fn all() -> Result<()> {
     let missing = || {
-        NEEDED
-            .iter()
+        let needs = NEEDED.iter().copied();
+        needs
             .filter(|(program, _)| find_program(program).is_none())
+            .collect()
     };
-    let mut packages: Vec<_> = missing().map(|(_, package)| *package).collect();
-    packages.dedup();
-    if packages.is_empty() {
-        return Ok(());
+    complete(missing, install)
+}
+
+/// A program, and the package that has it.
+type Need = (&'static str, &'static str);
+
+/// Installs until nothing is missing. A distribution's package may push out one that came from elsewhere (its backports):
+/// what was there before the first round can be missing after it.
+fn complete(
+    missing: impl Fn() -> Vec<Need>,
+    mut install: impl FnMut(&[&str]) -> Result<()>,
+) -> Result<()> {
+    let mut tried: Vec<Vec<Need>> = Vec::new();
+    loop {
+        let absent = missing();
+        if absent.is_empty() {
+            return Ok(());
+        }
+        if tried.len() == ROUNDS || tried.contains(&absent) {
+            let programs: Vec<_> = absent.iter().map(|(program, _)| *program).collect();
+            bail!(
+                "still missing after the installation: {}",
+                programs.join(" ")
+            );
+        }
+        let mut packages: Vec<_> = absent.iter().map(|(_, package)| *package).collect();
+        packages.dedup();
+        install(&packages)?;
+        tried.push(absent);
     }
+}
+
+fn install(packages: &[&str]) -> Result<()> {
     let words = packages.join(" ");
     if find_program("apt-get").is_none() {
         bail!("these packages (names of Debian) are missing and there is no apt-get here: {words}");
@@ -53,15 +86,8 @@ pub(crate) fn all() -> Result<()> {
     println!("installing {words}");
     apt(&["update", "-q"])?;
     let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
-    arguments.extend(&packages);
-    apt(&arguments)?;
-    let still: Vec<_> = missing().map(|(program, _)| *program).collect();
-    ensure!(
-        still.is_empty(),
-        "still missing after the installation: {}",
-        still.join(" ")
-    );
-    Ok(())
+    arguments.extend(packages);
+    apt(&arguments)
 }
 
 fn apt(arguments: &[&str]) -> Result<()> {
@@ -76,4 +102,76 @@ fn apt(arguments: &[&str]) -> Result<()> {
         arguments.join(" ")
     );
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    const EMULATOR: Need = ("emulator", "system");
+    const TOOL: Need = ("tool", "utils");
+
+    /// Installs on a machine where `installs` says what a package brings and pushes out.
+    fn on(
+        present: &[&'static str],
+        installs: impl Fn(&str, &mut BTreeSet<&'static str>),
+    ) -> Result<usize> {
+        let machine = RefCell::new(present.iter().copied().collect::<BTreeSet<_>>());
+        let mut rounds = 0;
+        let missing = || {
+            let machine = machine.borrow();
+            let absent = |(program, _): &Need| !machine.contains(program);
+            [EMULATOR, TOOL].into_iter().filter(absent).collect()
+        };
+        complete(missing, |packages| {
+            rounds += 1;
+            for package in packages {
+                installs(package, &mut machine.borrow_mut());
+            }
+            Ok(())
+        })?;
+        Ok(rounds)
+    }
+
+    fn bring(package: &str, machine: &mut BTreeSet<&'static str>) {
+        machine.insert(if package == EMULATOR.1 {
+            EMULATOR.0
+        } else {
+            TOOL.0
+        });
+    }
+
+    #[test]
+    fn nothing_is_installed_where_nothing_is_missing() {
+        assert_eq!(on(&[EMULATOR.0, TOOL.0], bring).unwrap(), 0);
+        assert_eq!(on(&[], bring).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_an_installation_pushes_out_comes_back() {
+        let rounds = on(&[TOOL.0], |package, machine| {
+            if package == EMULATOR.1 {
+                machine.remove(TOOL.0);
+            }
+            bring(package, machine);
+        });
+        assert_eq!(rounds.unwrap(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_named() {
+        let error = on(&[TOOL.0], |_, _| {}).unwrap_err().to_string();
+        assert!(error.contains("emulator") && !error.contains("tool"));
+        let hostile = |package: &str, machine: &mut BTreeSet<_>| {
+            machine.clear();
+            bring(package, machine);
+        };
+        assert!(
+            on(&[TOOL.0], hostile).is_err(),
+            "two that exclude each other"
+        );
+    }
 }
