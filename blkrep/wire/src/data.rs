@@ -27,6 +27,17 @@ pub struct Entry {
     pub bytes: Option<Slice>,
 }
 
+/// One record of a frame that was received, with its bytes.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The record.
+    pub record: Record,
+    /// Its bytes, as in [`Entry`].
+    pub bytes: Option<Slice>,
+    /// CRC32 of its bytes, made by the source and found right; 0 where it has none.
+    pub data_crc: u32,
+}
+
 /// How much goes into one data frame.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DataPlan {
@@ -297,15 +308,15 @@ pub struct Entries<'a> {
 }
 
 impl Iterator for Entries<'_> {
-    type Item = Entry;
+    type Item = Received;
 
-    fn next(&mut self) -> Option<Entry> {
+    fn next(&mut self) -> Option<Received> {
         if self.next == self.frame.record_count {
             return None;
         }
         let header = self.frame.body.with(|bytes| header_at(bytes, self.next));
-        let record = header
-            .and_then(|header| read_record(&header).ok())
+        let (record, data_crc) = header
+            .and_then(|header| Some((read_record(&header).ok()?, header.data_crc.get())))
             .expect("checked when the frame was made");
         self.next += 1;
         let bytes = record.kind.has_data().then(|| {
@@ -314,7 +325,11 @@ impl Iterator for Entries<'_> {
             self.data_at = end;
             bytes
         });
-        Some(Entry { record, bytes })
+        Some(Received {
+            record,
+            bytes,
+            data_crc,
+        })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

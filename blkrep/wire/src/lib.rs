@@ -18,7 +18,7 @@ mod read;
 mod stream;
 mod version;
 
-pub use data::{DataFrame, DataPlan, Entry};
+pub use data::{DataFrame, DataPlan, Entry, Received};
 pub use decoder::Decoder;
 pub use encoder::Encoder;
 pub use error::WireError;

@@ -87,6 +87,8 @@ fn every_record_arrives_with_its_bytes() {
     let mut data_bytes = 0;
     for (found, sent) in frame.entries().zip(&entries) {
         assert_eq!(found.record, sent.record);
+        let crc = |slice: &blkrep_io::Slice| slice.with(crc32fast::hash);
+        assert_eq!(found.data_crc, sent.bytes.as_ref().map_or(0, crc));
         let found = found.bytes.map(|bytes| bytes.with(<[u8]>::to_vec));
         let sent = sent.bytes.as_ref().map(|bytes| bytes.with(<[u8]>::to_vec));
         data_bytes += sent.as_ref().map_or(0, Vec::len);

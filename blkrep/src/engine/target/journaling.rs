@@ -11,7 +11,7 @@ use blkrep_store::journal::{
     Batch, BatchPlan, BatchRecord, JOURNAL_BLOCK_BYTES, JournalState, Placed,
 };
 use blkrep_types::{ByteLen, Errno, Nanos, Record};
-use blkrep_wire::FarewellCode;
+use blkrep_wire::{FarewellCode, Received};
 
 pub(super) type SocketOf<H> = <<H as Host>::Io as Io>::Socket;
 
@@ -186,11 +186,12 @@ impl Journaling {
     }
 
     /// Puts a record into the batch that is being filled; [`Journaling::can_take`] said it fits.
-    pub(super) fn take(&mut self, record: &Record, bytes: Option<&Slice>) {
+    pub(super) fn take(&mut self, received: &Received) {
         let plan = self.plan.as_mut().expect("asked before");
-        let taken = match bytes {
-            Some(bytes) => bytes.with(|bytes| plan.push(record, bytes)),
-            None => plan.push(record, &[]),
+        let (record, crc) = (&received.record, received.data_crc);
+        let taken = match &received.bytes {
+            Some(bytes) => bytes.with(|bytes| plan.push(record, bytes, crc)),
+            None => plan.push(record, &[], crc),
         };
         assert!(taken, "asked before");
     }

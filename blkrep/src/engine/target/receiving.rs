@@ -298,13 +298,13 @@ impl<H: Host> TargetWorker<H> {
             return;
         };
         let cursor = self.applier.cursor().batch;
-        for (taken, entry) in (used..).zip(frame.entries().skip(used)) {
-            if !self.journaling.can_take(&entry.record, cursor) {
+        for (taken, received) in (used..).zip(frame.entries().skip(used)) {
+            if !self.journaling.can_take(&received.record, cursor) {
                 session.frame = Some((frame, taken));
                 return;
             }
-            match self.incoming.take(&entry.record) {
-                Ok(Taken::New) => self.journaling.take(&entry.record, entry.bytes.as_ref()),
+            match self.incoming.take(&received.record) {
+                Ok(Taken::New) => self.journaling.take(&received),
                 Ok(Taken::Duplicate) => {}
                 Err(error) => {
                     session.end(FarewellCode::Order, error.to_string());

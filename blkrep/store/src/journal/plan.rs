@@ -79,11 +79,13 @@ impl BatchPlan {
         self.records.len() < BATCH_RECORDS_MAX && end.next_multiple_of(JOURNAL_BLOCK_BYTES) <= room
     }
 
-    /// Takes a record with its bytes; false if it does not fit any more.
+    /// Takes a record with its bytes and their CRC32, 0 without bytes; false if it does not fit
+    /// any more. The checksum is the one the bytes came with: what goes wrong from there on is
+    /// found when the batch is read.
     ///
     /// # Panics
     /// If `data` is not as long as the record says.
-    pub fn push(&mut self, record: &Record, data: &[u8]) -> bool {
+    pub fn push(&mut self, record: &Record, data: &[u8], data_crc: u32) -> bool {
         assert_eq!(
             data.len(),
             data_bytes(record),
@@ -97,11 +99,7 @@ impl BatchPlan {
         self.buffer.write(DATA_BASE + to_usize(at), data);
         self.records.push(BatchRecord {
             record: *record,
-            data_crc: if data.is_empty() {
-                0
-            } else {
-                crc32fast::hash(data)
-            },
+            data_crc,
             data_at: u32::try_from(at).expect("within a buffer"),
         });
         self.data_end = at + data.len() as u64;

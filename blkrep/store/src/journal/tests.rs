@@ -78,7 +78,11 @@ impl Journal {
         let mut plan = BatchPlan::new(buffer(), Vec::new());
         for record in records {
             let bytes = vec![u8::try_from(record.seq.get() % 251).unwrap(); data_len(record)];
-            assert!(plan.push(record, &bytes));
+            let crc = match bytes.len() {
+                0 => 0,
+                _ => crc32fast::hash(&bytes),
+            };
+            assert!(plan.push(record, &bytes, crc));
         }
         let position = self.space.place(plan.bytes())?;
         let generation = name(0).generation;
