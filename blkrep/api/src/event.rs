@@ -127,7 +127,7 @@ catalogue! {
     1407 JournalFull = "journal-full", Warning, "The target's journal is full; the source is held back.", "Resume applying if it is paused; else check the target's disks, or set `target.journal-size` higher.";
     1408 JournalCorrupt = "journal-corrupt", Error, "A journal record failed its checksum; what it held counts as different.", "Check the disk below the journal; a difference mirror repairs the extents.";
     1409 JournalReplayed = "journal-replayed", Info, "The target applied what its journal held from before its start.", "";
-    1410 TargetRestored = "target-restored-from-backup", Warning, "The target holds older data than the source had acknowledged; it is compared by checksum.", "";
+    1410 TargetRestored = "target-restored-from-backup", Warning, "The target holds less than it had acknowledged to the source; it gets it from the log, or everything is compared by checksum.", "";
     1411 TargetForgotten = "target-forgotten", Info, "This node is target of the group no longer; the replica's data was left.", "";
     1412 TargetReplaced = "target-replaced", Warning, "Another disk holds a volume of the replica from now on; all of it counts as different.", "Nothing: the source sends it when it connects. Until then the replica cannot be promoted.";
 

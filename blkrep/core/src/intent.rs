@@ -140,6 +140,13 @@ impl IntentMap {
         self.kept.set(first, last);
     }
 
+    /// Regions that a predecessor left open may have writes up to `seq`.
+    pub fn adopt_open(&mut self, seq: Seq) {
+        for region in &mut self.regions {
+            region.last = region.last.max(seq);
+        }
+    }
+
     /// An admitted write is complete here; flush number `flush` of its volume will cover it.
     pub fn done(&mut self, now: Nanos, volume: VolumeIndex, extent: Extent, flush: u64) {
         let (first, last) = self.layout.bits_of(volume, extent);

@@ -15,6 +15,6 @@ pub mod superblock;
 
 pub use error::FormatError;
 pub use memory::{
-    Append, Appended, Held, LogHandle, Mark, MemoryLog, MemoryLogName, MemoryLogShape, Place,
-    Unusable,
+    Append, Appended, FlushTroubles, Held, LogHandle, Mark, MemoryLog, MemoryLogName,
+    MemoryLogShape, Place, Unusable,
 };

@@ -128,8 +128,8 @@ impl Inner {
             }
             GroupEvent::LinkUp { link, start } => {
                 let id = match start.mirror {
+                    _ if start.set_back => EventId::TargetRestored,
                     None => EventId::LinkResumed,
-                    Some(_) if start.set_back => EventId::TargetRestored,
                     Some(_) => EventId::LinkNotResumable,
                 };
                 of_link(

@@ -5,8 +5,8 @@
 
 use super::request::{Request, Stage};
 use super::{
-    Action, Connection, Gate, NewEntry, NewRequest, RequestId, RequestOp, SourceGroup, Transmit,
-    WriteLog,
+    Action, Connection, Gate, LinkIndex, NewEntry, NewRequest, RequestId, RequestOp, SourceGroup,
+    Transmit, WriteLog,
 };
 use crate::dirty::Words;
 use blkrep_types::{Errno, RecordKind, Seq};
@@ -173,6 +173,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             if !link.is_following() {
                 link.mark_dirty(first, last);
                 link.dirtied(now, extent.len());
+                // Its bit stands for it on this link, though another one has it in the log.
+                let through = slot.map_or(Seq::ZERO, |slot| slot.seq);
+                link.dirt_through = link.dirt_through.max(through);
             }
         }
         self.start_local(id);
@@ -190,13 +193,17 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if self.tail_is_ours() {
             return true;
         }
-        let Some(link) = self.slowest().and_then(|index| self.link(index)) else {
-            return false;
-        };
-        let draining = link.connection == Connection::Up
-            && link.transmit == Transmit::Started
-            && self.now.since(link.progress_at) < DRAINING;
+        let draining = self.slowest().is_some_and(|index| self.drains(index));
         draining && waited < self.options.throttle_max
+    }
+
+    /// True if a link has got something lately.
+    pub(super) fn drains(&self, index: LinkIndex) -> bool {
+        self.link(index).is_some_and(|link| {
+            link.connection == Connection::Up
+                && link.transmit == Transmit::Started
+                && self.now.since(link.progress_at) < DRAINING
+        })
     }
 
     /// Hands the local operation to the request's worker.

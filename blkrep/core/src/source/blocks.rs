@@ -64,9 +64,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if !self.flows(index) || !self.log_waiters.is_empty() {
             return None;
         }
-        let log = self.log_ref();
-        let used = log.used().get();
-        if used > 0 && used + BLOCK_BYTES_MAX > log.capacity().get() / 2 {
+        if !self.mirror_has_room() {
             return None;
         }
         let (now, layout) = (self.now, &self.layout);
@@ -105,6 +103,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         mirror.cursor = last + 1;
         Some((Purpose::Send, volume, (first, last)))
+    }
+
+    /// True if the log takes another block of a mirror.
+    pub(super) fn mirror_has_room(&self) -> bool {
+        let (used, capacity) = (self.log_ref().used().get(), self.log_ref().capacity().get());
+        used == 0 || used + BLOCK_BYTES_MAX <= capacity / 2
     }
 
     /// Begins a block. False if it was given up at once: there is no room for it now.
@@ -230,6 +234,16 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     pub fn mirror_read_done(&mut self, id: JobId, result: Result<bool, Errno>) {
         let job = self.end_job(id);
         let slot = job.slot.expect("it was handed out");
+        let now = self.now;
+        if let Err(errno) = result
+            && let Some(link) = self.link_mut(job.link).filter(|_| !job.orphan)
+        {
+            // Before its entry becomes nothing: a successor finds one or the other.
+            link.mark_dirty(job.bits.0, job.bits.1);
+            link.mirror.retry_at = now.after(ERROR_PAUSE);
+            let link = job.link;
+            self.event(GroupEvent::MirrorError { link, errno });
+        }
         let log = self.log_mut();
         match result {
             Ok(true) => log.replace_kind(
@@ -243,19 +257,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             Err(_) => log.replace_kind(slot.seq, RecordKind::Void),
         }
         log.publish(slot.seq);
-        let now = self.now;
         if let Some(link) = self.link_mut(job.link).filter(|_| !job.orphan) {
             match result {
                 Ok(true) => link.mirror.skipped += job.extent.len().get(),
                 Ok(false) => link.mirror.sent += job.extent.len().get(),
-                Err(errno) => {
-                    link.mark_dirty(job.bits.0, job.bits.1);
-                    link.mirror.retry_at = now.after(ERROR_PAUSE);
-                    self.event(GroupEvent::MirrorError {
-                        link: job.link,
-                        errno,
-                    });
-                }
+                Err(_) => {}
             }
         }
         self.unlock(job.volume, id.0 | JOB_HOLDER);

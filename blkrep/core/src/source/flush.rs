@@ -5,7 +5,7 @@
 //! before it was submitted is durable.
 
 use super::request::Stage;
-use super::{Action, Gate, RequestId, SourceGroup, WriteLog};
+use super::{Action, FlushTroubles, Gate, RequestId, SourceGroup, WriteLog};
 use crate::dirty::Words;
 use blkrep_types::{Errno, Seq, VolumeIndex};
 
@@ -118,10 +118,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 self.flush_failed(volume, errno);
             }
         }
+        self.note_flush_troubles(volume, result.is_err());
         let parks = told.is_err() && self.gate == Gate::Frozen;
         if parks && !waiting.is_empty() {
             // They have not heard of it yet; a later success does not bring back what is lost.
             self.volumes[volume.as_usize()].flush.untold = told.err();
+            self.note_flush_troubles(volume, true);
         }
         for id in waiting.drain(..) {
             if parks {
@@ -135,6 +137,40 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             flush.current = waiting;
         }
         self.start_flush(volume);
+    }
+
+    /// Remembers for a successor what this flush left.
+    fn note_flush_troubles(&mut self, volume: VolumeIndex, failed: bool) {
+        let bit = 1_u64 << volume.get();
+        let untold = self.volumes[volume.as_usize()].flush.untold.is_some();
+        let Some(log) = self.log.as_mut() else {
+            return;
+        };
+        let before = log.flush_troubles();
+        let now = FlushTroubles {
+            failed: before.failed | if failed { bit } else { 0 },
+            untold: before.untold & !bit | if untold { bit } else { 0 },
+        };
+        if now != before {
+            log.set_flush_troubles(now);
+        }
+    }
+
+    /// A flush that failed for a predecessor counts as one of ours: what it may have lost is not
+    /// safe because the next one succeeds, and whoever was not told of it has to be.
+    pub(super) fn adopt_flush_troubles(&mut self) {
+        let troubles = self.log_ref().flush_troubles();
+        for index in 0..self.volumes.len() {
+            let volume = VolumeIndex::new(u16::try_from(index).expect("few volumes"));
+            if troubles.failed >> index & 1 == 1 {
+                self.intent.flush_failed(volume, 0);
+            }
+            let flush = &mut self.volumes[index].flush;
+            if troubles.untold >> index & 1 == 1 {
+                flush.untold = Some(Errno::EIO);
+            }
+            self.note_flush_troubles(volume, false);
+        }
     }
 
     fn park_flush(&mut self, id: RequestId) {

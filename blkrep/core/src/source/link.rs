@@ -12,7 +12,8 @@ use crate::dirty::{Bits, MapLayout, Words};
 use crate::identity::Place;
 use crate::persist::{CommitNo, KeptMap};
 use blkrep_types::{
-    ByteLen, DataState, Incarnation, MirrorKind, Mode, Nanos, Seq, VolumeIndex, WriteName,
+    ByteLen, DataState, Incarnation, MirrorKind, Mode, Nanos, RecordKind, Seq, VolumeIndex,
+    WriteName,
 };
 use std::time::Duration;
 
@@ -118,6 +119,8 @@ pub(super) struct Link<W> {
     /// The commit that must be done before the stream may begin.
     pub(super) prepared: Option<CommitNo>,
     pub(super) peer: Option<super::WelcomeFacts>,
+    /// The peer that has answered lacks what it had acknowledged.
+    pub(super) set_back: bool,
     pub(super) progress_at: Nanos,
     pub(super) dirtied_at: Nanos,
     pub(super) dirtying: Rate,
@@ -130,9 +133,7 @@ impl<W: Words> Link<W> {
     fn new(setup: &LinkSetup, start: LinkStart<W>, layout: &MapLayout, base: Place) -> Self {
         let mut recent = Bits::clear_of(layout.bits());
         layout.fill(&mut recent);
-        let mark = start
-            .mark
-            .filter(|mark| !mark.following || mark.held >= base.1);
+        let mark = start.mark;
         let known = mark.filter(|mark| mark.acked_known);
         Self {
             mode: setup.mode,
@@ -164,6 +165,7 @@ impl<W: Words> Link<W> {
             plan: None,
             prepared: None,
             peer: None,
+            set_back: false,
             progress_at: Nanos::default(),
             dirtied_at: Nanos::default(),
             dirtying: Rate::default(),
@@ -249,6 +251,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     pub fn set_log(&mut self, log: L) {
         assert!(self.log.is_none(), "a group has one log");
         self.log = Some(log);
+        self.adopt_flush_troubles();
     }
 
     /// Adds a link. What a predecessor left of it is taken over; what the maps say is covered.
@@ -256,9 +259,16 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// # Panics
     /// If its place is taken or there is no log.
     pub fn add_link(&mut self, setup: &LinkSetup, start: LinkStart<W>) {
-        let base = self.log_ref().base();
-        let remembered = start.mark.is_some();
+        let (base, head) = (self.log_ref().base(), self.log_ref().head().1);
+        let mark = start.mark;
+        let mark = mark.filter(|mark| !mark.following || mark.held >= base.1);
+        let remembered = mark.is_some();
+        let start = LinkStart { mark, ..start };
         let mut link = Link::new(setup, start, &self.layout, base);
+        if !link.is_following() {
+            // What its maps say now covers every write up to here.
+            link.dirt_through = head;
+        }
         let fresh = !self.has_links();
         for request in self.requests.iter() {
             let changes = request.new.extent.filter(|_| request.slot.is_none());
@@ -301,13 +311,34 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.want_mirror(setup.place);
     }
 
-    /// The regions of entries that a predecessor left open stay open until they are acknowledged.
+    /// The regions that a predecessor left open stay open until what was written there is
+    /// acknowledged, and until the maps on disk say so: of what the log holds no more, only that it
+    /// came before is known.
     fn adopt_entries(&mut self) {
+        let base = self.log_ref().base().1;
+        self.intent.adopt_open(base);
         let (mut seq, head) = (self.log_ref().base().1.next(), self.log_ref().head().1);
         while seq <= head {
             let entry = self.log_ref().entry(seq);
             if let (Some(extent), None) = (entry.record.extent, entry.link) {
                 self.intent.adopt(entry.record.volume, extent, seq);
+            }
+            seq = seq.next();
+        }
+    }
+
+    /// Ends what a predecessor had under way, once every link is there and what is doubtful is dirt
+    /// on it: bytes that never came leave nothing to send, and no local write is waited for.
+    pub fn settle_entries(&mut self) {
+        let (mut seq, head) = (self.log_ref().base().1.next(), self.log_ref().head().1);
+        while seq <= head {
+            let entry = self.log_ref().entry(seq);
+            if !entry.published {
+                self.log_mut().replace_kind(seq, RecordKind::Void);
+                self.log_mut().publish(seq);
+            }
+            if !entry.local_done {
+                self.log_mut().set_local_done(seq);
             }
             seq = seq.next();
         }
@@ -321,6 +352,13 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.free();
         self.acks_came();
         self.room_freed();
+        if !self.has_links() {
+            // Nobody needs their intents, and nobody looks after the map any more.
+            self.intent_commits.clear();
+            for id in std::mem::take(&mut self.intent_waiters) {
+                self.intended(id);
+            }
+        }
     }
 
     /// The worker that drives a link.

@@ -154,19 +154,31 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.gate = Gate::Fenced;
         self.event(GroupEvent::Fenced { newer });
         while let Some(id) = self.parked.pop_front() {
-            let request = *self.requests.get(id);
-            if let Some(slot) = request.slot {
-                self.log_mut().set_local_done(slot.seq);
-            }
-            if self.holds_range(id, &request) {
-                self.unlock(request.new.volume, id);
-            }
+            self.end_parked(id);
             self.answer(id, Err(Errno::EIO));
         }
         for id in std::mem::take(&mut self.ack_waiters) {
             self.answer(id, Err(Errno::EIO));
         }
         self.free_and_go_on();
+    }
+
+    /// A request that waits for an operator is not tried again. Without its range there is nothing
+    /// of it to end: it never began, or only its flush is missing and its entry may be gone.
+    fn end_parked(&mut self, id: RequestId) {
+        let request = *self.requests.get(id);
+        if !self.holds_range(id, &request) {
+            return;
+        }
+        let volume = request.new.volume;
+        if let Some(slot) = request.slot {
+            self.log_mut().set_local_done(slot.seq);
+        }
+        if request.intent {
+            let flush = self.volumes[volume.as_usize()].flush.covering();
+            self.intent.done(self.now, volume, request.extent(), flush);
+        }
+        self.unlock(volume, id);
     }
 
     /// Gives the answer, or waits for the links whose mode asks for it.

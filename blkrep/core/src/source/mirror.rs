@@ -343,6 +343,29 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
     }
 
+    /// A mirror takes no more than half of the log. Where another link that gets nothing holds
+    /// that much, the mirror would wait for as long as the application is idle: that link's queue
+    /// becomes dirt.
+    pub(super) fn make_room_for_mirrors(&mut self) {
+        let waits = |index: &LinkIndex| {
+            self.flows(*index)
+                && self
+                    .link(*index)
+                    .is_some_and(|link| link.mirror.phase == MirrorPhase::Running && link.differs())
+        };
+        let Some(mirror) = self.link_indices().find(waits) else {
+            return;
+        };
+        let Some(slowest) = self.slowest().filter(|slowest| *slowest != mirror) else {
+            return;
+        };
+        if self.mirror_has_room() || self.tail_is_ours() || self.drains(slowest) {
+            return;
+        }
+        self.overflow();
+        self.go_on();
+    }
+
     /// An acknowledgement may have ended the mirror.
     pub(super) fn mirror_acked(&mut self, index: LinkIndex) {
         let Some(link) = self.link_mut(index) else {

@@ -36,7 +36,7 @@ pub use facts::{
 pub use link::{LinkSetup, LinkStart};
 pub use request::{NewRequest, RequestId, RequestOp};
 pub use upkeep::MapId;
-pub use write_log::{LinkMark, LogEntry, NewEntry, Slot, WriteLog};
+pub use write_log::{FlushTroubles, LinkMark, LogEntry, NewEntry, Slot, WriteLog};
 
 use crate::dirty::{MapLayout, Words};
 use crate::intent::IntentMap;
@@ -352,6 +352,17 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.outboxes
             .push(Vec::with_capacity(2 * self.options.requests_max));
         WorkerId(u16::try_from(self.outboxes.len() - 1).expect("few workers"))
+    }
+
+    /// The place of a worker that has ended, if nothing refers to it any more: no link is driven by
+    /// it, no request came from it, nothing was left for it to do.
+    #[must_use]
+    pub fn reuse_worker(&self, place: usize) -> Option<WorkerId> {
+        let id = WorkerId(u16::try_from(place).expect("few workers"));
+        let drives = self.links.iter().flatten().any(|l| l.worker == Some(id));
+        let asked = self.requests.iter().any(|r| r.new.worker == id);
+        let free = !drives && !asked && self.outboxes[place].is_empty();
+        free.then_some(id)
     }
 
     /// The worker that was added first.

@@ -43,7 +43,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             | Verdict::Everything(..)
             | Verdict::First(_) => {}
         }
+        // Asked now: a mirror of everything forgets what was acknowledged before the stream begins.
+        let set_back = self.is_set_back(index, peer);
         if let Some(link) = self.link_mut(index) {
+            // A handshake that broke off may have forgotten it already.
+            link.set_back = set_back || link.set_back && link.acked.is_none();
             link.data_state = peer.data_state;
             link.peer = Some(peer.clone());
             link.plan = Some(verdict);
@@ -129,6 +133,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let plan = link.plan.take().expect("the peer has answered");
         let peer = link.peer.clone().expect("the peer has answered");
         link.prepared = None;
+        let set_back = std::mem::take(&mut link.set_back);
         link.connect_to(Connection::Up);
         let mut start = StreamStart {
             after: peer.durable,
@@ -136,7 +141,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             generation: self.history.current(),
             mirror: None,
             reason: "the log has everything since",
-            set_back: self.is_set_back(index, &peer),
+            set_back,
         };
         match plan {
             Verdict::Resume => self.resume(index, &peer),

@@ -141,7 +141,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if name.seq <= link.last_handed_out() && self.name_at(name.seq) == Some(at) {
             return Some(Some(name.seq));
         }
-        let old = known_old || at <= self.log_ref().base();
+        let sent = name.seq <= link.last_handed_out() && at <= self.log_ref().base();
+        let old = known_old || sent;
         old.then_some(None)
     }
 

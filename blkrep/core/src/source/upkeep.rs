@@ -61,8 +61,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if !self.has_links() {
             return None;
         }
+        // With its patience over, a write waits for an operation of ours: its end is a turn.
         let patience = self.log_wait_since.after(self.options.throttle_max);
-        let waiting = (!self.log_waiters.is_empty()).then_some(patience.max(self.now));
+        let waiting = (!self.log_waiters.is_empty() && patience > self.now).then_some(patience);
         Some(waiting.map_or(self.tick_at, |until| until.min(self.tick_at)))
     }
 
@@ -82,6 +83,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         for volume in &round.flush {
             self.flush_soon(*volume);
         }
+        self.make_room_for_mirrors();
         for index in self.link_indices() {
             self.look_after_link(index, round.waits_for_links);
         }

@@ -61,6 +61,15 @@ pub struct LinkMark {
     pub acked_known: bool,
 }
 
+/// Volumes, by bit, whose flushes went wrong since the host started: a successor must not forget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FlushTroubles {
+    /// A flush failed: regions that were open then may have lost what was written.
+    pub failed: u64,
+    /// A flush failed and nobody was told yet.
+    pub untold: u64,
+}
+
 /// The ordered memory of a group.
 pub trait WriteLog {
     /// The last name given; the base if the log is empty.
@@ -98,4 +107,10 @@ pub trait WriteLog {
 
     /// Remembers a link for a successor.
     fn mark_link(&mut self, link: LinkIndex, mark: &LinkMark);
+
+    /// What is remembered of flushes that failed.
+    fn flush_troubles(&self) -> FlushTroubles;
+
+    /// Remembers flushes that failed for a successor.
+    fn set_flush_troubles(&mut self, troubles: FlushTroubles);
 }

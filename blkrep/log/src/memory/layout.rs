@@ -29,6 +29,8 @@ pub(super) mod header {
     pub(in super::super) const BASES: usize = 128;
     pub(in super::super) const BASE_CHOICE: usize = 160;
     pub(in super::super) const HEAD: usize = 192;
+    pub(in super::super) const FLUSH_FAILED: usize = 256;
+    pub(in super::super) const FLUSH_UNTOLD: usize = 264;
     pub(in super::super) const MARKS: usize = 1024;
 }
 
@@ -135,6 +137,8 @@ mod page {
             ("incarnation", header::INCARNATION),
             ("base_choice", header::BASE_CHOICE),
             ("head", header::HEAD),
+            ("flush_failed", header::FLUSH_FAILED),
+            ("flush_untold", header::FLUSH_UNTOLD),
         ] {
             assert_eq!(row("Header", field), (offset, 8), "{field}");
         }

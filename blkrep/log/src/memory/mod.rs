@@ -126,6 +126,15 @@ pub struct Mark {
     pub acked: Place,
 }
 
+/// Volumes, by bit, of which a flush went wrong since the host started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FlushTroubles {
+    /// A flush failed.
+    pub failed: u64,
+    /// One failed, and nobody was told of it yet.
+    pub untold: u64,
+}
+
 /// Memory that is not a usable log of that name, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the write log in shared memory cannot be used: {0}")]
@@ -183,6 +192,8 @@ impl MemoryLog {
                 region.store(word, 0, Relaxed);
             }
         }
+        region.store(header::FLUSH_FAILED, 0, Relaxed);
+        region.store(header::FLUSH_UNTOLD, 0, Relaxed);
         region.store(header::STATIC_CRC, static_crc(shape, name), Relaxed);
         let mut log = Self {
             region,
@@ -559,6 +570,23 @@ impl MemoryLog {
             u64::from(new.flags) << 8 | choice,
             Release,
         );
+    }
+
+    /// Remembers flushes that failed for a successor.
+    pub fn set_flush_troubles(&mut self, troubles: FlushTroubles) {
+        self.region
+            .store(header::FLUSH_UNTOLD, troubles.untold, Relaxed);
+        self.region
+            .store(header::FLUSH_FAILED, troubles.failed, Release);
+    }
+
+    /// What is remembered of flushes that failed.
+    #[must_use]
+    pub fn flush_troubles(&self) -> FlushTroubles {
+        FlushTroubles {
+            failed: self.region.load(header::FLUSH_FAILED, Acquire),
+            untold: self.region.load(header::FLUSH_UNTOLD, Relaxed),
+        }
     }
 
     /// What is remembered of a link.

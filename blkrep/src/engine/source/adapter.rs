@@ -4,7 +4,7 @@
 
 use blkrep_core::dirty::Words;
 use blkrep_core::identity::Place;
-use blkrep_core::source::{LinkIndex, LinkMark, LogEntry, NewEntry, Slot, WriteLog};
+use blkrep_core::source::{FlushTroubles, LinkIndex, LinkMark, LogEntry, NewEntry, Slot, WriteLog};
 use blkrep_io::Region;
 use blkrep_log::{Append, Mark, MemoryLog};
 use blkrep_types::{ByteLen, Incarnation, RecordKind, Seq};
@@ -14,6 +14,8 @@ use std::sync::atomic::Ordering;
 const FOLLOWING: u8 = 1;
 const MIRROR_OPEN: u8 = 2;
 const ACKED_KNOWN: u8 = 4;
+/// Somebody has said something of the link: without it neither log nor bitmaps mean anything to it.
+const WATCHED: u8 = 8;
 
 fn link_byte(link: LinkIndex) -> u8 {
     u8::try_from(link.as_usize()).expect("few links")
@@ -24,16 +26,16 @@ fn link_byte(link: LinkIndex) -> u8 {
 pub(super) struct GroupLog(pub(super) MemoryLog);
 
 impl GroupLog {
-    /// What a predecessor left of a link.
-    pub(super) fn mark(&self, link: LinkIndex) -> LinkMark {
+    /// What a predecessor left of a link; `None` if it never came to say something of it.
+    pub(super) fn mark(&self, link: LinkIndex) -> Option<LinkMark> {
         let mark = self.0.mark(link_byte(link));
-        LinkMark {
+        (mark.flags & WATCHED != 0).then_some(LinkMark {
             following: mark.flags & FOLLOWING != 0,
             mirror_open: mark.flags & MIRROR_OPEN != 0,
             held: mark.held,
             acked: mark.acked,
             acked_known: mark.flags & ACKED_KNOWN != 0,
-        }
+        })
     }
 }
 
@@ -105,13 +107,29 @@ impl WriteLog for GroupLog {
         self.0.set_mark(
             link_byte(link),
             &Mark {
-                flags: flag(mark.following, FOLLOWING)
+                flags: WATCHED
+                    | flag(mark.following, FOLLOWING)
                     | flag(mark.mirror_open, MIRROR_OPEN)
                     | flag(mark.acked_known, ACKED_KNOWN),
                 held: mark.held,
                 acked,
             },
         );
+    }
+
+    fn flush_troubles(&self) -> FlushTroubles {
+        let troubles = self.0.flush_troubles();
+        FlushTroubles {
+            failed: troubles.failed,
+            untold: troubles.untold,
+        }
+    }
+
+    fn set_flush_troubles(&mut self, troubles: FlushTroubles) {
+        self.0.set_flush_troubles(blkrep_log::FlushTroubles {
+            failed: troubles.failed,
+            untold: troubles.untold,
+        });
     }
 }
 

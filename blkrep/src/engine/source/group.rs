@@ -276,8 +276,14 @@ impl<H: Host> SourceShared<H> {
     /// Makes a worker's place and mailbox.
     pub(super) fn add_worker(&self) -> (WorkerId, Arc<Mail>) {
         let mut state = self.lock();
+        let places = state.mails.iter().enumerate();
+        let mut ended = places.filter(|(_, mail)| mail.gone.load(Ordering::Acquire));
+        let again = ended.find_map(|(place, _)| state.group.reuse_worker(place));
         let id = if std::mem::take(&mut state.first_free) {
             state.group.first_worker()
+        } else if let Some(id) = again {
+            state.mails[id.as_usize()] = Arc::new(Mail::default());
+            id
         } else {
             state.mails.push(Arc::new(Mail::default()));
             state.group.add_worker()

@@ -124,11 +124,11 @@ impl<H: Host> Recovery<'_, H> {
         admin.superblock.save(&admin.record)?;
         let record = &admin.record;
         let intact = kept.is_some();
-        let mut log = match kept {
+        let log = match kept {
             Some(region) => self.adopt(record, region)?,
             None => GroupLog(make_log(self.host, record)?),
         };
-        let doubtful = settle(&mut log, self.options.reissues);
+        let doubtful = doubts(&log, self.options.reissues);
         report.doubtful_writes = doubtful.len();
         let handle = log.0.handle();
         let marks: Vec<_> = record
@@ -138,7 +138,7 @@ impl<H: Host> Recovery<'_, H> {
             .collect();
         state.group.set_log(log);
         for (link, mark) in record.links.iter().zip(marks) {
-            let mark = intact.then_some(mark);
+            let mark = mark.filter(|_| intact);
             self.open_link(record, link, mark, &doubtful, state, report)?;
             if distrust {
                 state
@@ -146,6 +146,8 @@ impl<H: Host> Recovery<'_, H> {
                     .distrust(LinkIndex::new(usize::from(link.place)));
             }
         }
+        // What is doubtful is dirt on every link by now: a start that ends before finds it again.
+        state.group.settle_entries();
         Ok(Some(handle))
     }
 
@@ -242,10 +244,11 @@ pub(super) struct Doubt {
     extent: blkrep_types::Extent,
 }
 
-/// Settles the entries of the last run. Bytes that never came leave nothing to send; a mirror's
-/// are to be sent again. A local write that is not known to be done is done again by the front end
-/// that issues its requests again; without one its extents are dirt.
-fn settle(log: &mut GroupLog, reissues: bool) -> Vec<Doubt> {
+/// What is to be dirt of the entries of the last run, which stay as they are. Bytes that never came
+/// leave nothing to send; a mirror's are to be sent again. A local write that is not known to be
+/// done is done again by the front end that issues its requests again; without one its extents are
+/// dirt.
+fn doubts(log: &GroupLog, reissues: bool) -> Vec<Doubt> {
     let mut doubtful = Vec::new();
     let (mut seq, head): (Seq, (Incarnation, Seq)) = (log.base().1, log.head());
     while seq < head.1 {
@@ -265,13 +268,6 @@ fn settle(log: &mut GroupLog, reissues: bool) -> Vec<Doubt> {
                 volume: entry.record.volume,
                 extent,
             });
-        }
-        if !entry.published {
-            log.replace_kind(seq, RecordKind::Void);
-            log.publish(seq);
-        }
-        if !entry.local_done {
-            log.set_local_done(seq);
         }
     }
     doubtful

@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod front;
+mod handover;
 mod replica;
 mod rig;
 mod storm;
 
-use super::{distrust_group, fence_closed, history_of_closed};
+use super::{SourceShared, distrust_group, fence_closed, history_of_closed};
 use blkrep_core::source::{Gate, GroupEvent, PeerRole, Position};
 use blkrep_io::sim::{DiskFault, FaultKind};
 use blkrep_types::{

@@ -77,7 +77,7 @@ impl Rig {
         }
     }
 
-    fn spec(&self) -> GroupSpec {
+    pub(super) fn spec(&self) -> GroupSpec {
         GroupSpec {
             name: GroupName::new("db").unwrap(),
             volumes: (0..VOLUMES)

@@ -1,6 +1,9 @@
 //! The group with a log in plain memory: what is promised at every step, whatever the order.
 #![allow(clippy::unwrap_used)]
 
+mod limits;
+mod lost;
+
 use super::*;
 use crate::dirty::Bits;
 use crate::identity::Place;
@@ -9,11 +12,31 @@ use blkrep_types::{
     ByteOffset, DataState, ExtentSize, Incarnation, MirrorKind, Mode, Record, RecordKind, WriteName,
 };
 use proptest::prelude::*;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 const LEN: u64 = 16 << 20;
 const VOLUME: VolumeIndex = VolumeIndex::new(0);
 const RUN: Incarnation = Incarnation::new(1);
 const GENERATION: Generation = Generation::from_bytes([1; 16]);
+
+/// Words that a test can see while the group has them.
+#[derive(Debug, Clone)]
+struct SeenWords(Rc<RefCell<Vec<u64>>>);
+
+impl Words for SeenWords {
+    fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    fn load(&self, index: usize) -> u64 {
+        self.0.borrow()[index]
+    }
+
+    fn store(&mut self, index: usize, word: u64) {
+        self.0.borrow_mut()[index] = word;
+    }
+}
 
 /// A log that keeps entries in a deque and counts bytes.
 #[derive(Debug)]
@@ -22,6 +45,9 @@ struct PlainLog {
     entries: VecDeque<LogEntry>,
     capacity: u64,
     used: u64,
+    troubles: FlushTroubles,
+    /// The extents to send of each link, in the order of their places.
+    live: Vec<SeenWords>,
 }
 
 impl PlainLog {
@@ -75,6 +101,15 @@ impl WriteLog for PlainLog {
     fn publish(&mut self, seq: Seq) {
         let at = self.at(seq);
         self.entries[at].published = true;
+        // A daemon that is killed now leaves this: what was not read has to be dirt already.
+        let entry = self.entries[at];
+        if let (RecordKind::Void, Some(owner), Some(extent)) =
+            (entry.record.kind, entry.link, entry.record.extent)
+        {
+            let bit = extent.offset().get() >> 16;
+            let word = self.live[owner.as_usize()].load(0);
+            assert!(word >> bit & 1 == 1, "nothing to send and not dirty either");
+        }
     }
 
     fn replace_kind(&mut self, seq: Seq, kind: RecordKind) {
@@ -110,9 +145,30 @@ impl WriteLog for PlainLog {
     }
 
     fn mark_link(&mut self, _: LinkIndex, _: &LinkMark) {}
+
+    fn flush_troubles(&self) -> FlushTroubles {
+        self.troubles
+    }
+
+    fn set_flush_troubles(&mut self, troubles: FlushTroubles) {
+        self.troubles = troubles;
+    }
 }
 
-type Group = SourceGroup<PlainLog, Vec<u64>>;
+impl PlainLog {
+    fn after(base: Seq, capacity: u64) -> Self {
+        Self {
+            base: (RUN, base),
+            entries: VecDeque::new(),
+            capacity,
+            used: 0,
+            troubles: FlushTroubles::default(),
+            live: Vec::new(),
+        }
+    }
+}
+
+type Group = SourceGroup<PlainLog, SeenWords>;
 
 /// A group with its queue worker and the drivers of its links.
 struct Rig {
@@ -138,13 +194,24 @@ fn link(index: usize) -> LinkIndex {
 
 impl Rig {
     fn new(links: usize, capacity: u64, on_backing_error: OnBackingError) -> Self {
+        let mut rig = Self::without_log(on_backing_error, |_| ());
+        if links > 0 {
+            rig.group.set_log(PlainLog::after(Seq::ZERO, capacity));
+        }
+        for index in 0..links {
+            rig.drivers.push(rig.group.add_worker());
+            rig.add_link(index);
+        }
+        rig
+    }
+
+    /// A group with these regions open.
+    fn without_log(on_backing_error: OnBackingError, open: impl FnOnce(&mut Bits)) -> Self {
         let volume = |size| MapLayout::new([(ByteLen::new(LEN), size)]);
         let regions = volume(ExtentSize::INTENT);
-        let intent = IntentMap::new(
-            Bits::clear_of(regions.bits()),
-            regions,
-            IntentOptions::default(),
-        );
+        let mut bits = Bits::clear_of(regions.bits());
+        open(&mut bits);
+        let intent = IntentMap::new(bits, regions, IntentOptions::default());
         let options = GroupOptions {
             on_backing_error,
             throttle_max: Duration::from_millis(100),
@@ -156,7 +223,7 @@ impl Rig {
         let mut group = Group::new(options, history, &[ByteLen::new(LEN)], dirty, intent);
         let queue = group.add_worker();
         let mut rig = Self {
-            drivers: (0..links).map(|_| group.add_worker()).collect(),
+            drivers: Vec::new(),
             group,
             queue,
             now: Nanos::default().after(Duration::from_secs(100)),
@@ -167,38 +234,35 @@ impl Rig {
             synced: Ok(()),
         };
         rig.group.enter(queue, rig.now);
-        if links > 0 {
-            rig.group.set_log(PlainLog {
-                base: (RUN, Seq::ZERO),
-                entries: VecDeque::new(),
-                capacity,
-                used: 0,
-            });
-        }
-        for index in 0..links {
-            rig.add_link(index);
-        }
         rig
     }
 
-    fn add_link(&mut self, index: usize) {
+    /// Makes a link of which a predecessor left `mark`.
+    fn make_link(&mut self, index: usize, mark: Option<LinkMark>, floor: Option<WriteName>) {
         let bits = self.group.layout().bits();
+        let words = || SeenWords(Rc::new(RefCell::new(vec![0; self.group.layout().words()])));
         let setup = LinkSetup {
             place: link(index),
             mode: Mode::Async,
             transmit: Transmit::Started,
             overwrite: false,
-            first_mirror: Some(MirrorKind::Difference),
+            first_mirror: mark.is_none().then_some(MirrorKind::Difference),
         };
+        let live = words();
         let start = LinkStart {
-            live: Bits::clear_of(bits),
-            compare: Bits::clear_of(bits),
+            live: Bits::new(live.clone()),
+            compare: Bits::new(words()),
             kept: Bits::clear_of(bits),
-            floor: None,
-            mark: None,
+            floor,
+            mark,
         };
+        self.group.log.as_mut().unwrap().live.push(live);
         self.group.add_link(&setup, start);
         self.group.drive_link(link(index), self.drivers[index]);
+    }
+
+    fn add_link(&mut self, index: usize) {
+        self.make_link(index, None, None);
         self.group.negotiating(link(index));
         let new = WelcomeFacts {
             role: PeerRole::New,

@@ -1,0 +1,256 @@
+//! What failures, fences and restarts leave behind: nothing that may differ is forgotten.
+
+use super::*;
+
+/// What may be durable on neither side stays open for the comparison after a crash of the host.
+fn open(rig: &Rig) -> usize {
+    rig.group.intent.open_count()
+}
+
+/// Time in which every region is closed that may be.
+fn idle(rig: &mut Rig) {
+    for _ in 0..60 {
+        rig.pass(Duration::from_secs(1));
+        rig.commit(true);
+        (0..rig.drivers.len()).for_each(|index| drop(rig.serve(index)));
+    }
+}
+
+fn name(seq: u64) -> WriteName {
+    WriteName {
+        generation: GENERATION,
+        incarnation: RUN,
+        seq: Seq::new(seq),
+    }
+}
+
+/// A zero that must be durable was done and acknowledged, so its entry was freed; then its flush
+/// failed and it waited for an operator. A newer generation came instead, and the daemon died of
+/// the entry that was gone.
+#[test]
+fn a_fence_ends_a_durable_zero_that_waits_for_its_flush() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Freeze);
+    rig.serve(0);
+    let zero = RequestOp::Zero {
+        fua: true,
+        free: false,
+    };
+    let tag = rig.submit(zero, Some(extent(0, 4096)));
+    rig.commit(true);
+    rig.serve(0);
+    rig.synced = Err(Errno::EIO);
+    rig.finish(0, Ok(()));
+    rig.take();
+    assert_eq!((rig.group.gate(), rig.answers.len()), (Gate::Frozen, 0));
+    rig.group.fence(Generation::from_bytes([2; 16]));
+    rig.take();
+    assert_eq!(rig.answers, [(tag, Err(Errno::EIO))]);
+}
+
+/// A write that waited for an operator counted as in flight for ever after a fence.
+#[test]
+fn a_fence_leaves_no_region_in_flight() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Freeze);
+    rig.serve(0);
+    rig.write(extent(0, 4096));
+    rig.commit(true);
+    rig.finish(0, Err(Errno::EIO));
+    rig.group.fence(Generation::from_bytes([2; 16]));
+    rig.take();
+    idle(&mut rig);
+    assert_eq!(open(&rig), 0, "its extent is durable dirt");
+}
+
+/// A flush failed; the daemon was restarted, a flush of its own succeeded, and regions whose
+/// writes the failed one had lost were closed: the host's next crash compared them no more.
+#[test]
+fn a_failed_flush_is_remembered_by_the_successor() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
+    rig.serve(0);
+    rig.write(extent(0, 4096));
+    rig.commit(true);
+    rig.finish(0, Ok(()));
+    rig.synced = Err(Errno::EIO);
+    for _ in 0..30 {
+        rig.pass(Duration::from_secs(1));
+    }
+    let troubles = rig.group.log.as_ref().unwrap().troubles;
+    let mut next = Rig::without_log(OnBackingError::Pass, |regions| {
+        regions.set(0, 1);
+    });
+    next.group.set_log(PlainLog {
+        troubles,
+        ..PlainLog::after(Seq::new(9), 1 << 20)
+    });
+    let mark = LinkMark {
+        following: true,
+        held: Seq::new(9),
+        acked: (RUN, Seq::new(9)),
+        acked_known: true,
+        ..LinkMark::default()
+    };
+    next.drivers.push(next.group.add_worker());
+    next.make_link(0, Some(mark), None);
+    idle(&mut next);
+    assert_eq!(open(&next), 2, "a later success brings nothing back");
+    let flush = next.submit(RequestOp::Flush, None);
+    next.take();
+    assert_eq!(next.answers, [(flush, Err(Errno::EIO))], "nobody was told");
+    let flush = next.submit(RequestOp::Flush, None);
+    next.take();
+    assert_eq!(next.answers[1], (flush, Ok(())));
+    assert_eq!(next.group.log.as_ref().unwrap().troubles.untold, 0);
+}
+
+/// A daemon was killed after a write was acknowledged and before the link's map said so. Its
+/// successor closed the region at once; a target put back to before that write, but not before what
+/// the map said, would have been compared without it after a crash of the host.
+#[test]
+fn regions_found_open_are_closed_only_when_the_map_on_disk_says_what_was_acknowledged() {
+    let mut rig = Rig::without_log(OnBackingError::Pass, |regions| {
+        regions.set(0, 0);
+    });
+    rig.group.set_log(PlainLog::after(Seq::new(7), 1 << 20));
+    let mark = LinkMark {
+        following: true,
+        held: Seq::new(7),
+        acked: (RUN, Seq::new(7)),
+        acked_known: true,
+        ..LinkMark::default()
+    };
+    rig.drivers.push(rig.group.add_worker());
+    rig.make_link(0, Some(mark), Some(name(3)));
+    for _ in 0..40 {
+        rig.pass(Duration::from_secs(1));
+        while let Some(map) = rig.group.next_commit() {
+            rig.group.begin_commit(map, |_, words| {
+                assert_eq!(words.count(), crate::dirty::SECTOR_WORDS);
+            });
+            let result = match map {
+                MapId::Intent => Ok(()),
+                MapId::Link(_) => Err(Errno::EIO),
+            };
+            rig.group.commit_done(map, result);
+        }
+    }
+    assert_eq!(open(&rig), 1, "the map on disk says 3");
+    idle(&mut rig);
+    assert_eq!(open(&rig), 0);
+}
+
+/// The same of a link that is behind: its durable dirt covers what was written.
+#[test]
+fn regions_found_open_are_closed_when_a_link_that_is_behind_has_them_as_durable_dirt() {
+    let mut rig = Rig::without_log(OnBackingError::Pass, |regions| {
+        regions.set(0, 0);
+    });
+    rig.group.set_log(PlainLog::after(Seq::new(7), 1 << 20));
+    rig.drivers.push(rig.group.add_worker());
+    rig.make_link(0, Some(LinkMark::default()), Some(name(3)));
+    idle(&mut rig);
+    assert_eq!(open(&rig), 0);
+}
+
+/// With one link behind and another following, regions were never closed: the place of a write
+/// counted for both, although the dirty bit stands for it on the first.
+#[test]
+fn regions_are_closed_while_one_link_follows_and_another_is_behind() {
+    let mut rig = Rig::new(2, 1 << 20, OnBackingError::Pass);
+    rig.serve(0);
+    rig.serve(1);
+    rig.group.set_transmit(link(0), Transmit::Stopped);
+    rig.write(extent(0, 4096));
+    rig.commit(true);
+    rig.finish(0, Ok(()));
+    idle(&mut rig);
+    assert_eq!(open(&rig), 0, "durable dirt stands in for the stopped link");
+}
+
+/// A mirror's block that could not be read became nothing in the log before it became dirt again:
+/// a daemon killed in between forgot it. The log of this test looks when it is published.
+#[test]
+fn a_block_that_cannot_be_read_is_dirt_before_it_is_nothing_in_the_stream() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
+    rig.serve(0);
+    rig.serve(0);
+    rig.group.start_mirror(link(0), MirrorKind::Full);
+    rig.take();
+    let reads = std::mem::take(&mut rig.mirror);
+    assert!(!reads.is_empty(), "a mirror reads");
+    for action in reads {
+        if let Action::MirrorRead { job, .. } = action {
+            rig.group.mirror_read_done(job, Err(Errno::EIO));
+        }
+    }
+}
+
+/// A peer acknowledged a write that it was never sent: one that another link had already got.
+#[test]
+fn an_acknowledgement_of_what_only_another_link_was_sent_is_refused() {
+    let mut rig = Rig::new(2, 1 << 20, OnBackingError::Pass);
+    rig.serve(0);
+    rig.serve(1);
+    rig.group.set_transmit(link(0), Transmit::Stopped);
+    for at in 0..10 {
+        rig.write(extent(at * 4096, 4096));
+        rig.commit(true);
+        rig.finish(0, Ok(()));
+        rig.serve(1);
+    }
+    let base = rig.group.log().unwrap().base().1;
+    let last = rig.group.link(link(0)).unwrap().last_handed_out();
+    assert!(last < base, "the other link has more");
+    let acks = Acks {
+        received: name(base.get()),
+        durable: name(base.get()),
+        data_state: DataState::Ok,
+    };
+    assert!(!rig.group.acked(link(0), &acks));
+}
+
+/// What a target comes back with after it had acknowledged up to `acked`, and lacks some of it.
+fn comes_back_with(rig: &mut Rig, durable: WriteName) -> StreamStart {
+    rig.group.link_down(link(0), DownReason::Lost);
+    rig.group.negotiating(link(0));
+    let peer = WelcomeFacts {
+        role: PeerRole::Replica,
+        data_state: DataState::Ok,
+        history: rig.group.history().clone(),
+        durable,
+    };
+    rig.group.welcome(link(0), &peer).unwrap();
+    if let Some(start) = rig.group.begin_stream(link(0)) {
+        return start;
+    }
+    rig.commit(true);
+    rig.group.begin_stream(link(0)).unwrap()
+}
+
+/// A target that lost what it had acknowledged as durable, by whatever way, is told of, and gets it:
+/// from the log as long as another link holds it there, else by a comparison of everything.
+#[test]
+fn a_target_that_lacks_what_it_acknowledged_is_never_taken_for_one_that_has_it() {
+    for held_by_another in [true, false] {
+        let mut rig = Rig::new(2, 1 << 20, OnBackingError::Pass);
+        rig.serve(0);
+        rig.serve(1);
+        for at in 0..4 {
+            rig.write(extent(at * 4096, 4096));
+            rig.commit(true);
+            rig.finish(0, Ok(()));
+            rig.serve(0);
+            if !held_by_another {
+                rig.serve(1);
+            }
+        }
+        let acked = rig.group.link(link(0)).unwrap().acked.unwrap().1;
+        let start = comes_back_with(&mut rig, name(acked.get() - 2));
+        assert!(start.set_back, "it is told");
+        let next = rig.group.link(link(0)).unwrap().next;
+        if held_by_another {
+            assert_eq!((start.mirror, next.get()), (None, acked.get() - 1));
+        } else {
+            assert_eq!(start.mirror, Some(MirrorKind::Checksum));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What one run of a daemon leaves to the next, whatever interrupts the handing over.
+
+use super::rig::{Rig, backing, extent, link};
+use super::{SourceShared, mirrored};
+use crate::engine::source::metadata::SuperblockFile;
+use crate::engine::source::open::dirty_layout;
+use crate::engine::source::recover::{link_memory, make_log};
+use blkrep_io::sim::{DiskFault, FaultKind};
+use blkrep_io::{Access, Host};
+use blkrep_types::{Errno, MirrorKind, Mode, Seq};
+use blkrep_ublk::RequestKind;
+use std::path::Path;
+
+fn failing_syncs() -> DiskFault {
+    DiskFault {
+        kind: FaultKind::Sync,
+        errno: Errno::EIO,
+        bytes: None,
+        times: u32::MAX,
+    }
+}
+
+/// A flush for the intent map failed and the daemon was killed. Its successor's flush succeeded, the
+/// regions were closed, and the power loss that took what the failed flush had not kept was
+/// followed by a comparison of nothing.
+#[test]
+fn what_a_failed_flush_may_have_lost_is_compared_though_the_daemon_was_restarted() {
+    for stop in [false, true] {
+        let mut rig = mirrored(31, MirrorKind::Full);
+        rig.run(40_000);
+        rig.write_extents(0, 100, 7);
+        rig.world.inject(rig.node, &backing(0), failing_syncs());
+        rig.run(25_000);
+        rig.world.clear_faults(rig.node);
+        if stop {
+            rig.stop(false);
+        } else {
+            rig.kill();
+        }
+        rig.start();
+        rig.run(60_000);
+        rig.power_loss();
+        rig.start();
+        rig.settle();
+    }
+}
+
+/// The application flushed after a restart and was told that all is well, although an earlier flush,
+/// of which it had heard nothing, had failed.
+#[test]
+fn a_failed_flush_that_nobody_heard_of_is_told_after_a_restart() {
+    let mut rig = mirrored(32, MirrorKind::Full);
+    rig.run(40_000);
+    rig.write_extents(0, 4, 7);
+    rig.world.inject(rig.node, &backing(0), failing_syncs());
+    rig.run(25_000);
+    rig.world.clear_faults(rig.node);
+    rig.kill();
+    rig.start();
+    let mut flush = || {
+        rig.fronts[0].answers();
+        rig.fronts[0].issue(RequestKind::Flush, None, 0);
+        rig.run(200);
+        rig.fronts[0].answers()[0].1
+    };
+    assert_eq!([flush(), flush()], [Err(Errno::EIO), Ok(())]);
+}
+
+/// A daemon was killed while a mirror read; the next one found a file of the group still claimed and
+/// tried again. The first attempt had already made nothing of the blocks that were not read, so the
+/// second found nothing to send again.
+#[test]
+fn a_start_that_fails_half_way_forgets_no_block_of_a_mirror() {
+    let mut rig = Rig::new(33);
+    rig.start();
+    rig.write_extents(0, 256, 7);
+    rig.connect(MirrorKind::Full, Mode::Async);
+    while super::mirror_bytes(&rig) < 4 << 20 {
+        rig.run(1);
+    }
+    rig.kill();
+    rig.run(2000);
+    let map = rig.world.paths(rig.node).into_iter();
+    let map = map.filter(|path| path.to_string_lossy().contains("link-"));
+    let claimant = rig.world.start(rig.node);
+    let access = Access {
+        read_only: false,
+        direct: false,
+        claim: true,
+        create: None,
+    };
+    let held: Vec<_> = map
+        .map(|path| claimant.open(&path, access).unwrap())
+        .collect();
+    assert_eq!(held.len(), 1);
+    let host = rig.world.start(rig.node);
+    let attempt = SourceShared::open(&host, Path::new("/state"), &rig.spec());
+    assert!(attempt.unwrap_err().is_busy(), "the link's map is claimed");
+    drop(held);
+    rig.world.crash_process(claimant.process());
+    rig.world.crash_process(host.process());
+    rig.start();
+    let report = rig.daemon().report.clone();
+    rig.settle();
+    assert!(report.memory_kept);
+    assert!(report.doubtful_writes > 0, "reads were under way");
+}
+
+/// The host crashed; the first start after it made the log anew and failed. The next one found that
+/// log and took it for a predecessor's, with links that need nothing.
+#[test]
+fn a_log_whose_links_were_never_opened_says_nothing_of_them() {
+    let mut rig = mirrored(34, MirrorKind::Full);
+    rig.run(40_000);
+    rig.write_extents(0, 20, 9);
+    rig.power_loss();
+    // As a start leaves it that is killed when it has made log and bitmaps, and nothing else.
+    let host = rig.world.start(rig.node);
+    let state = Path::new("/state");
+    let opened = SuperblockFile::open(&host, state, &rig.spec().name).unwrap();
+    let (mut superblock, mut record) = (opened.0, opened.1.unwrap());
+    record.incarnation = record.incarnation.next();
+    record.head = (record.incarnation, Seq::ZERO);
+    superblock.save(&record).unwrap();
+    make_log(&host, &record).unwrap();
+    let words = dirty_layout(&record.volumes).words();
+    link_memory(&host, &record, &record.links[0].id, words, false).unwrap();
+    rig.world.crash_process(host.process());
+    rig.replica.lock().unwrap().reachable = false;
+    rig.start();
+    rig.run(30_000);
+    rig.replica.lock().unwrap().reachable = true;
+    rig.settle();
+}
+
+/// Each connection command gives a link a new driver with a place among the workers; places were
+/// never given back, with the memory that each has.
+#[test]
+fn the_places_of_drivers_that_ended_are_used_again() {
+    let mut rig = mirrored(35, MirrorKind::Full);
+    for _ in 0..50 {
+        drop(rig.shared().link_port(&link()).unwrap());
+    }
+    let workers = rig.shared().lock().mails.len();
+    assert!(workers <= 8, "{workers} places for two queues and a link");
+    let write = RequestKind::Write { fua: false };
+    rig.fronts[0].issue(write, Some(extent(0, 4096)), 3);
+    rig.settle();
+}
