@@ -35,7 +35,8 @@ layout! {
     /// One copy of the journal's own superblock.
     JournalHead: 256 {
         magic: [u8; 8], version: U32, bytes: U32, journal: [u8; 16], counter: U64, capacity: U64,
-        position: U64, number: U64, before: NameBytes, reserved: [u8; 156], crc: U32,
+        position: U64, number: U64, before: NameBytes, durable: U64, last: NameBytes,
+        reserved: [u8; 116], crc: U32,
     }
 }
 layout! {

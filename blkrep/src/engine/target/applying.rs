@@ -321,8 +321,7 @@ impl<H: Host> TargetWorker<H> {
 
     /// Sees to it that what is applied is flushed and freed before long.
     fn plan_checkpoint(&mut self, io: &mut H::Io) {
-        let wanted =
-            self.applier.needs_flush() || self.applier.needed_from() > self.journal.state.number;
+        let wanted = self.is_checkpoint_due() || self.journal.has_unknown();
         if !wanted {
             self.applying.checkpoint_at = None;
         } else if self.applying.checkpoint_at.is_none() {
@@ -332,6 +331,11 @@ impl<H: Host> TargetWorker<H> {
         if freeable && self.journal.space.used() > self.journal.space.capacity() / 2 {
             self.begin_flush(io);
         }
+    }
+
+    /// True if something was applied that is not flushed and freed.
+    fn is_checkpoint_due(&self) -> bool {
+        self.applier.needs_flush() || self.applier.needed_from() > self.journal.state.number
     }
 
     pub(super) fn checkpoint_if_due(&mut self, io: &mut H::Io) {
@@ -345,7 +349,11 @@ impl<H: Host> TargetWorker<H> {
         }
         if self.applying.checkpoint_at.is_some_and(|at| self.now >= at) {
             self.applying.checkpoint_at = None;
-            self.begin_flush(io);
+            if self.is_checkpoint_due() {
+                self.begin_flush(io);
+            } else {
+                self.note_durable(io);
+            }
         }
     }
 

@@ -325,12 +325,25 @@ impl<H: Host> TargetWorker<H> {
 
     /// Writes a head that frees every batch before `number`, once the facts are on disk.
     pub(super) fn begin_head(&mut self, io: &mut H::Io, number: u64) {
+        if number > self.journal.state.number && !matches!(self.mode, Mode::Stopping) {
+            self.write_head(io, number);
+        }
+    }
+
+    /// Writes a head that frees nothing and knows of every batch that is durable.
+    pub(super) fn note_durable(&mut self, io: &mut H::Io) {
+        if self.journal.has_unknown() {
+            let number = self.journal.state.number;
+            self.write_head(io, number);
+        }
+    }
+
+    fn write_head(&mut self, io: &mut H::Io, number: u64) {
         let early = self
             .journaling
             .head_retry_at
             .is_some_and(|at| self.now < at);
-        let known = number <= self.journal.state.number || self.journaling.head.is_some();
-        if known || early || matches!(self.mode, Mode::Stopping) {
+        if self.journaling.head.is_some() || early {
             return;
         }
         self.journaling.head_retry_at = None;

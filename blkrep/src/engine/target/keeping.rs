@@ -57,13 +57,27 @@ impl Journal {
         let (position, name) = before.map_or((self.state.position, self.state.before), |info| {
             (info.end(), info.last)
         });
+        // What is damaged is not counted, and the head may know of it.
+        let (durable, last) = if self.next > self.state.durable {
+            (self.next - 1, self.last)
+        } else {
+            (self.state.durable, self.state.last)
+        };
         JournalState {
             counter: self.state.counter + 1,
             position,
             number,
             before: name,
+            durable,
+            last,
             ..self.state
         }
+    }
+
+    /// True if batches are durable that the head does not know of: if the last of them rots, it
+    /// passes for one that was never acknowledged.
+    pub(super) const fn has_unknown(&self) -> bool {
+        self.next - 1 > self.state.durable && self.next > self.state.number
     }
 
     /// The head is on disk.

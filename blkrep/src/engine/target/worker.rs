@@ -384,6 +384,11 @@ impl<H: Host> TargetWorker<H> {
             Mode::Promoting(_) => self.advance_promotion(io),
             Mode::Stopping => {
                 let drained = self.journaling.is_drained() || self.journaling.failed();
+                if drained && self.journal.has_unknown() && !self.journaling.failed() {
+                    // One attempt: a head that fails is late by its retry, and nobody waits for it.
+                    self.note_durable(io);
+                }
+                let drained = self.journaling.is_drained() || self.journaling.failed();
                 if self.session.is_none() && drained && !self.applier.is_flying() {
                     self.mode = Mode::Done;
                     self.control.close();

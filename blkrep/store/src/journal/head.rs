@@ -32,6 +32,10 @@ pub struct JournalState {
     pub number: u64,
     /// The last record before it; the last one of all where the journal is empty.
     pub before: WriteName,
+    /// A batch with this number was durable when the head was written, and so were all before it.
+    pub durable: u64,
+    /// The last record of that batch.
+    pub last: WriteName,
 }
 
 impl JournalState {
@@ -45,6 +49,8 @@ impl JournalState {
             position: 0,
             number: 1,
             before,
+            durable: 0,
+            last: WriteName::NONE,
         }
     }
 
@@ -80,6 +86,8 @@ impl JournalState {
         head.position = U64::new(self.position);
         head.number = U64::new(self.number);
         head.before = self.before.into();
+        head.durable = U64::new(self.durable);
+        head.last = self.last.into();
         head.crc = U32::new(head_crc(head.as_bytes()));
         block.fill(0);
         block[..size_of::<JournalHead>()].copy_from_slice(head.as_bytes());
@@ -118,6 +126,8 @@ impl JournalState {
             position: head.position.get(),
             number: head.number.get(),
             before: head.before.into(),
+            durable: head.durable.get(),
+            last: head.last.into(),
         })
     }
 
@@ -156,6 +166,9 @@ fn check(head: &JournalHead) -> Result<(), FormatError> {
     }
     if head.number.get() == 0 {
         return wrong("number");
+    }
+    if head.durable.get() == u64::MAX {
+        return wrong("durable");
     }
     if head.reserved.iter().any(|byte| *byte != 0) {
         return wrong("reserved");

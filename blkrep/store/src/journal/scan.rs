@@ -1,8 +1,8 @@
 //! Finding the live batches again after a stop or a crash.
 //!
-//! Batches are written one at a time, each durable before the next: so a bad one with nothing
-//! after it is the torn end that was never acknowledged, and a bad one with a later one behind it
-//! was durable once and is corrupt. What follows a corrupt batch is reported as lost, because it
+//! Batches are written one at a time, each durable before the next: so a bad one with a later one
+//! behind it was durable once and is corrupt, and so is one that the head knows. One of which
+//! nothing tells is the torn end that was never acknowledged. What follows a corrupt batch is reported as lost, because it
 //! may not be applied out of order.
 
 use super::batch::{Batch, BatchInfo, BatchRecord, read_head};
@@ -103,7 +103,7 @@ impl Scan {
                 Look::Good(batch) => self.take(batch, found),
                 Look::Damaged(batch) => {
                     let later = self.search(batch.info().end(), read)?;
-                    if later.is_none() && !self.unreadable {
+                    if later.is_none() && !self.unreadable && !self.known() {
                         return Ok(self.end);
                     }
                     self.end.damaged = true;
@@ -113,9 +113,13 @@ impl Scan {
                     let later = self.search(self.end.head, read)?;
                     match later {
                         Some(info) => self.jump(&info, found),
-                        None if self.unreadable => {
+                        None if self.unreadable || self.known() => {
                             self.end.damaged = true;
                             found(Damage::Unknown);
+                            if self.known() {
+                                self.end.number = self.state.durable + 1;
+                                self.end.last = self.state.last;
+                            }
                             return Ok(self.end);
                         }
                         None => return Ok(self.end),
@@ -123,6 +127,11 @@ impl Scan {
                 }
             }
         }
+    }
+
+    /// True if the head knows that the next batch was durable.
+    const fn known(&self) -> bool {
+        self.end.number <= self.state.durable
     }
 
     fn take(&mut self, batch: Batch, found: &mut dyn FnMut(Damage<'_>)) {

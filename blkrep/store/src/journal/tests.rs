@@ -277,6 +277,55 @@ fn a_corrupt_batch_in_the_middle_is_told_from_a_torn_end() {
     assert_eq!((end.last, end.damaged), (name(4), true));
 }
 
+/// The last batch of a journal rotted, and nothing behind it told it from one that was never
+/// acknowledged: it was dropped without a word.
+#[test]
+fn a_last_batch_that_the_head_knows_as_durable_is_corrupt_and_not_torn() {
+    let mut journal = Journal::new();
+    journal.write(&[data(1, 4096)]);
+    let last = journal.write(&[data(2, 4096), data(3, 4096)]).unwrap();
+    (journal.state.durable, journal.state.last) = (2, name(3));
+    let whole = journal.file.clone();
+    journal.file[last.end - 1] ^= 1;
+    let (end, good, lost, unknown) = journal.scan();
+    assert_eq!((good, lost, unknown), (vec![1], vec![2, 3], 0));
+    assert_eq!((end.last, end.number, end.damaged), (name(3), 3, true));
+    journal.file.clone_from(&whole);
+    journal.file[last.start + 130] ^= 1;
+    let (end, good, lost, unknown) = journal.scan();
+    assert_eq!((good, lost, unknown), (vec![1], vec![], 1));
+    assert_eq!((end.last, end.number, end.damaged), (name(3), 3, true));
+    journal.file = whole;
+    let torn = journal.write(&[data(4, 4096)]).unwrap();
+    journal.file[torn.start] ^= 1;
+    let (end, good, ..) = journal.scan();
+    assert_eq!(good, [1, 2, 3]);
+    assert_eq!(
+        (end.last, end.damaged),
+        (name(3), false),
+        "nobody knows of it"
+    );
+}
+
+/// A torn batch behind a corrupt one that the head knows: both ends are told apart.
+#[test]
+fn the_last_two_batches_corrupt_are_lost_as_far_as_the_head_knows() {
+    let mut journal = Journal::new();
+    journal.write(&[data(1, 4096)]);
+    let one = journal.write(&[data(2, 4096)]).unwrap();
+    let two = journal.write(&[data(3, 4096)]).unwrap();
+    journal.file[one.end - 1] ^= 1;
+    journal.file[two.start] ^= 1;
+    (journal.state.durable, journal.state.last) = (3, name(3));
+    let (end, good, lost, unknown) = journal.scan();
+    assert_eq!((good, lost, unknown), (vec![1], vec![2], 1));
+    assert_eq!((end.last, end.number, end.damaged), (name(3), 4, true));
+    (journal.state.durable, journal.state.last) = (2, name(2));
+    let (end, good, lost, unknown) = journal.scan();
+    assert_eq!((good, lost, unknown), (vec![1], vec![2], 0));
+    assert_eq!((end.last, end.number, end.damaged), (name(2), 3, true));
+}
+
 #[test]
 fn a_place_that_cannot_be_read_is_never_taken_for_the_end() {
     let mut journal = Journal::new();

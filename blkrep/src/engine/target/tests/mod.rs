@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod campaign;
+mod decay;
 mod faults;
 mod rig;
 mod rules;
