@@ -75,6 +75,13 @@ pub trait FrontQueue<I: Io>: fmt::Debug + Send {
 
     /// True when the device is gone and no request will come any more.
     fn finished(&self) -> bool;
+
+    /// True once the device has been told to end: what is not answered now will not be missed.
+    fn ending(&self) -> bool;
+
+    /// Gives up the requests that the engine has: it will complete none of them. A successor gets
+    /// them again where the front end can do that; else whoever waits gets an error.
+    fn abandon(&mut self, io: &mut I);
 }
 
 /// The kinds of front end, in the order `auto` tries them.
@@ -138,6 +145,9 @@ pub enum Stop {
     LeaveForSuccessor,
 }
 
+/// True while an application has a device open.
+pub type Users = Box<dyn Fn() -> bool + Send>;
+
 /// The blocking side of a device.
 pub trait Device: fmt::Debug + Send {
     /// Its kind.
@@ -155,8 +165,14 @@ pub trait Device: fmt::Debug + Send {
     /// What the kernel says, and what to do.
     fn start(&mut self) -> Result<(), FrontError>;
 
+    /// Looks whether an application has it open. That may take long, so it can be done apart from
+    /// the device, and without anybody's lock.
+    fn users(&self) -> Users;
+
     /// True while an application has it open.
-    fn in_use(&self) -> bool;
+    fn in_use(&self) -> bool {
+        (self.users())()
+    }
 
     /// True if requests in flight at a crash are issued again to the successor.
     fn reissues(&self) -> bool;

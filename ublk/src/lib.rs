@@ -12,5 +12,5 @@ pub mod nbd;
 
 pub use front::{
     Device, DeviceSpec, FRONT_TOKEN, FrontEnd, FrontError, FrontKind, FrontQueue, Made, Request,
-    RequestKind, Stop,
+    RequestKind, Stop, Users,
 };

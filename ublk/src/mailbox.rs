@@ -292,11 +292,19 @@ impl<I: Io, A: Asker> FrontQueue<I> for MailboxQueue<A> {
         let state = self.mailbox.lock();
         state.closed && state.free.len() == usize::from(self.mailbox.depth)
     }
+
+    fn ending(&self) -> bool {
+        self.mailbox.lock().closed
+    }
+
+    fn abandon(&mut self, _io: &mut I) {
+        self.refuse_all();
+    }
 }
 
-impl<A: Asker> Drop for MailboxQueue<A> {
-    /// Who still waits for an answer gets an error: the worker has gone.
-    fn drop(&mut self) {
+impl<A: Asker> MailboxQueue<A> {
+    /// Who still waits for an answer gets an error; nobody can ask any more.
+    fn refuse_all(&self) {
         let askers: Vec<(u16, A)> = {
             let mut state = self.mailbox.lock();
             state.closed = true;
@@ -310,6 +318,13 @@ impl<A: Asker> Drop for MailboxQueue<A> {
         for (tag, asker) in askers {
             asker.answer(self.mailbox.held(tag), Err(Errno::ENODEV));
         }
+    }
+}
+
+impl<A: Asker> Drop for MailboxQueue<A> {
+    /// The worker has gone.
+    fn drop(&mut self) {
+        self.refuse_all();
     }
 }
 

@@ -61,9 +61,11 @@ impl Inner {
                 format!("promote it: blkctl promote {group}; or use another --group"),
             ));
         }
+        state.refuse_ending(&group)?;
         let Some(entry) = state.table.entries().volumes.get(&request.volume) else {
             return Ok(None);
         };
+        state.refuse_ending(&entry.group)?;
         let known = state.groups.get(&entry.group);
         let served = known.and_then(|group| group.served.get(&request.volume));
         let exists = |happened: String, action: String| {

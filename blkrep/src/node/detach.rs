@@ -8,10 +8,13 @@ use super::state::{Engine, Served};
 use super::table::VolumeEntry;
 use super::{Inner, errors};
 use crate::engine::source::forget_group;
-use blkrep_api::{ApiError, CommandReply, DetachRequest, ErrorCode, EventId, NewEvent};
+use blkrep_api::{
+    ApiError, CommandReply, DetachRequest, ErrorCode, EventId, FrontendKind, NewEvent,
+};
 use blkrep_types::{GroupName, VolumeIndex, VolumeName};
-use blkrep_ublk::Stop;
+use blkrep_ublk::{FrontError, Stop};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,31 +22,113 @@ use std::time::{Duration, Instant};
 const LOOK_WAIT: Duration = Duration::from_secs(5);
 const LOOK_POLL: Duration = Duration::from_millis(2);
 
+/// A detach under way: recorded, and its device not yet ended.
+struct Detach {
+    volume: VolumeName,
+    entry: VolumeEntry,
+    engine: Option<Engine>,
+    served: Option<Served>,
+    linked: bool,
+    kept: bool,
+    forced: bool,
+}
+
+impl Detach {
+    fn end(&mut self) -> Result<(), FrontError> {
+        match (&self.engine, &mut self.served) {
+            (Some(engine), Some(served)) => end(engine, served, Stop::Delete),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Inner {
+    /// `detach`, which takes its turn itself: it also waits for requests that the disk has, which
+    /// must not hold others up.
     pub(super) fn detach(&self, request: &DetachRequest) -> Result<CommandReply, ApiError> {
+        let turn = self.command();
+        let mut detach = self.begin_detach(request)?;
+        drop(turn);
+        let ended = detach.end();
+        let _turn = self.command();
+        self.finish_detach(detach, ended)
+    }
+
+    /// The same as a part of another command, whose turn it is.
+    pub(super) fn detach_within(&self, request: &DetachRequest) -> Result<CommandReply, ApiError> {
+        let mut detach = self.begin_detach(request)?;
+        let ended = detach.end();
+        self.finish_detach(detach, ended)
+    }
+
+    fn begin_detach(&self, request: &DetachRequest) -> Result<Detach, ApiError> {
         let volume = &request.volume;
         let found = self.state().table.entries().volumes.get(volume).cloned();
         let entry = found.ok_or_else(|| errors::no_volume(volume))?;
-        self.refuse_open(volume, &entry, request.force)?;
+        self.state().refuse_ending(&entry.group)?;
+        let open = self.open_devices(&entry.group, Some(volume));
+        if let Some(device) = open.first().filter(|_| !request.force) {
+            return Err(ApiError::new(
+                ErrorCode::DeviceOpen,
+                format!("volume {volume}"),
+                format!("{device} is open"),
+                "unmount it or stop what uses it; or detach --force: its users get errors",
+            ));
+        }
         // Recorded first: if that fails, nothing has changed.
         let linked = self.has_links(&entry.group);
         let kept = linked || self.has_state(&entry.group);
         self.drop_volume(volume)?;
-        let mut notes = Vec::new();
-        let mut forced = false;
-        if let Some(mut served) = self.take_served(volume, &entry) {
-            forced = request.force && served.device.in_use();
-            let device = served.device.path();
-            if entry.frontend == blkrep_api::FrontendKind::Ublk {
-                self.hints.forget_device(device.as_ref());
+        let served = self.take_served(volume, &entry);
+        if let Some(served) = &served
+            && entry.frontend == FrontendKind::Ublk
+        {
+            self.hints.forget_device(served.device.path().as_ref());
+        }
+        let mut state = self.state();
+        state.ending.insert(entry.group.clone());
+        Ok(Detach {
+            volume: volume.clone(),
+            engine: state.engine(&entry.group),
+            entry,
+            served,
+            linked,
+            kept,
+            forced: !open.is_empty(),
+        })
+    }
+
+    /// The device has ended, or could not.
+    fn finish_detach(
+        &self,
+        detach: Detach,
+        ended: Result<(), FrontError>,
+    ) -> Result<CommandReply, ApiError> {
+        let (volume, entry) = (&detach.volume, &detach.entry);
+        self.state().ending.remove(&entry.group);
+        if let Err(error) = ended {
+            if let Some(served) = detach.served {
+                let mut state = self.state();
+                let group = state.groups.entry(entry.group.clone()).or_default();
+                group.served.insert(volume.clone(), served);
             }
-            end(&mut served, Stop::Delete);
+            return Err(errors::of_ending(volume, &error));
         }
-        if !kept {
-            self.show(volume, &entry);
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(ApiError::new(
+                ErrorCode::ShuttingDown,
+                format!("volume {volume}"),
+                "the daemon is stopping",
+                "nothing: its device is gone, and the next start does the rest",
+            ));
         }
-        self.settle(&entry.group, linked, &mut notes)?;
-        let id = if forced {
+        drop((detach.served, detach.engine));
+        if !detach.kept {
+            self.show(volume, entry);
+        }
+        let mut notes = Vec::new();
+        self.settle(&entry.group, detach.linked, &mut notes)?;
+        let id = if detach.forced {
             EventId::VolumeDetachForced
         } else {
             EventId::VolumeDetached
@@ -59,26 +144,28 @@ impl Inner {
         Ok(CommandReply { notes })
     }
 
-    /// Refuses a device that is open, if that matters.
-    fn refuse_open(
-        &self,
-        volume: &VolumeName,
-        entry: &VolumeEntry,
-        force: bool,
-    ) -> Result<(), ApiError> {
-        let state = self.state();
-        let group = state.groups.get(&entry.group);
-        let open = group
-            .and_then(|group| group.served.get(volume))
-            .filter(|served| !force && served.device.in_use());
-        open.map_or(Ok(()), |served| {
-            Err(ApiError::new(
-                ErrorCode::DeviceOpen,
-                format!("volume {volume}"),
-                format!("{} is open", served.device.path()),
-                "unmount it or stop what uses it; or detach --force: its users get errors",
-            ))
-        })
+    /// Waits, for a while, until no device is ending.
+    pub(super) fn await_endings(&self, wait: Duration) {
+        let end = Instant::now() + wait;
+        while !self.state().ending.is_empty() && Instant::now() < end {
+            thread::sleep(LOOK_POLL);
+        }
+    }
+
+    /// Devices of a group, or of one volume of it, that somebody has open.
+    pub(super) fn open_devices(&self, group: &GroupName, only: Option<&VolumeName>) -> Vec<String> {
+        let devices: Vec<_> = {
+            let state = self.state();
+            let served = state.groups.get(group).map(|group| &group.served);
+            let served = served.into_iter().flatten();
+            served
+                .filter(|(volume, _)| only.is_none_or(|only| only == *volume))
+                .map(|(_, served)| (served.device.path(), served.device.users()))
+                .collect()
+        };
+        // Looking asks the kernel for all open files, and may take long: not under the lock.
+        let open = devices.into_iter().filter(|(_, users)| users());
+        open.map(|(path, _)| path).collect()
     }
 
     /// Takes the device out of what is served.
@@ -263,7 +350,7 @@ impl Inner {
     pub(super) fn give_up(&self, group: &GroupName) -> Result<(), ApiError> {
         for (volume, entry) in self.volumes_of(group) {
             if entry.served {
-                self.detach(&DetachRequest {
+                self.detach_within(&DetachRequest {
                     volume,
                     force: false,
                 })?;
@@ -286,6 +373,7 @@ impl Inner {
         if !known {
             return Err(errors::no_group(group));
         }
+        self.state().refuse_ending(group)?;
         let busy = self
             .state()
             .groups
@@ -326,11 +414,15 @@ impl Inner {
     pub(super) fn stop_all(&self) {
         let groups = std::mem::take(&mut self.state().groups);
         for (name, mut group) in groups {
+            let engine = group.engine.take();
             for served in group.served.values_mut() {
-                end(served, Stop::LeaveForSuccessor);
+                let engine = engine.as_ref().expect("what is served has an engine");
+                if let Err(error) = end(engine, served, Stop::LeaveForSuccessor) {
+                    tracing::error!(group = %name, %error, "leave a device to a successor");
+                }
             }
             group.end_links();
-            if let Some(engine) = group.engine.take() {
+            if let Some(engine) = engine {
                 self.stop_engine(&name, engine, false);
             }
         }

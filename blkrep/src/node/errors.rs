@@ -56,6 +56,18 @@ pub(super) fn of_front(volume: &VolumeName, error: &FrontError) -> ApiError {
     )
 }
 
+/// A device that could not be ended.
+pub(super) fn of_ending(volume: &VolumeName, error: &FrontError) -> ApiError {
+    let code = match error.source {
+        Errno::EBUSY | Errno::ETIMEDOUT => ErrorCode::BackingFailing,
+        _ => ErrorCode::FrontendUnavailable,
+    };
+    ApiError {
+        code,
+        ..of_front(volume, error)
+    }
+}
+
 /// The table could not be changed.
 pub(super) fn of_table(subject: impl Into<String>, error: &TableError) -> ApiError {
     let (code, action) = match error {

@@ -133,7 +133,7 @@ impl Inner {
     /// Makes a link, or connects one again, then waits a moment for the answer. Other commands go on
     /// meanwhile.
     pub(super) fn connect(&self, request: &ConnectRequest) -> Result<ConnectReply, ApiError> {
-        let turn = self.command();
+        let turn = self.turn_of(&request.group)?;
         let (name, new) = self.begin_link(request)?;
         drop(turn);
         self.await_answer(request, &name, new)

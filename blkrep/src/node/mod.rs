@@ -52,6 +52,10 @@ use table::Table;
 /// is served, so that a service manager sees the daemon start in time.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a stop waits for devices that are just being deleted. What takes longer is finished by the
+/// next start.
+const ENDINGS_WAIT: Duration = Duration::from_secs(10);
+
 /// A node over the real host.
 #[derive(Debug)]
 pub struct LiveNode {
@@ -101,6 +105,13 @@ impl Inner {
             Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// The turn for a command on a group of which no device is ending.
+    fn turn_of(&self, group: &GroupName) -> Result<MutexGuard<'_, ()>, ApiError> {
+        let turn = self.command();
+        self.state().refuse_ending(group)?;
+        Ok(turn)
     }
 
     fn tell(&self, event: NewEvent) {
@@ -190,7 +201,7 @@ impl Node for LiveNode {
     }
 
     fn detach(&self, request: &DetachRequest) -> Result<CommandReply, ApiError> {
-        let _turn = self.inner.command();
+        // It takes its turn itself: it also waits for the disk, which must not hold others up.
         self.inner.detach(request)
     }
 
@@ -200,7 +211,7 @@ impl Node for LiveNode {
     }
 
     fn disconnect(&self, request: &DisconnectRequest) -> Result<DisconnectReply, ApiError> {
-        let _turn = self.inner.command();
+        let _turn = self.inner.turn_of(&request.group)?;
         self.inner.disconnect(request)
     }
 
@@ -210,32 +221,32 @@ impl Node for LiveNode {
     }
 
     fn mirror(&self, request: &MirrorRequest) -> Result<CommandReply, ApiError> {
-        let _turn = self.inner.command();
+        let _turn = self.inner.turn_of(&request.group)?;
         self.inner.mirror(request)
     }
 
     fn transmit(&self, request: &TransmitRequest) -> Result<CommandReply, ApiError> {
-        let _turn = self.inner.command();
+        let _turn = self.inner.turn_of(&request.group)?;
         self.inner.transmit(request)
     }
 
     fn target(&self, request: &TargetRequest) -> Result<CommandReply, ApiError> {
-        let _turn = self.inner.command();
+        let _turn = self.inner.turn_of(&request.group)?;
         self.inner.pause_target(request)
     }
 
     fn replace(&self, request: &ReplaceRequest) -> Result<CommandReply, ApiError> {
-        let _turn = self.inner.command();
+        let _turn = self.inner.turn_of(&request.group)?;
         self.inner.replace(request)
     }
 
     fn promote(&self, request: &PromoteRequest) -> Result<CommandReply, ApiError> {
-        let _turn = self.inner.command();
+        let _turn = self.inner.turn_of(&request.group)?;
         self.inner.promote(request)
     }
 
     fn demote(&self, request: &DemoteRequest) -> Result<CommandReply, ApiError> {
-        let _turn = self.inner.command();
+        let _turn = self.inner.turn_of(&request.group)?;
         self.inner.demote(request)
     }
 
@@ -269,6 +280,8 @@ impl Node for LiveNode {
         if let Some(listening) = listening {
             listening.stop();
         }
+        // A device that is ending takes no longer than a disk that works.
+        self.inner.await_endings(ENDINGS_WAIT);
         let _turn = self.inner.command();
         self.inner.stop_replicas();
         self.inner.stop_all();

@@ -230,18 +230,7 @@ impl Inner {
                 "to stop serving a source's volumes: blkctl detach",
             ));
         }
-        let open: Option<String> = {
-            let state = self.state();
-            let served = state
-                .groups
-                .get(group)
-                .into_iter()
-                .flat_map(|group| group.served.values());
-            served
-                .filter(|served| served.device.in_use())
-                .map(|s| s.device.path())
-                .next()
-        };
+        let open = self.open_devices(group, None).into_iter().next();
         if let Some(device) = open {
             return Err(ApiError::new(
                 ErrorCode::DeviceOpen,
@@ -254,7 +243,7 @@ impl Inner {
         for (volume, entry) in self.volumes_of(group) {
             if entry.served {
                 notes.extend(
-                    self.detach(&DetachRequest {
+                    self.detach_within(&DetachRequest {
                         volume,
                         force: false,
                     })?

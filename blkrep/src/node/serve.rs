@@ -11,12 +11,16 @@ use super::{Inner, errors};
 use crate::engine::source::QueueWorker;
 use blkrep_api::{ApiError, ErrorCode};
 use blkrep_io::real::UringIo;
-use blkrep_types::{VolumeIndex, VolumeName};
+use blkrep_types::{Errno, VolumeIndex, VolumeName};
 use blkrep_ublk::driver::{ServerState, Ublk};
-use blkrep_ublk::{DeviceSpec, FrontQueue, Stop};
+use blkrep_ublk::{DeviceSpec, FrontError, FrontQueue, Stop};
+use std::time::{Duration, Instant};
 
 /// Operations of a queue's ring beyond one a request: flushes, map commits, the waker.
 const RING_EXTRA: u32 = 64;
+/// How long the threads of a device that has been stopped may take: it has waited for their requests
+/// already, as long as a disk's own errors take.
+const JOIN_WAIT: Duration = Duration::from_secs(10);
 
 impl Inner {
     /// What is to be said of the device that `entry` should have.
@@ -86,7 +90,9 @@ impl Inner {
                 } else {
                     Stop::Delete
                 };
-                end(&mut served, how);
+                if let Err(left) = end(engine, &mut served, how) {
+                    tracing::error!(%volume, error = %left, "take back a device");
+                }
                 Err(error)
             }
         }
@@ -101,6 +107,7 @@ impl Inner {
         spec: &DeviceSpec,
         placed: impl FnOnce(Option<u32>) -> Result<(), ApiError>,
     ) -> Result<(), ApiError> {
+        engine.begin_volume(served.index);
         placed(served.device.id())?;
         self.hints
             .name_device(served.device.path().as_ref(), volume);
@@ -148,14 +155,32 @@ pub(super) fn outlived(volume: &VolumeName, entry: &VolumeEntry) -> bool {
     }
 }
 
-/// Ends a device and waits for its threads.
-pub(super) fn end(served: &mut Served, how: Stop) {
-    let path = served.device.path();
-    if let Err(error) = served.device.stop(how) {
-        tracing::error!(device = path, %error, "stop the device");
+/// Ends a device and waits for its threads. What waits for anything but the disk gets an error if the
+/// device is deleted; it is left to the successor otherwise.
+///
+/// # Errors
+/// The disk has requests that it does not give back, or the kernel does not let the device go. It can
+/// be tried again.
+pub(super) fn end(engine: &Engine, served: &mut Served, how: Stop) -> Result<(), FrontError> {
+    if how == Stop::Delete {
+        engine.end_volume(served.index);
     }
+    let stopped = served.device.stop(how);
+    let end = Instant::now() + JOIN_WAIT;
+    let mut running = Vec::new();
     for thread in served.threads.drain(..) {
         thread.wake();
-        thread.join();
+        running.extend(thread.join_until(end).err());
     }
+    served.threads = running;
+    stopped?;
+    if served.threads.is_empty() {
+        return Ok(());
+    }
+    Err(FrontError {
+        what: format!("end {}", served.device.path()),
+        source: Errno::EBUSY,
+        action: "its disk does not answer: bring it back or take it away, then detach again"
+            .to_owned(),
+    })
 }

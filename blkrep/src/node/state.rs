@@ -11,7 +11,7 @@ use blkrep_api::{ApiError, ErrorCode};
 use blkrep_io::real::RealHost;
 use blkrep_types::{GroupName, LinkName, VolumeIndex, VolumeName};
 use blkrep_ublk::Device;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The engine of a source group.
@@ -79,6 +79,8 @@ pub(super) struct State {
     pub(super) replicas: BTreeMap<GroupName, Replica>,
     /// Groups that this node should receive and cannot.
     pub(super) unopened: BTreeMap<GroupName, Trouble>,
+    /// Groups of which a device is ending: other commands leave them alone.
+    pub(super) ending: BTreeSet<GroupName>,
 }
 
 impl State {
@@ -88,12 +90,26 @@ impl State {
             groups: BTreeMap::new(),
             replicas: BTreeMap::new(),
             unopened: BTreeMap::new(),
+            ending: BTreeSet::new(),
         }
     }
 
     /// True if this node is target of a group, whether or not its replica could be opened.
     pub(super) fn replica_is_here(&self, group: &GroupName) -> bool {
         self.replicas.contains_key(group) || self.unopened.contains_key(group)
+    }
+
+    /// Refuses a group of which a device is ending.
+    pub(super) fn refuse_ending(&self, group: &GroupName) -> Result<(), ApiError> {
+        if !self.ending.contains(group) {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::GroupBusy,
+            format!("group {group}"),
+            "a detach of one of its volumes is under way",
+            "try again when it is done; blkctl status shows it",
+        ))
     }
 
     /// The engine of a group, if it is open.

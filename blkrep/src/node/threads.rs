@@ -12,6 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How often a thread that is to end is looked at.
+const JOIN_POLL: Duration = Duration::from_millis(1);
 
 /// Why a thread did not start.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +167,21 @@ impl WorkerThread {
             tracing::error!(thread = self.name, "thread panicked");
         }
     }
+
+    /// As [`Self::join`], but no longer than until `end`.
+    ///
+    /// # Errors
+    /// It is not finished: here it is again.
+    pub(super) fn join_until(self, end: Instant) -> Result<(), Self> {
+        while self.alive() {
+            if Instant::now() > end {
+                return Err(self);
+            }
+            thread::sleep(JOIN_POLL);
+        }
+        self.join();
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +212,18 @@ mod tests {
         let inner = Arc::clone(&stop);
         let thread = WorkerThread::start(&host, "once", 8, move |_| Ok(Once(inner))).unwrap();
         assert!(thread.alive());
+        stop.store(true, Ordering::Release);
+        thread.wake();
+        thread.join();
+    }
+
+    #[test]
+    fn a_worker_that_does_not_finish_is_waited_for_no_longer_than_asked() {
+        let stop = Arc::new(AtomicBool::new(false));
+        let host = RealHost::new("blkrep-test-threads");
+        let inner = Arc::clone(&stop);
+        let thread = WorkerThread::start(&host, "stays", 8, move |_| Ok(Once(inner))).unwrap();
+        let thread = thread.join_until(Instant::now()).unwrap_err();
         stop.store(true, Ordering::Release);
         thread.wake();
         thread.join();

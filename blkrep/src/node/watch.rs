@@ -190,6 +190,9 @@ impl Inner {
         };
         for group in troubled {
             let _turn = self.command();
+            if self.state().ending.contains(&group) {
+                continue;
+            }
             self.bring_up(&group, Duration::ZERO);
         }
         for group in unopened {

@@ -257,4 +257,15 @@ impl FrontQueue<SimIo> for SimFront {
     fn finished(&self) -> bool {
         self.finished
     }
+
+    fn ending(&self) -> bool {
+        self.front.lock().stopping
+    }
+
+    fn abandon(&mut self, io: &mut SimIo) {
+        if io.alive() {
+            self.front.lock().taken = 0;
+            self.finished = true;
+        }
+    }
 }

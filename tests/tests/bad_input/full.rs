@@ -8,33 +8,33 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// Puts a disk of so many bytes at `dir` of a node that is not started. False where the kernel or its administrator
-/// allows nobody a namespace: then nothing can be shown here.
-fn small_disk(node: &mut Node, dir: &Path, bytes: u64) -> bool {
-    let allowed = std::process::Command::new("unshare")
-        .args(["-rm", "true"])
-        .status();
-    if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("not shown: this machine gives no mount namespace");
-        return false;
-    }
+/// Puts a disk of so many bytes at `dir` of a node that is not started.
+pub(crate) fn small_disk(node: &mut Node, dir: &Path, bytes: u64) {
+    let allowed = Command::new("unshare").args(["-rm", "true"]).output();
+    let allowed = allowed.expect("`unshare` (util-linux) is needed to give a daemon a small disk");
+    assert!(
+        allowed.status.success(),
+        "this machine gives no mount namespace, so no disk can run full here: {}; allow it (sysctl \
+         kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0), or run as root",
+        String::from_utf8_lossy(&allowed.stderr).trim()
+    );
     std::fs::create_dir_all(dir).unwrap();
     let script = format!("mount -t tmpfs -o size={bytes} none \"$0\" && exec \"$@\"");
     let words = ["unshare", "-rm", "sh", "-c", &script];
     node.wrapped = words.into_iter().map(OsString::from).collect();
     node.wrapped.push(dir.into());
-    true
 }
 
 /// A path as the daemon sees it.
-fn inside(node: &Node, path: &Path) -> PathBuf {
+pub(crate) fn inside(node: &Node, path: &Path) -> PathBuf {
     let root = PathBuf::from(format!("/proc/{}/root", node.pid()));
     root.join(path.strip_prefix("/").unwrap())
 }
 
 /// Takes all the room there is in a directory; to be removed to give it back.
-fn fill(node: &Node, dir: &Path) -> PathBuf {
+pub(crate) fn fill(node: &Node, dir: &Path) -> PathBuf {
     let path = inside(node, &dir.join("fill"));
     let mut file = File::create(&path).unwrap();
     for len in [1 << 16, 4096, 1] {
@@ -43,7 +43,7 @@ fn fill(node: &Node, dir: &Path) -> PathBuf {
     path
 }
 
-fn open(node: &Node, address: &str) -> Volume {
+pub(crate) fn open(node: &Node, address: &str) -> Volume {
     let (name, socket) = address.split_once("?socket=").unwrap();
     let socket = inside(node, Path::new(socket));
     Volume::open(&format!("{name}?socket={}", socket.display()))
@@ -55,9 +55,7 @@ fn a_full_state_directory_refuses_what_needs_it_and_serves_what_is_there() {
     let mut target = lab.node("b");
     let mut node = lab.plan("a");
     let state = node.state.clone();
-    if !small_disk(&mut node, &state, 24 * MIB) {
-        return;
-    }
+    small_disk(&mut node, &state, 24 * MIB);
     node.start();
     let [disk, more] = ["disk", "more"].map(|name| lab.file(name, 4 * MIB, 1));
     let address = node.attach("pg", &disk, "--group db");
@@ -105,9 +103,7 @@ fn a_target_without_room_for_a_journal_refuses_and_leaves_nothing_behind() {
     source.attach("pg", &disk, "--group db");
     let mut target = lab.plan("b");
     let state = target.state.clone();
-    if !small_disk(&mut target, &state, 8 * MIB) {
-        return;
-    }
+    small_disk(&mut target, &state, 8 * MIB);
     target.start();
     for _ in 0..2 {
         let said = source.no(
@@ -137,9 +133,7 @@ fn a_base_that_runs_full_is_dirt_and_said_so_and_equal_when_there_is_room() {
     let address = source.attach("pg", &disk, "--group db");
     let mut target = lab.plan("b");
     let replicas = target.replicas.clone();
-    if !small_disk(&mut target, &replicas, 6 * MIB) {
-        return;
-    }
+    small_disk(&mut target, &replicas, 6 * MIB);
     target.start();
     let base = inside(&target, &replicas.join("db.pg.img"));
     File::create(&base).unwrap().set_len(4 << 20).unwrap();
@@ -182,9 +176,7 @@ fn a_backing_that_runs_full_gives_errors_and_goes_on_when_there_is_room() {
     let lab = Lab::new();
     let mut node = lab.plan("a");
     let disks = lab.path("disks");
-    if !small_disk(&mut node, &disks, 4 * MIB) {
-        return;
-    }
+    small_disk(&mut node, &disks, 4 * MIB);
     node.start();
     let disk = disks.join("disk");
     File::create(inside(&node, &disk))

@@ -1,7 +1,8 @@
 //! Bad input against real daemons: each gets a clear error that names what happened, to what, and what to do; nothing
 //! is changed, nothing is lost, and every daemon lives.
 //!
-//! Needs neither root nor a kernel driver: front end NBD, files as disks, loopback.
+//! Needs no kernel driver: front end NBD, files as disks, loopback. One test needs root, and those of small disks mount
+//! namespaces: where these are not to be had they fail and say so.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -9,6 +10,7 @@ mod backings;
 mod commands;
 mod damage;
 mod decay;
+mod frozen;
 mod full;
 mod lab;
 mod peer;

@@ -16,7 +16,7 @@ use super::left_behind::wait_until_free;
 use super::setup::undo;
 use super::shared::Shared;
 use super::usage;
-use crate::front::{Device, FrontError, FrontKind, Stop};
+use crate::front::{Device, FrontError, FrontKind, Stop, Users};
 use blkrep_types::Errno;
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,8 +169,9 @@ impl Device for UblkDevice {
         Ok(())
     }
 
-    fn in_use(&self) -> bool {
-        self.stage == Stage::Live && usage::in_use(self.id)
+    fn users(&self) -> Users {
+        let (live, id) = (self.stage == Stage::Live, self.id);
+        Box::new(move || live && usage::in_use(id))
     }
 
     fn reissues(&self) -> bool {

@@ -193,6 +193,15 @@ impl FrontQueue<UringIo> for UblkQueue {
             || self.shared.failure().is_some();
         self.started && self.tags.drained() && no_more
     }
+
+    fn ending(&self) -> bool {
+        self.shared.leaving()
+    }
+
+    fn abandon(&mut self, io: &mut UringIo) {
+        self.tags.abandon();
+        self.look_around(io);
+    }
 }
 
 impl Drop for UblkQueue {

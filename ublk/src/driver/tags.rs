@@ -7,7 +7,7 @@
 //! ```text
 //!            fetch              arrives                    arrives while leaving
 //!     New ───────────► Driver ───────────► Engine   Driver ───────────────────────► Held
-//!                      ▲    │                 │
+//!                      ▲    │                 │ abandoned: Held
 //!                      │    │ abort, failure  │ complete: commit and fetch
 //!                      │    └───────► Gone    │
 //!                      └──────────────────────┘
@@ -52,7 +52,8 @@ enum Tag {
     Driver,
     /// The engine, which will complete this request.
     Engine(Request),
-    /// A request that came while leaving: the driver issues it again to the successor.
+    /// A request that came while leaving, or that the engine gave up: the driver issues it again to
+    /// the successor.
     Held,
     /// Nobody any more.
     Gone,
@@ -64,7 +65,7 @@ impl Tag {
         match self {
             Self::New => matches!(next, Self::Driver),
             Self::Driver => matches!(next, Self::Engine(_) | Self::Held | Self::Gone),
-            Self::Engine(_) => matches!(next, Self::Driver),
+            Self::Engine(_) => matches!(next, Self::Driver | Self::Held),
             Self::Held | Self::Gone => false,
         }
     }
@@ -200,6 +201,16 @@ impl Tags {
     /// Hands on no more requests from now on.
     pub(super) fn leave(&mut self) {
         self.leaving = true;
+    }
+
+    /// The engine answers none of the requests it has: they are left to the successor.
+    pub(super) fn abandon(&mut self) {
+        let depth = u16::try_from(self.tags.len()).expect("a depth is a u16");
+        for tag in 0..depth {
+            if matches!(self.tags[usize::from(tag)], Tag::Engine(_)) {
+                self.change(tag, Tag::Held);
+            }
+        }
     }
 
     /// True if every request that the engine got is answered, and the answers are delivered.

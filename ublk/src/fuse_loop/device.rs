@@ -8,7 +8,7 @@ use super::filesystem::{Ask, OneFile};
 use super::loop_device::{self, Shape};
 use super::mount::{self, Mounted};
 use super::refusal;
-use crate::front::{Device, DeviceSpec, FrontError, FrontKind, Stop};
+use crate::front::{Device, DeviceSpec, FrontError, FrontKind, Stop, Users};
 use crate::mailbox::{Mailbox, MailboxQueue};
 use blkrep_types::Errno;
 use std::fs::OpenOptions;
@@ -157,8 +157,9 @@ impl Device for LoopDevice {
         }
     }
 
-    fn in_use(&self) -> bool {
-        self.number.is_some_and(loop_device::in_use)
+    fn users(&self) -> Users {
+        let number = self.number;
+        Box::new(move || number.is_some_and(loop_device::in_use))
     }
 
     fn reissues(&self) -> bool {

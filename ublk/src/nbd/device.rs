@@ -8,7 +8,7 @@ use super::outbox::Ask;
 use super::protocol::Shape;
 use super::socket::{Accepted, Listeners, Stream, refusal};
 use super::{NBD_CONNECTIONS_MAX, NbdOptions};
-use crate::front::{Device, DeviceSpec, FrontError, FrontKind, Stop};
+use crate::front::{Device, DeviceSpec, FrontError, FrontKind, Stop, Users};
 use crate::mailbox::{Mailbox, MailboxQueue};
 use blkrep_types::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -217,8 +217,9 @@ impl Device for NbdDevice {
         Ok(())
     }
 
-    fn in_use(&self) -> bool {
-        !self.clients.lock().streams.is_empty()
+    fn users(&self) -> Users {
+        let clients = Arc::clone(&self.clients);
+        Box::new(move || !clients.lock().streams.is_empty())
     }
 
     fn reissues(&self) -> bool {

@@ -25,6 +25,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             wait_for: Seq::ZERO,
         };
         match self.gate {
+            Gate::Open | Gate::Frozen if self.has_ended(new.volume) => {
+                let (tag, result) = (new.tag, Err(Errno::EIO));
+                return self.act(new.worker, Action::Complete { tag, result });
+            }
             Gate::Open => {}
             Gate::Fenced => {
                 return self.act(
@@ -74,6 +78,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
 
     /// The range is held.
     pub(super) fn locked(&mut self, id: RequestId) {
+        if self.requests.get(id).stage == Stage::Left {
+            return self.range_came_too_late(id);
+        }
         if !self.has_links() {
             return self.start_local(id);
         }

@@ -119,7 +119,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             }
         }
         self.note_flush_troubles(volume, result.is_err());
-        let parks = told.is_err() && self.gate == Gate::Frozen;
+        let parks = told.is_err() && self.gate == Gate::Frozen && !self.has_ended(volume);
         if parks && !waiting.is_empty() {
             // They have not heard of it yet; a later success does not bring back what is lost.
             self.volumes[volume.as_usize()].flush.untold = told.err();

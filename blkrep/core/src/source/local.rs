@@ -20,7 +20,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let (volume, extent) = (request.new.volume, request.extent());
         if let Err(errno) = result {
             self.backing_failed(volume, Some(extent), errno);
-            if self.gate == Gate::Frozen {
+            if self.gate == Gate::Frozen && !self.has_ended(volume) {
                 return self.park(id);
             }
         }
@@ -192,6 +192,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         };
         if result.is_err() || !self.must_wait(place) {
             return self.answer(id, result);
+        }
+        if self.has_ended(self.requests.get(id).new.volume) {
+            return self.answer(id, Err(Errno::EIO));
         }
         let request = self.requests.get_mut(id);
         request.become_stage(Stage::Acking);

@@ -14,6 +14,7 @@ mod admit;
 mod blocks;
 mod facts;
 mod flush;
+mod leaving;
 mod link;
 mod local;
 mod mirror;
@@ -255,6 +256,8 @@ struct Volume {
     lock: RangeLock,
     flush: FlushState,
     len: ByteLen,
+    /// Its device is going away.
+    ended: bool,
 }
 
 /// The source side of a group.
@@ -314,6 +317,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             lock: RangeLock::with_capacity(capacity + blocks::JOBS_MAX),
             flush: FlushState::with_capacity(capacity),
             len: *len,
+            ended: false,
         });
         Self {
             options,

@@ -61,20 +61,22 @@ pub(super) enum Stage {
     Acking,
     /// Waits for an operator.
     Parked,
+    /// Answered because its device went away; its range is still to come.
+    Left,
 }
 
 impl Stage {
     /// True if `next` may follow.
     const fn may_become(self, next: Self) -> bool {
         match (self, next) {
-            (Self::Locking, Self::Intending | Self::Queued | Self::Local)
+            (Self::Locking, Self::Intending | Self::Queued | Self::Local | Self::Left)
             | (Self::Intending, Self::Queued | Self::Local)
             | (Self::Queued, Self::Local)
             | (Self::Local | Self::Flushing, Self::Flushing | Self::Acking | Self::Parked)
             | (Self::Parked, Self::Locking | Self::Local | Self::Flushing) => true,
             (Self::Locking | Self::Intending | Self::Queued, _)
             | (Self::Local | Self::Flushing | Self::Parked, _)
-            | (Self::Acking, _) => false,
+            | (Self::Acking | Self::Left, _) => false,
         }
     }
 }

@@ -39,6 +39,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                     lock: RangeLock::with_capacity(capacity + blocks::JOBS_MAX),
                     flush: FlushState::with_capacity(capacity),
                     len: *len,
+                    ended: false,
                 }),
             }
         }

@@ -35,6 +35,8 @@ pub struct QueueWorker<H: Host, F: FrontQueue<H::Io> + ?Sized> {
     /// Local operations in flight.
     in_flight: usize,
     broken: bool,
+    /// Requests that wait for an operator were given up, because the device ends.
+    abandoned: bool,
     front: Box<F>,
 }
 
@@ -58,6 +60,7 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
             outstanding: 0,
             in_flight: 0,
             broken: false,
+            abandoned: false,
             front,
         }
     }
@@ -135,12 +138,35 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
         self.front.complete(io, tag, result);
     }
 
+    /// Gives up what waits for an operator once the device has been told to end: nobody would ever
+    /// answer it here.
+    fn give_up(&mut self, io: &mut H::Io) {
+        let waits = self.outstanding > 0 && !self.shared.gate_is_open();
+        if !waits || self.abandoned || self.is_at_work() || !self.front.ending() {
+            return;
+        }
+        self.abandoned = true;
+        self.outstanding = 0;
+        self.front.abandon(io);
+    }
+
+    /// True if an operation of the disk runs, or its end has not been told to the group.
+    fn is_at_work(&self) -> bool {
+        self.in_flight > 0 || self.jobs.busy() || !self.events.is_empty()
+    }
+
     /// Does what the group wants done.
     fn act(&mut self, io: &mut H::Io) {
         let mut actions = std::mem::take(&mut self.outbox.actions);
         let mut published = std::mem::take(&mut self.outbox.appended);
         for action in actions.drain(..) {
             match action {
+                // The requests are not ours any more, and a successor may have them already.
+                Action::Write { .. }
+                | Action::Zero { .. }
+                | Action::Read { .. }
+                | Action::Complete { .. }
+                    if self.abandoned => {}
                 Action::Write {
                     id,
                     tag,
@@ -228,7 +254,7 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> Worker<H::Io> for QueueWorker<H, F>
         let mail = self.mail.take();
         let due = self.outbox.deadline.is_some_and(|due| due <= io.now());
         if self.events.is_empty() && !mail && !due {
-            return;
+            return self.give_up(io);
         }
         let events = &mut self.events;
         self.shared.turn(
@@ -242,6 +268,7 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> Worker<H::Io> for QueueWorker<H, F>
             },
         );
         self.act(io);
+        self.give_up(io);
     }
 
     fn deadline(&self) -> Option<Nanos> {
@@ -250,10 +277,9 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> Worker<H::Io> for QueueWorker<H, F>
 
     fn finished(&self) -> bool {
         let over = self.broken || self.front.finished();
-        let idle = self.in_flight == 0 && !self.jobs.busy() && self.events.is_empty();
         // Requests that wait for an operator wait for nobody once the device is gone.
         let answered = self.outstanding == 0 || !self.shared.gate_is_open();
-        over && idle && answered
+        over && !self.is_at_work() && answered
     }
 }
 

@@ -54,6 +54,17 @@ impl<H: Host> SourceShared<H> {
         self.command(|state| state.group.set_policy(policy));
     }
 
+    /// The device of a volume goes away: requests that wait for anything but the disk get an error,
+    /// and so do those that still come.
+    pub fn end_volume(&self, volume: VolumeIndex) {
+        self.command(|state| state.group.end_volume(volume));
+    }
+
+    /// A device for the volume is to be served, again or for the first time.
+    pub fn begin_volume(&self, volume: VolumeIndex) {
+        self.command(|state| state.group.begin_volume(volume));
+    }
+
     /// The shape of a volume's backing.
     ///
     /// # Errors

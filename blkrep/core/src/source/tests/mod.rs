@@ -15,6 +15,8 @@ use proptest::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+mod leaving;
+
 const LEN: u64 = 16 << 20;
 const VOLUME: VolumeIndex = VolumeIndex::new(0);
 const RUN: Incarnation = Incarnation::new(1);

@@ -96,6 +96,7 @@ impl Front {
         Queue {
             memory: shared.memory.clone(),
             front: self.clone(),
+            abandoned: false,
         }
     }
 }
@@ -105,6 +106,8 @@ impl Front {
 pub(super) struct Queue {
     front: Front,
     memory: Slice,
+    /// What is outstanding is left to a successor.
+    abandoned: bool,
 }
 
 impl FrontQueue<SimIo> for Queue {
@@ -152,6 +155,14 @@ impl FrontQueue<SimIo> for Queue {
 
     fn finished(&self) -> bool {
         let shared = self.front.0.lock().unwrap();
-        shared.stopping && shared.outstanding.is_empty()
+        shared.stopping && (self.abandoned || shared.outstanding.is_empty())
+    }
+
+    fn ending(&self) -> bool {
+        self.front.0.lock().unwrap().stopping
+    }
+
+    fn abandon(&mut self, _: &mut SimIo) {
+        self.abandoned = true;
     }
 }

@@ -287,6 +287,38 @@ fn a_frozen_group_waits_for_the_operator_and_loses_nothing() {
     );
 }
 
+/// The daemon waited for answers that only an operator could bring about.
+#[test]
+fn a_frozen_group_can_be_stopped_and_its_successor_serves_what_waited() {
+    let mut rig = Rig::new(20);
+    rig.options.on_backing_error = blkrep_core::source::OnBackingError::Freeze;
+    rig.start();
+    rig.connect(MirrorKind::Full, Mode::Async);
+    rig.settle();
+    rig.world.inject(rig.node, &backing(0), failing_writes());
+    let write = RequestKind::Write { fua: false };
+    rig.fronts[0].issue(write, Some(extent(0, 4096)), 0x55);
+    rig.run(100);
+    rig.fronts[0].issue(RequestKind::Flush, None, 0);
+    rig.fronts[1].issue(write, Some(extent(4096, 4096)), 0x66);
+    rig.run(100);
+    assert_eq!(rig.status().gate, Gate::Frozen);
+    rig.stop(false);
+    assert!(rig.fronts.iter().all(|front| front.answers().is_empty()));
+    rig.world.clear_faults(rig.node);
+    rig.start();
+    assert!(rig.daemon().report.crashed, "not everything was answered");
+    rig.run(1000);
+    let answers: Vec<_> = rig
+        .fronts
+        .iter()
+        .flat_map(|front| front.answers())
+        .collect();
+    assert_eq!(answers.len(), 3);
+    assert!(answers.iter().all(|(_, result, _)| result.is_ok()));
+    rig.settle();
+}
+
 #[test]
 fn a_group_that_is_not_open_hears_of_a_newer_generation_too() {
     let mut rig = mirrored(19, MirrorKind::Full);
