@@ -77,6 +77,9 @@ impl Inner {
             for event in engine.take_events() {
                 self.group_event(&name, &engine, &event);
             }
+            if let Err(error) = engine.remember_fence() {
+                tracing::debug!(group = %name, %error, "remember the newer generation");
+            }
         }
     }
 
@@ -117,15 +120,10 @@ impl Inner {
                 "requests wait for an operator".to_owned(),
             ),
             GroupEvent::Thawed => tell(EventId::VolumeThawed, "requests go on".to_owned()),
-            GroupEvent::Fenced { newer } => {
-                if let Err(error) = engine.fence(*newer) {
-                    tracing::error!(%group, %error, "remember the newer generation");
-                }
-                tell(
-                    EventId::VolumeFenced,
-                    format!("generation {newer} is newer"),
-                )
-            }
+            GroupEvent::Fenced { newer } => tell(
+                EventId::VolumeFenced,
+                format!("generation {newer} is newer"),
+            ),
             GroupEvent::LinkUp { link, start } => {
                 let id = match start.mirror {
                     _ if start.set_back => EventId::TargetRestored,

@@ -222,6 +222,8 @@ pub struct SourceShared<H: Host> {
     gate: AtomicU8,
     /// Links, by bit, that wait for something to send.
     idle_links: AtomicU64,
+    /// A newer generation that could not be remembered yet.
+    pub(super) fence_due: Mutex<Option<Generation>>,
 }
 
 const GATE_OPEN: u8 = 0;
@@ -243,6 +245,7 @@ impl<H: Host> SourceShared<H> {
             log: OnceLock::new(),
             gate: AtomicU8::new(GATE_OPEN),
             idle_links: AtomicU64::new(0),
+            fence_due: Mutex::default(),
         };
         let state = shared.lock();
         shared.store_gate(&state.group);
@@ -454,16 +457,6 @@ impl<H: Host> SourceShared<H> {
     /// The operator says that the backing works again.
     pub fn thaw(&self) {
         self.command(|state| state.group.thaw());
-    }
-
-    /// A newer generation exists elsewhere: from now on every request gets EIO, also after a
-    /// restart.
-    ///
-    /// # Errors
-    /// The superblock could not be written; the device returns EIO all the same.
-    pub fn fence(&self, newer: Generation) -> Result<(), OpenError> {
-        self.command(|state| state.group.fence(newer));
-        self.record(|record| record.newer = newer)
     }
 
     /// The volume's file.

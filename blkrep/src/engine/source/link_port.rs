@@ -217,7 +217,7 @@ impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
             answer
         });
         if let Err(Rejection::Stale { newer }) = answer
-            && let Err(error) = self.shared.record(|record| record.newer = newer)
+            && let Err(error) = self.shared.remember_newer(newer)
         {
             tracing::error!(%newer, %error, "record that a newer generation exists");
         }

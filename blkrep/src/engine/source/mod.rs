@@ -7,6 +7,7 @@
 mod adapter;
 mod closed;
 mod command;
+mod fencing;
 mod forget;
 mod group;
 mod jobs;

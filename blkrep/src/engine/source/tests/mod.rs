@@ -338,6 +338,25 @@ fn a_group_that_is_not_open_hears_of_a_newer_generation_too() {
     assert_eq!(rig.status().gate, Gate::Fenced);
 }
 
+/// It was written to the log that it could not be remembered, and never tried again: the next start
+/// served what it had refused to serve.
+#[test]
+fn a_fence_that_the_state_directory_did_not_take_is_remembered_when_it_does() {
+    let mut rig = mirrored(21, MirrorKind::Full);
+    rig.world
+        .inject(rig.node, Path::new("/state/db.group"), failing_writes());
+    let newer = Generation::from_bytes([0x77; 16]);
+    assert!(rig.shared().fence(newer).is_err());
+    assert_eq!(rig.status().gate, Gate::Fenced, "at once, all the same");
+    assert!(rig.shared().remember_fence().is_err());
+    rig.world.clear_faults(rig.node);
+    assert!(rig.shared().remember_fence().unwrap());
+    assert!(!rig.shared().remember_fence().unwrap(), "once");
+    rig.kill();
+    rig.start();
+    assert_eq!(rig.status().gate, Gate::Fenced);
+}
+
 #[test]
 fn a_newer_generation_fences_the_group_also_after_a_restart() {
     let mut rig = mirrored(14, MirrorKind::Full);
