@@ -54,7 +54,7 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<RawFd>,
     /// Instead of serving: remove the device that a daemon which is gone for good left of this
-    /// volume, and exit.
+    /// volume, and exit. With --state only that daemon's.
     #[arg(long, value_name = "VOLUME")]
     pub remove_left_behind: Option<VolumeName>,
 }

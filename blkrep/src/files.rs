@@ -4,8 +4,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+
+/// Names a daemon by its state directory: no other of this boot of the host has it, and a successor has
+/// it again.
+///
+/// # Errors
+/// The directory cannot be examined.
+pub(crate) fn identity_of(state_dir: &Path) -> io::Result<String> {
+    let about = std::fs::metadata(state_dir)?;
+    Ok(format!("blkrep-{:x}-{:x}", about.dev(), about.ino()))
+}
 
 /// Reads a text file of at most `bytes_max` bytes.
 ///

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 
 fn run(mut options: Options) -> anyhow::Result<()> {
     if let Some(volume) = options.remove_left_behind.take() {
-        for line in blkrep::left_behind::remove(&volume)? {
+        for line in blkrep::left_behind::remove(&volume, options.state.as_deref())? {
             println!("{line}");
         }
         return Ok(());

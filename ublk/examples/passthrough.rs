@@ -17,7 +17,9 @@ use blkrep_io::real::{RealFile, RealHost, RealSocket, UringIo, process};
 use blkrep_io::{Access, Completion, Host, Io, Op, Worker, run};
 use blkrep_types::{BlockSize, Errno, Nanos, VolumeName};
 use blkrep_ublk::driver::Ublk;
-use blkrep_ublk::{DeviceSpec, FRONT_TOKEN, FrontEnd, FrontQueue, Request, RequestKind, Stop};
+use blkrep_ublk::{
+    DeviceSpec, FRONT_TOKEN, FrontEnd, FrontQueue, Owner, Request, RequestKind, Stop,
+};
 use nix::sys::signal::{SigSet, Signal};
 use std::error::Error;
 use std::path::Path;
@@ -187,6 +189,7 @@ fn serve(arguments: &Arguments) -> Outcome<()> {
     let geometry = host.geometry(&file)?;
     let spec = DeviceSpec {
         volume: VolumeName::new("passthrough")?,
+        owner: Owner::of("passthrough"),
         len: geometry.len,
         block_size: arguments.block,
         physical_block_bytes: geometry.physical_block_bytes,

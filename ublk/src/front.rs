@@ -95,11 +95,34 @@ pub enum FrontKind {
     Nbd,
 }
 
+/// Who makes devices on this host: a daemon with one state directory. Another's device is never taken
+/// for one's own, whatever its volume is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner(u32);
+
+impl Owner {
+    /// Bits that tell owners apart.
+    pub(crate) const BITS: u32 = 24;
+
+    /// The owner with this identity: text that no other daemon of the host has, and that a successor
+    /// has again.
+    #[must_use]
+    pub fn of(identity: &str) -> Self {
+        Self(crc32fast::hash(identity.as_bytes()) >> (u32::BITS - Self::BITS))
+    }
+
+    pub(crate) const fn get(self) -> u32 {
+        self.0
+    }
+}
+
 /// What a device is to look like.
 #[derive(Debug, Clone)]
 pub struct DeviceSpec {
     /// The volume it serves.
     pub volume: VolumeName,
+    /// Who serves it.
+    pub owner: Owner,
     /// Its size.
     pub len: ByteLen,
     /// Its logical block size.

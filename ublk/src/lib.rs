@@ -11,6 +11,6 @@ mod mailbox;
 pub mod nbd;
 
 pub use front::{
-    Device, DeviceSpec, FRONT_TOKEN, FrontEnd, FrontError, FrontKind, FrontQueue, Made, Request,
-    RequestKind, Stop, Users,
+    Device, DeviceSpec, FRONT_TOKEN, FrontEnd, FrontError, FrontKind, FrontQueue, Made, Owner,
+    Request, RequestKind, Stop, Users,
 };

@@ -3,15 +3,17 @@
 //! Owns the order: device, threads, engine, table. A backing is the plain data as soon as its
 //! claim is let go of.
 
-use super::serve::end;
+use super::serve::{end, left_device};
 use super::state::{Engine, Served};
 use super::table::VolumeEntry;
+use super::unfinished::remove_left;
 use super::{Inner, errors};
 use crate::engine::source::forget_group;
 use blkrep_api::{
     ApiError, CommandReply, DetachRequest, ErrorCode, EventId, FrontendKind, NewEvent,
 };
 use blkrep_types::{GroupName, VolumeIndex, VolumeName};
+use blkrep_ublk::driver::Ublk;
 use blkrep_ublk::{FrontError, Stop};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,10 +36,11 @@ struct Detach {
 }
 
 impl Detach {
-    fn end(&mut self) -> Result<(), FrontError> {
+    fn end(&mut self, inner: &Inner) -> Result<(), FrontError> {
         match (&self.engine, &mut self.served) {
             (Some(engine), Some(served)) => end(engine, served, Stop::Delete),
-            _ => Ok(()),
+            // A daemon that ended meanwhile may have left it.
+            _ => remove_left(inner, &self.volume, &self.entry),
         }
     }
 }
@@ -49,7 +52,7 @@ impl Inner {
         let turn = self.command();
         let mut detach = self.begin_detach(request)?;
         drop(turn);
-        let ended = detach.end();
+        let ended = detach.end(self);
         let _turn = self.command();
         self.finish_detach(detach, ended)
     }
@@ -57,7 +60,7 @@ impl Inner {
     /// The same as a part of another command, whose turn it is.
     pub(super) fn detach_within(&self, request: &DetachRequest) -> Result<CommandReply, ApiError> {
         let mut detach = self.begin_detach(request)?;
-        let ended = detach.end();
+        let ended = detach.end(self);
         self.finish_detach(detach, ended)
     }
 
@@ -66,7 +69,8 @@ impl Inner {
         let found = self.state().table.entries().volumes.get(volume).cloned();
         let entry = found.ok_or_else(|| errors::no_volume(volume))?;
         self.state().refuse_ending(&entry.group)?;
-        let open = self.open_devices(&entry.group, Some(volume));
+        let mut open = self.open_devices(&entry.group, Some(volume));
+        open.extend(self.open_left(volume, &entry));
         if let Some(device) = open.first().filter(|_| !request.force) {
             return Err(ApiError::new(
                 ErrorCode::DeviceOpen,
@@ -152,6 +156,22 @@ impl Inner {
         }
     }
 
+    /// The device that a daemon which ended left of a volume, if somebody has it open.
+    fn open_left(&self, volume: &VolumeName, entry: &VolumeEntry) -> Option<String> {
+        let served = {
+            let state = self.state();
+            let group = state.groups.get(&entry.group);
+            group.is_some_and(|group| group.served.contains_key(volume))
+        };
+        let left = (!served).then(|| left_device(self.owner, volume, entry))?;
+        // A driver that does not say so is told of when the device is to go.
+        let open = left
+            .ok()
+            .flatten()
+            .filter(|left| Ublk::default().in_use(left.id));
+        open.map(|left| format!("/dev/ublkb{}", left.id))
+    }
+
     /// Devices of a group, or of one volume of it, that somebody has open.
     pub(super) fn open_devices(&self, group: &GroupName, only: Option<&VolumeName>) -> Vec<String> {
         let devices: Vec<_> = {
@@ -189,7 +209,7 @@ impl Inner {
     }
 
     /// True if the group is open and has links.
-    fn has_links(&self, group: &GroupName) -> bool {
+    pub(super) fn has_links(&self, group: &GroupName) -> bool {
         let engine = self.state().engine(group);
         engine.is_some_and(|engine| !engine.links().is_empty())
     }
@@ -201,7 +221,7 @@ impl Inner {
     }
 
     /// Lets go of what a group no longer needs after one of its volumes ended.
-    fn settle(
+    pub(super) fn settle(
         &self,
         group: &GroupName,
         linked: bool,

@@ -45,6 +45,7 @@ pub(super) fn of_backing(volume: &VolumeName, error: Unusable) -> ApiError {
 pub(super) fn of_front(volume: &VolumeName, error: &FrontError) -> ApiError {
     let code = match error.source {
         Errno::EBUSY => ErrorCode::DeviceNumberTaken,
+        errno if errno.get() == EEXIST => ErrorCode::DeviceNumberTaken,
         _ => ErrorCode::FrontendUnavailable,
     };
     let happened = format!("{}: {}", error.what, error.source);
@@ -106,6 +107,7 @@ const ENOENT: i32 = 2;
 const EACCES: i32 = 13;
 const EFBIG: i32 = 27;
 const EROFS: i32 = 30;
+const EEXIST: i32 = 17;
 const EDQUOT: i32 = 122;
 
 /// An engine that does not open or does not do it.

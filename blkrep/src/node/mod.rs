@@ -23,10 +23,12 @@ mod state;
 mod status;
 mod table;
 mod threads;
+mod unfinished;
 mod watch;
 
 use crate::control::node::{Node, NodeContext};
 use crate::events::Events;
+use crate::files::identity_of;
 use crate::settings::Settings;
 use crate::udev::UdevHints;
 use anyhow::Context as _;
@@ -38,9 +40,10 @@ use blkrep_api::{
 };
 use blkrep_io::real::{RealHost, process};
 use blkrep_types::{GroupName, NodeName};
+use blkrep_ublk::Owner;
 use state::State;
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -69,6 +72,8 @@ pub struct LiveNode {
 struct Inner {
     name: NodeName,
     host: RealHost,
+    /// Marks our devices.
+    owner: Owner,
     settings: Arc<Settings>,
     events: Events,
     hints: UdevHints,
@@ -138,10 +143,11 @@ impl LiveNode {
                 .with_context(|| format!("make {}", directory.display()))?;
         }
         let (table, bad) = Table::load(&context.state_dir)?;
-        let about = fs::metadata(&context.state_dir).context("examine the state directory")?;
+        let identity = identity_of(&context.state_dir).context("examine the state directory")?;
         let inner = Arc::new(Inner {
             name: context.name,
-            host: RealHost::new(&format!("blkrep-{:x}-{:x}", about.dev(), about.ino())),
+            host: RealHost::new(&identity),
+            owner: Owner::of(&identity),
             settings: context.settings,
             events: context.events,
             hints: UdevHints::new(),

@@ -17,6 +17,7 @@ impl Inner {
     /// one group that cannot be had does not keep the others, and the daemon, from working.
     pub(super) fn restore(&self, end: Instant) {
         self.forget_transient();
+        self.remove_unfinished();
         let groups: Vec<GroupName> = {
             let state = self.state();
             let mut groups: Vec<_> = state
@@ -42,6 +43,7 @@ impl Inner {
                 self.take_back(&group);
             } else if begun || !is_here {
                 self.bring_up(&group, end.saturating_duration_since(Instant::now()));
+                self.finish_detaches(&group);
             }
             // Else nobody knows whether it was promoted until its replica can be opened.
         }
@@ -74,7 +76,7 @@ impl Inner {
         }
         let left: Vec<bool> = missing
             .iter()
-            .map(|(name, entry)| outlived(name, entry))
+            .map(|(name, entry)| outlived(self.owner, name, entry))
             .collect();
         let engine = self.state().engine(group);
         let engine = engine.map_or_else(
@@ -118,7 +120,7 @@ impl Inner {
     }
 
     /// Volumes of a group that should be served and are not.
-    fn missing(&self, group: &GroupName, volumes: &Volumes) -> Volumes {
+    pub(super) fn missing(&self, group: &GroupName, volumes: &Volumes) -> Volumes {
         let state = self.state();
         let served = state.groups.get(group).map(|group| &group.served);
         let is_served = |name: &VolumeName| served.is_some_and(|served| served.contains_key(name));

@@ -12,8 +12,8 @@ use crate::engine::source::QueueWorker;
 use blkrep_api::{ApiError, ErrorCode};
 use blkrep_io::real::UringIo;
 use blkrep_types::{Errno, VolumeIndex, VolumeName};
-use blkrep_ublk::driver::{ServerState, Ublk};
-use blkrep_ublk::{DeviceSpec, FrontError, FrontQueue, Stop};
+use blkrep_ublk::driver::{Found, ServerState, Ublk};
+use blkrep_ublk::{DeviceSpec, FrontError, FrontQueue, Owner, Stop};
 use std::time::{Duration, Instant};
 
 /// Operations of a queue's ring beyond one a request: flushes, map commits, the waker.
@@ -37,6 +37,7 @@ impl Inner {
             .map_err(|error| errors::of_engine(format!("volume {volume}"), &error))?;
         Ok(DeviceSpec {
             volume: volume.clone(),
+            owner: self.owner,
             len: entry.len,
             block_size: entry.block_size,
             physical_block_bytes: geometry.physical_block_bytes,
@@ -137,17 +138,29 @@ impl Inner {
     }
 }
 
-/// True if a device of this volume outlived its daemon and waits for us.
-pub(super) fn outlived(volume: &VolumeName, entry: &VolumeEntry) -> bool {
-    let Some(id) = entry
-        .device_id
-        .filter(|_| entry.frontend == blkrep_api::FrontendKind::Ublk)
-    else {
-        return false;
+/// The device that this daemon or a predecessor left of a volume, whatever its state. Asks the driver,
+/// which may take long. A device of another daemon of this host is not ours, whatever its volume is
+/// called.
+///
+/// # Errors
+/// The driver refuses to say.
+pub(super) fn left_device(
+    owner: Owner,
+    volume: &VolumeName,
+    entry: &VolumeEntry,
+) -> Result<Option<Found>, FrontError> {
+    let by_driver = entry.frontend == blkrep_api::FrontendKind::Ublk;
+    let Some(id) = entry.device_id.filter(|_| by_driver) else {
+        return Ok(None);
     };
-    match Ublk::default().find(id) {
-        Ok(Some(found)) => found.belongs_to(volume) && found.server != ServerState::Dead,
-        Ok(None) => false,
+    let found = Ublk::default().find(id)?;
+    Ok(found.filter(|found| found.belongs_to(owner, volume)))
+}
+
+/// True if a device of this volume outlived its daemon and waits for us.
+pub(super) fn outlived(owner: Owner, volume: &VolumeName, entry: &VolumeEntry) -> bool {
+    match left_device(owner, volume, entry) {
+        Ok(left) => left.is_some_and(|found| found.server != ServerState::Dead),
         Err(error) => {
             tracing::warn!(%volume, %error, "look for a device that outlived its daemon");
             false

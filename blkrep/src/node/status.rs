@@ -12,6 +12,7 @@ use blkrep_api::{
 };
 use blkrep_core::source::Gate;
 use blkrep_types::{Generation, GroupName, VolumeName};
+use std::collections::BTreeSet;
 
 impl Inner {
     pub(super) fn status(&self, query: &StatusQuery) -> Result<Vec<GroupStatus>, ApiError> {
@@ -50,6 +51,13 @@ impl Inner {
         let links = engine
             .as_ref()
             .map(|engine| self.link_statuses(name, engine));
+        // Asks the driver, which may take long: not under the lock.
+        let missing = self.missing(name, &volumes);
+        let missing = missing.iter();
+        let waiting: BTreeSet<&VolumeName> = missing
+            .filter(|(volume, entry)| outlived(self.owner, volume, entry))
+            .map(|(volume, _)| volume)
+            .collect();
         let state = self.state();
         let entry = state.table.entries().groups.get(name);
         let promoted = entry.is_some_and(|entry| entry.promoted);
@@ -74,7 +82,10 @@ impl Inner {
             generation: engine_status.map_or(Generation::NONE, |status| status.generation),
             volumes: volumes
                 .iter()
-                .map(|(volume, entry)| volume_status(volume, entry, group, gate))
+                .map(|(volume, entry)| {
+                    let waits = waiting.contains(volume);
+                    volume_status((volume, entry), group, gate, waits)
+                })
                 .collect(),
             links: links.unwrap_or_default(),
             target: None,
@@ -83,11 +94,12 @@ impl Inner {
     }
 }
 
+/// `waits`: a device that outlived its daemon waits for us.
 fn volume_status(
-    name: &VolumeName,
-    entry: &VolumeEntry,
+    (name, entry): (&VolumeName, &VolumeEntry),
     group: &Group,
     gate: Option<Gate>,
+    waits: bool,
 ) -> VolumeStatus {
     let served = group.served.get(name);
     let state = match (served, gate) {
@@ -95,7 +107,7 @@ fn volume_status(
         (Some(_), Some(Gate::Fenced)) => VolumeState::Fenced,
         (Some(_), Some(Gate::Open) | None) if group.failing => VolumeState::Failing,
         (Some(_), Some(Gate::Open) | None) => VolumeState::Served,
-        (None, _) if entry.served && outlived(name, entry) => VolumeState::Recovering,
+        (None, _) if waits => VolumeState::Recovering,
         (None, _) => VolumeState::Offline,
     };
     VolumeStatus {

@@ -224,8 +224,12 @@ impl Inner {
     pub(super) fn healthy(&self) -> bool {
         let state = self.state();
         let mut groups = state.groups.values();
+        let volumes = &state.table.entries().volumes;
+        // Threads of a device that could not be ended may end whenever its disk lets them.
+        let wanted = |name| volumes.get(name).is_some_and(|entry| entry.served);
         let alive = groups.all(|group| {
-            let mut queues = group.served.values().flat_map(|served| &served.threads);
+            let served = group.served.iter().filter(|(name, _)| wanted(*name));
+            let mut queues = served.flat_map(|(_, served)| &served.threads);
             let links = group.links.values().all(super::links::LinkDriver::alive);
             links && queues.all(super::threads::WorkerThread::alive)
         });

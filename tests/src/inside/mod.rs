@@ -7,6 +7,7 @@ mod cuts_pair;
 mod cuts_pair_disk;
 mod cuts_pair_judge;
 mod demo;
+mod detach;
 mod device;
 pub mod disk;
 mod front_ends;
@@ -144,6 +145,24 @@ pub const BODIES: &[Body] = &[
         180,
         300,
         volume::every_operation_reaches_the_backing,
+    ),
+    product(
+        "frozen_volume_holds_up_nobody",
+        180,
+        300,
+        detach::frozen_volume_holds_up_nobody,
+    ),
+    product(
+        "detach_cut_short_by_a_kill_is_finished",
+        180,
+        300,
+        detach::detach_cut_short_by_a_kill_is_finished,
+    ),
+    product(
+        "device_of_another_daemon_is_left_alone",
+        180,
+        300,
+        detach::device_of_another_daemon_is_left_alone,
     ),
     product(
         "killed_daemon_loses_nothing",

@@ -107,6 +107,11 @@ impl Node {
         done.with_context(|| format!("daemon: {}", self.daemon.stderr().unwrap_or_default()))
     }
 
+    /// Begins a command that takes its time.
+    pub(super) fn begin(&self, line: &str) -> Result<Running> {
+        spawn(self.control(line))
+    }
+
     /// Asks for the status, which may say that something is wrong.
     pub(super) fn status(&mut self) -> Result<Status> {
         let asked = spawn(self.control("status --json"))?.finish(CONTROL_LIMIT)?;

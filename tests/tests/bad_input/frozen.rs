@@ -133,6 +133,35 @@ fn a_detach_that_takes_long_holds_up_no_other_command() {
     node.alive();
 }
 
+/// The table kept a volume that nothing served and nobody could see a reason for.
+#[test]
+fn a_detach_that_a_kill_cut_short_is_finished_by_the_next_start() {
+    let lab = Lab::new();
+    let mut node = lab.node("a");
+    let disk = lab.file("disk", 8 * MIB, 1);
+    let address = node.attach("pg", &disk, "--group db");
+    let mut greedy = Greedy::of(&address);
+    greedy.ask();
+    let socket = node.socket();
+    let detach = std::thread::spawn(move || {
+        crate::lab::run(crate::lab::ctl(&socket, "detach pg --force --yes"))
+    });
+    until("the detach is under way", || {
+        let group = node.group("db")?;
+        (group["volumes"][0]["state"] != "served").then_some(())
+    });
+    node.kill();
+    assert_ne!(
+        detach.join().unwrap().code,
+        Some(0),
+        "it was done already: nothing is shown"
+    );
+    node.start();
+    assert!(node.group("db").is_none(), "{:?}", node.group("db"));
+    node.event("volume-detached", "the daemon ended");
+    node.attach("pg", &disk, "--group db");
+}
+
 /// Asks for much and takes nothing.
 struct Greedy(UnixStream);
 

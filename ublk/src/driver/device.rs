@@ -98,6 +98,16 @@ impl UblkDevice {
     fn delete(&mut self) -> Result<(), FrontError> {
         let what = format!("stop /dev/ublkb{}", self.id);
         let action = "requests in flight are not answered: see the status of the volume";
+        // A process that is killed while the driver waits for its requests hangs in the kernel: what
+        // we have is answered before.
+        if self.stage == Stage::Live {
+            self.shared.refuse();
+            if !self.shared.wait_drained(STOP_WAIT) {
+                let action =
+                    "its disk does not answer: bring it back or take it away, then detach again";
+                return Err(failed(&what, Errno::ETIMEDOUT, action));
+            }
+        }
         match self.control.stop(self.id, STOP_WAIT) {
             Err(error) if error.errno != Errno::ENODEV => {
                 return Err(refused(error, &what, action));
@@ -249,10 +259,21 @@ mod tests {
     #[test]
     fn a_device_is_deleted_once() {
         let driver = FakeDriver::new(0x1fe);
-        let (mut device, _) = made(&driver, Stage::Made);
+        let (mut device, shared) = made(&driver, Stage::Made);
         device.start().unwrap();
         driver.change(0, |device| device.lingers_for = 2);
+        // What its queue has is answered first.
+        let other = Arc::clone(&shared);
+        let driver_too = driver.clone();
+        let queue = std::thread::spawn(move || {
+            while !other.refusing() {
+                std::thread::yield_now();
+            }
+            assert_eq!(driver_too.info(0).unwrap().state, state::LIVE);
+            other.drained();
+        });
         device.stop(Stop::Delete).unwrap();
+        queue.join().unwrap();
         assert!(driver.info(0).is_none(), "the number is free again");
         device.stop(Stop::Delete).unwrap();
         device.stop(Stop::LeaveForSuccessor).unwrap();

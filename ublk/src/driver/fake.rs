@@ -3,7 +3,7 @@
 use super::abi::{ANY_DEVICE, DeviceInfo, Params, command, state};
 use super::channel::{Call, Channel, Patience};
 use super::control::Control;
-use crate::front::DeviceSpec;
+use crate::front::{DeviceSpec, Owner};
 use blkrep_types::{BlockSize, ByteLen, Errno, VolumeName};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -179,6 +179,7 @@ fn read_params(argument: &[u8]) -> Params {
 pub(super) fn spec() -> DeviceSpec {
     DeviceSpec {
         volume: VolumeName::new("data").expect("a legal name"),
+        owner: Owner::of("test"),
         len: ByteLen::new(1 << 20),
         block_size: BlockSize::B4096,
         physical_block_bytes: 4096,

@@ -6,8 +6,8 @@
 use super::abi::{DeviceInfo, state};
 use super::control::Control;
 use super::errors::{failed, refused};
-use super::params::{is_ours, mark_of};
-use crate::front::FrontError;
+use super::params::{is_mark_of, is_ours, mark_of, names, owner_of};
+use crate::front::{FrontError, Owner};
 use blkrep_types::{Errno, VolumeName};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -71,10 +71,28 @@ impl Found {
         is_ours(self.mark)
     }
 
-    /// True if blkrep made it for a volume of this name, on whichever node state.
+    /// True if this owner made it, for a volume of this name.
     #[must_use]
-    pub fn belongs_to(&self, volume: &VolumeName) -> bool {
-        self.mark == mark_of(volume)
+    pub fn belongs_to(&self, owner: Owner, volume: &VolumeName) -> bool {
+        self.mark == mark_of(owner, volume)
+    }
+
+    /// True if this owner made it.
+    #[must_use]
+    pub fn is_made_by(&self, owner: Owner) -> bool {
+        is_mark_of(self.mark, owner)
+    }
+
+    /// True if blkrep made it for a volume of this name, whoever of this host it was.
+    #[must_use]
+    pub fn is_of(&self, volume: &VolumeName) -> bool {
+        names(self.mark, volume)
+    }
+
+    /// True if the same daemon made both.
+    #[must_use]
+    pub fn has_owner_of(&self, other: &Self) -> bool {
+        owner_of(self.mark) == owner_of(other.mark)
     }
 }
 
@@ -183,8 +201,12 @@ mod tests {
         left(&driver);
         let found = find(&mut driver.control(), 0).unwrap().unwrap();
         assert_eq!((found.server, found.pid), (ServerState::Waiting, Some(77)));
-        assert!(found.is_ours() && found.belongs_to(&spec().volume));
-        assert!(!found.belongs_to(&VolumeName::new("other").unwrap()));
+        let (owner, volume) = (spec().owner, spec().volume);
+        assert!(found.is_ours() && found.belongs_to(owner, &volume));
+        let other = VolumeName::new("other").unwrap();
+        assert!(!found.belongs_to(owner, &other) && !found.is_of(&other));
+        // Another daemon's volume of the same name.
+        assert!(!found.belongs_to(Owner::of("another"), &volume) && found.is_of(&volume));
         assert_eq!(find(&mut driver.control(), 1).unwrap(), None);
     }
 

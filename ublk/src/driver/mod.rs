@@ -89,19 +89,26 @@ impl Ublk {
         Self { settings }
     }
 
-    /// What the driver knows about a device; `None` if there is none with this number.
+    /// What the driver knows about a device; `None` if there is none with this number, or no driver.
     ///
     /// # Errors
-    /// The driver is not there, or refuses.
+    /// The driver refuses.
     pub fn find(&self, id: u32) -> Result<Option<Found>, FrontError> {
+        if !self.may_have_devices() {
+            return Ok(None);
+        }
         left_behind::find(&mut self.control()?, id)
     }
 
-    /// The devices of this host that blkrep made, whichever process serves them.
+    /// The devices of this host that blkrep made, whichever process serves them; none without the
+    /// driver.
     ///
     /// # Errors
-    /// The driver is not there, or refuses.
+    /// The driver refuses.
     pub fn list(&self) -> Result<Vec<Found>, FrontError> {
+        if !self.may_have_devices() {
+            return Ok(Vec::new());
+        }
         let mut control = self.control()?;
         let mut list = Vec::new();
         for id in left_behind::numbers() {
@@ -123,6 +130,12 @@ impl Ublk {
     #[must_use]
     pub fn in_use(&self, id: u32) -> bool {
         usage::in_use(id)
+    }
+
+    /// False if there is no driver, or one that is never asked anything.
+    fn may_have_devices(&self) -> bool {
+        let usable = self.settings.allow_broken_kernel || known_fault(&kernel::release()).is_none();
+        usable && Path::new(CONTROL_PATH).exists()
     }
 
     fn control(&self) -> Result<Control, FrontError> {

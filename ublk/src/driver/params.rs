@@ -4,24 +4,48 @@
 //! as ours. Never talks to the kernel.
 
 use super::abi::{PARAMS_SET_BYTES, Params, SECTOR_SHIFT, param};
-use crate::front::DeviceSpec;
+use crate::front::{DeviceSpec, Owner};
 use blkrep_types::VolumeName;
 use blkrep_types::limits::REQUEST_BYTES_MAX;
 
-/// Upper half of the mark of every device that blkrep made: `BLKR` in ASCII.
-const MARK: u64 = 0x424c_4b52 << 32;
+/// Upper bits of the mark of every device that blkrep made: `BR` in ASCII. The owner and the volume
+/// follow, 24 bits each.
+const MARK: u64 = 0x4252;
+const MARK_SHIFT: u32 = 48;
 
 /// The mark of a volume's device. The driver keeps it as long as the device exists, so that a
-/// successor can tell its volume's device from another's.
+/// successor can tell its volume's device from another's, also from that of another daemon.
 #[must_use]
-pub(super) fn mark_of(volume: &VolumeName) -> u64 {
-    MARK | u64::from(crc32fast::hash(volume.to_string().as_bytes()))
+pub(super) fn mark_of(owner: Owner, volume: &VolumeName) -> u64 {
+    MARK << MARK_SHIFT | u64::from(owner.get()) << Owner::BITS | volume_of(volume)
+}
+
+fn volume_of(volume: &VolumeName) -> u64 {
+    u64::from(crc32fast::hash(volume.as_str().as_bytes()) >> (u32::BITS - Owner::BITS))
 }
 
 /// True if blkrep made the device with this mark.
 #[must_use]
 pub(super) const fn is_ours(mark: u64) -> bool {
-    mark >> 32 == MARK >> 32
+    mark >> MARK_SHIFT == MARK
+}
+
+/// True if blkrep made the device for a volume of this name, whichever daemon it was.
+#[must_use]
+pub(super) fn names(mark: u64, volume: &VolumeName) -> bool {
+    is_ours(mark) && mark & ((1 << Owner::BITS) - 1) == volume_of(volume)
+}
+
+/// True if blkrep made the device with this mark, as this owner.
+#[must_use]
+pub(super) fn is_mark_of(mark: u64, owner: Owner) -> bool {
+    is_ours(mark) && owner_of(mark) == u64::from(owner.get())
+}
+
+/// The part of a mark that says who made the device.
+#[must_use]
+pub(super) const fn owner_of(mark: u64) -> u64 {
+    mark >> Owner::BITS & ((1 << Owner::BITS) - 1)
 }
 
 /// The largest request in bytes that a device of this spec takes.
@@ -94,6 +118,7 @@ mod tests {
     fn spec() -> DeviceSpec {
         DeviceSpec {
             volume: VolumeName::try_from("data".to_owned()).unwrap(),
+            owner: Owner::of("test"),
             len: ByteLen::new(1 << 30),
             block_size: BlockSize::B4096,
             physical_block_bytes: 4096,
@@ -163,10 +188,15 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_names_the_volume() {
+    fn a_mark_names_the_volume_and_who_serves_it() {
         let other = VolumeName::try_from("wal".to_owned()).unwrap();
-        assert!(is_ours(mark_of(&spec().volume)));
-        assert_ne!(mark_of(&spec().volume), mark_of(&other));
+        let (one, two) = (Owner::of("one"), Owner::of("two"));
+        let mark = mark_of(one, &spec().volume);
+        assert!(is_ours(mark) && names(mark, &spec().volume) && !names(mark, &other));
+        assert_ne!(mark, mark_of(one, &other));
+        let twin = mark_of(two, &spec().volume);
+        assert!(mark != twin && names(twin, &spec().volume));
+        assert_ne!(owner_of(mark), owner_of(twin));
         assert!(!is_ours(0) && !is_ours(u64::MAX));
     }
 }

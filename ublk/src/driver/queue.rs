@@ -95,12 +95,17 @@ impl UblkQueue {
     }
 
     fn look_around(&mut self, io: &UringIo) {
-        if self.said_drained || !self.shared.leaving() {
+        let (leaving, refusing) = (self.shared.leaving(), self.shared.refusing());
+        if self.said_drained || !(leaving || refusing) {
             return;
         }
-        self.tags.leave();
+        if leaving {
+            self.tags.leave();
+        } else {
+            self.tags.refuse();
+        }
         if self.tags.drained() {
-            if !self.can_quiesce {
+            if leaving && !self.can_quiesce {
                 keep_until_thread_ends(io);
             }
             self.say_drained();

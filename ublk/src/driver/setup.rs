@@ -6,7 +6,7 @@
 use super::abi::{ANY_DEVICE, DEPTH_MAX, DeviceInfo, SECTOR_SHIFT, feature, state};
 use super::control::{Control, Refused, device_flags, missing};
 use super::errors::{failed, refused};
-use super::params::{is_ours, mark_of, params_of, request_bytes};
+use super::params::{is_mark_of, is_ours, mark_of, params_of, request_bytes};
 use crate::front::{DeviceSpec, FrontError};
 use blkrep_types::Errno;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ pub(super) fn add(control: &mut Control, spec: &DeviceSpec) -> Result<DeviceInfo
         device: wanted,
         server_pid: -1,
         flags: device_flags(features),
-        server_mark: mark_of(&spec.volume),
+        server_mark: mark_of(spec.owner, &spec.volume),
         ..DeviceInfo::default()
     };
     let what = match spec.device_id {
@@ -58,7 +58,7 @@ pub(super) fn add(control: &mut Control, spec: &DeviceSpec) -> Result<DeviceInfo
     };
     control
         .add(&mut info)
-        .map_err(|error| add_error(control, error, &what, wanted))?;
+        .map_err(|error| add_error(control, error, &what, (wanted, spec)))?;
     if let Err(error) = control.set_params(info.device, &params_of(spec)) {
         undo(control, info.device);
         return Err(refused(
@@ -97,15 +97,31 @@ fn check_spec(spec: &DeviceSpec) -> Result<(), FrontError> {
     Ok(())
 }
 
-fn add_error(control: &mut Control, error: Refused, what: &str, id: u32) -> FrontError {
+fn add_error(
+    control: &mut Control,
+    error: Refused,
+    what: &str,
+    (id, spec): (u32, &DeviceSpec),
+) -> FrontError {
     if error.errno.get() != libc::EEXIST {
         return refused(error, what, "see the kernel's log (dmesg) for its reason");
     }
-    let ours = control.info(id).is_ok_and(|info| is_ours(info.server_mark));
-    let action = if ours {
-        "blkrep made it: attach its volume again, or remove it with 'blkctl detach --force'"
-    } else {
-        "another program made it: choose another number (--device-id)"
+    let action = match control.info(id) {
+        Ok(info) if is_ours(info.server_mark) && !is_mark_of(info.server_mark, spec.owner) => {
+            let pid = info.server_pid;
+            return refused(
+                error,
+                what,
+                &format!(
+                    "another blkrepd of this host has it (process {pid}): detach its volume there, or \
+                     detach this one and attach it with another --device-id"
+                ),
+            );
+        }
+        Ok(info) if is_ours(info.server_mark) => {
+            "blkrep made it: attach its volume again, or remove it with 'blkctl detach --force'"
+        }
+        _ => "another program made it: choose another number (--device-id)",
     };
     refused(error, what, action)
 }
@@ -173,7 +189,10 @@ fn check_heritage(
             "detach it with --force, then attach the volume anew",
         ))
     };
-    if info.server_mark != mark_of(&spec.volume) {
+    if is_ours(info.server_mark) && !is_mark_of(info.server_mark, spec.owner) {
+        return wrong("another blkrepd of this host made it");
+    }
+    if info.server_mark != mark_of(spec.owner, &spec.volume) {
         return wrong("it was not made for this volume");
     }
     if info.flags & feature::USER_RECOVERY_REISSUE == 0 {
@@ -199,6 +218,7 @@ fn check_heritage(
 mod tests {
     use super::super::fake::{FakeDriver, spec};
     use super::*;
+    use crate::front::Owner;
     use blkrep_types::{ByteLen, VolumeName};
 
     const WAIT: Duration = Duration::from_secs(10);
@@ -234,6 +254,12 @@ mod tests {
         add(&mut driver.control(), &spec).unwrap();
         let error = add(&mut driver.control(), &spec).unwrap_err();
         assert!(error.action.contains("detach --force"), "{error}");
+        let stranger = DeviceSpec {
+            owner: Owner::of("another"),
+            ..spec.clone()
+        };
+        let error = add(&mut driver.control(), &stranger).unwrap_err();
+        assert!(error.action.contains("another blkrepd"), "{error}");
         driver.change(5, |device| device.info.server_mark = 7);
         let error = add(&mut driver.control(), &spec).unwrap_err();
         assert!(error.action.contains("--device-id"), "{error}");
@@ -305,6 +331,11 @@ mod tests {
         for wrong in [
             DeviceSpec {
                 volume: other,
+                ..spec()
+            },
+            // Another daemon of this host has a volume of the same name.
+            DeviceSpec {
+                owner: Owner::of("another"),
                 ..spec()
             },
             DeviceSpec {

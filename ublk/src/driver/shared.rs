@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Shared {
     leaving: AtomicBool,
+    refusing: AtomicBool,
     released: AtomicBool,
     failure: AtomicI32,
     queues: Mutex<Queues>,
@@ -31,6 +32,7 @@ impl Shared {
     pub(super) fn new(queues: u16) -> Self {
         Self {
             leaving: AtomicBool::new(false),
+            refusing: AtomicBool::new(false),
             released: AtomicBool::new(false),
             failure: AtomicI32::new(0),
             queues: Mutex::new(Queues {
@@ -67,6 +69,17 @@ impl Shared {
     /// True if the queues are to hand on no more requests.
     pub(super) fn leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Tells the queues to answer what comes with an error, and otherwise only what the engine has.
+    pub(super) fn refuse(&self) {
+        self.refusing.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// True if the queues are to answer what comes with an error.
+    pub(super) fn refusing(&self) -> bool {
+        self.refusing.load(Ordering::Acquire)
     }
 
     /// Tells the queues that the kernel will send no more.

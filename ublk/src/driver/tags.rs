@@ -83,6 +83,8 @@ pub(super) struct Tags {
     /// Barriers submitted and not completed.
     barriers: u16,
     leaving: bool,
+    /// What comes is answered with an error.
+    refusing: bool,
     /// The driver has begun to give commands back.
     ending: bool,
 }
@@ -96,6 +98,7 @@ impl Tags {
             with_engine: 0,
             barriers: 0,
             leaving: false,
+            refusing: false,
             ending: false,
         }
     }
@@ -146,6 +149,9 @@ impl Tags {
         if self.leaving {
             self.change(tag, Tag::Held);
             return;
+        }
+        if self.refusing {
+            return self.commit(commands, tag, -Errno::EIO.get());
         }
         match decode(descriptor, tag, &self.bounds) {
             Ok(request) => {
@@ -201,6 +207,11 @@ impl Tags {
     /// Hands on no more requests from now on.
     pub(super) fn leave(&mut self) {
         self.leaving = true;
+    }
+
+    /// Hands on no more requests from now on, and answers what comes with an error.
+    pub(super) fn refuse(&mut self) {
+        self.refusing = true;
     }
 
     /// The engine answers none of the requests it has: they are left to the successor.
@@ -335,6 +346,40 @@ mod tests {
         assert!(
             !tags.driver_has_some(),
             "tag 1 is held, not with the driver"
+        );
+    }
+
+    #[test]
+    fn a_refusing_queue_answers_what_comes_with_an_error_and_waits_for_the_engine() {
+        let (mut tags, mut sent, mut requests) = started(2);
+        tags.arrived(&mut sent, 0, read(1), &mut requests);
+        tags.refuse();
+        tags.arrived(&mut sent, 1, read(1), &mut requests);
+        let result = -Errno::EIO.get();
+        assert_eq!(sent.0.pop(), Some(Command::Commit { tag: 1, result }));
+        assert!(requests.len() == 1 && !tags.drained());
+        tags.complete(&mut sent, 0, Ok(()));
+        assert_eq!(
+            sent.0.pop(),
+            Some(Command::Commit {
+                tag: 0,
+                result: 512
+            })
+        );
+        assert!(tags.drained());
+    }
+
+    #[test]
+    fn what_the_engine_gives_up_is_left_to_the_successor() {
+        let (mut tags, mut sent, mut requests) = started(2);
+        tags.arrived(&mut sent, 0, read(1), &mut requests);
+        tags.leave();
+        assert!(!tags.drained());
+        let before = sent.0.len();
+        tags.abandon();
+        assert!(
+            tags.drained() && sent.0.len() == before,
+            "without an answer"
         );
     }
 

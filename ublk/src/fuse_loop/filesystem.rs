@@ -339,11 +339,13 @@ impl Filesystem for OneFile {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::front::Owner;
     use blkrep_types::{BlockSize, VolumeName};
 
     fn one_file(read_only: bool, discard: bool) -> OneFile {
         let spec = DeviceSpec {
             volume: VolumeName::new("data").unwrap(),
+            owner: Owner::of("test"),
             len: ByteLen::new(1 << 20),
             block_size: BlockSize::B4096,
             physical_block_bytes: 4096,

@@ -8,7 +8,7 @@
 use blkrep_io::real::UringIo;
 use blkrep_io::{Completion, Io, Worker, run};
 use blkrep_types::{BlockSize, ByteLen, Errno, Extent, Nanos, VolumeName};
-use blkrep_ublk::{Device, DeviceSpec, FrontEnd, FrontQueue, Request, RequestKind};
+use blkrep_ublk::{Device, DeviceSpec, FrontEnd, FrontQueue, Owner, Request, RequestKind};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -106,6 +106,7 @@ impl Worker<UringIo> for RamWorker {
 pub fn spec(bytes: u64) -> DeviceSpec {
     DeviceSpec {
         volume: VolumeName::new("data").unwrap(),
+        owner: Owner::of("test"),
         len: ByteLen::new(bytes),
         block_size: BlockSize::B512,
         physical_block_bytes: 4096,

@@ -47,6 +47,13 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.volumes[volume.as_usize()].ended = false;
     }
 
+    /// True if no request of a volume is under way.
+    #[must_use]
+    pub fn volume_is_idle(&self, volume: VolumeIndex) -> bool {
+        let mut requests = self.requests.iter();
+        requests.all(|request| request.new.volume != volume)
+    }
+
     /// True if the device of a volume is going away.
     pub(super) fn has_ended(&self, volume: VolumeIndex) -> bool {
         self.volumes[volume.as_usize()].ended

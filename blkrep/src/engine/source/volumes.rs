@@ -77,11 +77,19 @@ impl<H: Host> SourceShared<H> {
     /// Lets go of the group's last volume; its worker has ended.
     ///
     /// # Errors
-    /// The group has links, it is not the last one, or the state could not be written.
+    /// The group has links, it is not the last one, requests of it are under way, or the state could
+    /// not be written.
     pub fn remove_last_volume(&self, volume: VolumeIndex) -> Result<(), OpenError> {
         let mut volumes = self.volumes_without_links()?;
         if volume.as_usize() + 1 != volumes.len() {
             let text = format!("volume {} of the group is not its last", volume.get());
+            return Err(OpenError::Command(text));
+        }
+        if !self.lock().group.volume_is_idle(volume) {
+            let text = format!(
+                "the disk of volume {} has requests that it does not give back",
+                volume.get()
+            );
             return Err(OpenError::Command(text));
         }
         volumes.pop();
