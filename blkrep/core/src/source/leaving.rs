@@ -5,7 +5,7 @@
 //! may have left half done is dirty. Never touches the other volumes of the group.
 
 use super::request::Stage;
-use super::{Action, RequestId, RequestOp, SourceGroup, WriteLog};
+use super::{Action, RequestId, SourceGroup, WriteLog};
 use crate::dirty::Words;
 use blkrep_types::{Errno, VolumeIndex};
 
@@ -99,26 +99,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     fn give_up(&mut self, id: RequestId) {
         let request = *self.requests.get(id);
         let volume = request.new.volume;
-        let writes = matches!(
-            request.new.op,
-            RequestOp::Write { .. } | RequestOp::Zero { .. }
-        );
-        if writes && self.volumes[volume.as_usize()].lock.knows(id) {
-            let extent = request.extent();
-            if let Some(slot) = request.slot {
-                // Targets get what the log holds; what the disk has of it nobody knows.
-                let (first, last) = self.layout.bits_of(volume, extent);
-                for link in self.links.iter_mut().flatten() {
-                    link.mark_dirty(first, last);
-                }
-                self.log_mut().set_local_done(slot.seq);
+        if request.slot.is_some() && self.volumes[volume.as_usize()].lock.knows(id) {
+            // Targets get what the log holds; what the disk has of it nobody knows.
+            let (first, last) = self.layout.bits_of(volume, request.extent());
+            for link in self.links.iter_mut().flatten() {
+                link.mark_dirty(first, last);
             }
-            if request.intent {
-                let flush = self.volumes[volume.as_usize()].flush.covering();
-                self.intent.done(self.now, volume, extent, flush);
-            }
-            self.unlock(volume, id);
         }
+        self.end_parked(id);
         self.answer(id, Err(Errno::EIO));
     }
 }

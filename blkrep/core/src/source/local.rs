@@ -163,9 +163,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.free_and_go_on();
     }
 
-    /// A request that waits for an operator is not tried again. Without its range there is nothing
+    /// A request that waits, for an operator or to be begun, is not tried again. Without its range there is nothing
     /// of it to end: it never began, or only its flush is missing and its entry may be gone.
-    fn end_parked(&mut self, id: RequestId) {
+    pub(super) fn end_parked(&mut self, id: RequestId) {
         let request = *self.requests.get(id);
         if !self.holds_range(id, &request) {
             return;

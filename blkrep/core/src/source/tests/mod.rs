@@ -1,6 +1,7 @@
 //! The group with a log in plain memory: what is promised at every step, whatever the order.
 #![allow(clippy::unwrap_used)]
 
+mod leaving;
 mod limits;
 mod lost;
 
@@ -14,8 +15,6 @@ use blkrep_types::{
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
-
-mod leaving;
 
 const LEN: u64 = 16 << 20;
 const VOLUME: VolumeIndex = VolumeIndex::new(0);
