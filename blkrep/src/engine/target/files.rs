@@ -127,6 +127,8 @@ pub fn promoted_history<H: Host>(
     let mut copies = [vec![0; half()], vec![0; half()]];
     host.read_at(&superblock, 0, &mut copies[0])?;
     host.read_at(&superblock, COPY_BYTES, &mut copies[1])?;
+    // What a killed predecessor wrote can be read and is not durable yet.
+    host.sync(&superblock)?;
     match Replica::choose(&copies[0], &copies[1]) {
         Ok((replica, _, _)) if replica.role == ReplicaRole::Promoted => Ok(Some(replica.history)),
         Ok(_) | Err(FormatError::Blank { .. }) => Ok(None),
@@ -244,7 +246,7 @@ impl<H: Host> ReplicaFiles<H> {
     }
 
     /// Opens the replica with the bases that `open_bases` finds for it. True if its facts are to
-    /// be written again, as one copy was damaged: nothing is written here.
+    /// be written again, as one copy was damaged or cannot be flushed: nothing is written here.
     pub(super) fn open_with(
         host: &H,
         directory: &Path,
@@ -285,7 +287,10 @@ impl<H: Host> ReplicaFiles<H> {
             replica,
         };
         let facts = files.read_facts(&mut notes)?;
-        let to_repair = bad.is_some();
+        // What a killed predecessor wrote can be read and is not durable yet. Where that fails the
+        // kernel may have forgotten it: it is written again.
+        let durable = host.sync(&files.map).and(host.sync(&files.superblock));
+        let to_repair = bad.is_some() || durable.is_err();
         notes.extend(bad.map(|error| TargetEvent::StateRepaired {
             what: error.to_string(),
         }));

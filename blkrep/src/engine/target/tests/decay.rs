@@ -2,7 +2,9 @@
 
 use super::super::*;
 use super::rig::{Rig, STATE};
+use blkrep_io::sim::Crash;
 use blkrep_types::DataState;
+use blkrep_wire::Applying;
 use std::path::Path;
 use std::time::Duration;
 
@@ -77,4 +79,33 @@ fn a_last_batch_that_rots_was_acknowledged_all_the_same() {
         rig.check_equal();
         assert_eq!(rig.book.borrow().mirror_bytes - mirrored, 4096);
     }
+}
+
+/// A daemon was killed between the write of the replica's facts and their flush. Its successor read
+/// them, went on as if they were durable, and a power loss brought the older ones back: a replica that
+/// had said that it is no prefix any more said `ok` again.
+#[test]
+fn facts_that_a_killed_predecessor_did_not_flush_are_durable_before_they_count() {
+    let (mut seen, mut kept) = (0, 0);
+    for seed in 0..160 {
+        let mut rig = Rig::new(1000 + seed);
+        rig.book.borrow_mut().write(0, 3, 5, 0x11, false);
+        rig.settle();
+        rig.run(Duration::from_secs(3));
+        let process = rig.process();
+        let calls = u32::try_from(seed % 8).unwrap();
+        rig.world.crash_after(process, calls, Crash::Process);
+        rig.control().pause(true, |_| ());
+        rig.run(Duration::from_secs(3));
+        rig.restart_target();
+        if rig.status().applying != Applying::Paused {
+            continue;
+        }
+        seen += 1;
+        rig.power_loss();
+        rig.restart_target();
+        kept += usize::from(rig.status().applying == Applying::Paused);
+    }
+    assert!(seen > 20, "{seen} were paused");
+    assert_eq!(kept, seen, "what was read has to stay");
 }

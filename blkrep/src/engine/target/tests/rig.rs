@@ -197,7 +197,8 @@ impl Rig {
         assert!(self.try_start_target().unwrap(), "the daemon starts");
     }
 
-    /// False while the claims of a predecessor are still held.
+    /// False while the claims of a predecessor are still held, or its files cannot be flushed: it
+    /// is tried again.
     pub(super) fn try_start_target(&mut self) -> Result<bool, TargetError> {
         self.daemon = None;
         // What the former daemon had open is closed before the port is taken again.
@@ -213,7 +214,7 @@ impl Rig {
                 *made.lock().unwrap() = Some(worker);
             }
             Ok(None) => {}
-            Err(TargetError::Busy { .. }) => return Ok(false),
+            Err(TargetError::Busy { .. } | TargetError::Host(_)) => return Ok(false),
             Err(error) => return Err(error),
         }
         let anywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
@@ -438,6 +439,11 @@ impl Rig {
             Ok(()) | Err(TargetCommandError::Failed(_)) => {}
             Err(other) => panic!("{other}"),
         }
+    }
+
+    /// The process of the daemon.
+    pub(super) fn process(&self) -> blkrep_io::sim::ProcessId {
+        self.daemon.as_ref().expect("it runs").host.process()
     }
 
     pub(super) fn power_loss(&mut self) {
