@@ -256,15 +256,13 @@ impl<H: Host> TargetWorker<H> {
         let Some(session) = &mut self.session else {
             return;
         };
-        if session.phase() == Phase::Streaming {
-            session.digests.push(DigestReply {
-                incarnation: record.incarnation,
-                seq: record.seq,
-                volume: record.volume,
-                extent: record.extent.expect("checked when it was received"),
-                digest,
-            });
-        }
+        session.digest(DigestReply {
+            incarnation: record.incarnation,
+            seq: record.seq,
+            volume: record.volume,
+            extent: record.extent.expect("checked when it was received"),
+            digest,
+        });
     }
 
     pub(super) fn base_done(&mut self, rest: u64, result: Result<u32, Errno>) {

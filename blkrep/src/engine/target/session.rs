@@ -74,7 +74,7 @@ pub(super) struct Session<S> {
     /// A data frame that is not used up, and how many of its records are.
     pub(super) frame: Option<(DataFrame, usize)>,
     pub(super) pongs: Vec<u64>,
-    pub(super) digests: Vec<DigestReply>,
+    digests: Vec<DigestReply>,
     pub(super) ack_due: bool,
     welcome: Option<Message>,
     map: MapCursor,
@@ -93,6 +93,10 @@ enum MapCursor {
     },
     Done,
 }
+
+/// Digests that wait to be sent. A source asks for a few hundred at a time and again at every
+/// connection; one that leaves this many untaken does not listen.
+const DIGESTS_WAITING_MAX: usize = 8 * DIGESTS_MAX;
 
 /// Pings that wait for their answer; a source has one under way.
 const PONGS_MAX: usize = 8;
@@ -188,6 +192,18 @@ impl<S: Clone> Session<S> {
         if self.pongs.len() < PONGS_MAX {
             self.pongs.push(stamp);
         }
+    }
+
+    /// Queues a digest. Whoever takes none of them is not waited for.
+    pub(super) fn digest(&mut self, reply: DigestReply) {
+        if self.phase != Phase::Streaming {
+            return;
+        }
+        if self.digests.len() == DIGESTS_WAITING_MAX {
+            self.drop_it("the source takes none of the digests it asked for");
+            return;
+        }
+        self.digests.push(reply);
     }
 
     /// True if everything that had to be said was.

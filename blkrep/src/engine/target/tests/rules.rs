@@ -550,3 +550,21 @@ fn an_orderly_stop_keeps_what_was_received_and_names_the_reason() {
     let name = NodeName::new("alpha").unwrap();
     assert_eq!(rig.status().source, name);
 }
+
+/// A source that asked for digest after digest and took none filled the memory of its target.
+#[test]
+fn a_source_that_takes_none_of_its_digests_is_not_served_for_ever() {
+    let mut rig = followed(60);
+    {
+        let mut book = rig.book.borrow_mut();
+        book.deaf = true;
+        (0..30_000).for_each(|at| book.compare(0, at % 16));
+    }
+    rig.poke();
+    let ended = |event: &TargetEvent| matches!(event, TargetEvent::Disconnected { reason, .. } if reason.contains("digests"));
+    assert!(
+        rig.wait(|rig| rig.events.any(ended)),
+        "{:?}",
+        rig.events.all()
+    );
+}

@@ -60,6 +60,8 @@ pub(super) struct Book {
     pub(super) rubbish: Option<Vec<u8>>,
     pub(super) versions: (u16, u16),
     pub(super) silent: bool,
+    /// It sends and takes nothing.
+    pub(super) deaf: bool,
     /// Changes what is sent, for tests of a source that is wrong.
     pub(super) twist: Option<fn(&mut Entry)>,
     pub(super) start_twist: Option<fn(&mut Start)>,
@@ -105,6 +107,7 @@ impl Book {
             rubbish: None,
             versions: (VERSION_MIN, VERSION_MAX),
             silent: false,
+            deaf: false,
             twist: None,
             start_twist: None,
             welcome: None,
@@ -620,11 +623,13 @@ impl Worker<SimIo> for ScriptedSource {
             self.end(io);
         }
         let talking = matches!(self.stage, Stage::Greeting | Stage::Streaming(_));
-        if talking && io.now() >= self.heard.after(SILENCE) && !self.book.borrow().silent {
+        let (silent, deaf) = (self.book.borrow().silent, self.book.borrow().deaf);
+        if talking && io.now() >= self.heard.after(SILENCE) && !silent && !deaf {
             self.end(io);
         }
         self.stream(io);
-        if !self.receiving && matches!(self.stage, Stage::Greeting | Stage::Streaming(_)) {
+        let talking = matches!(self.stage, Stage::Greeting | Stage::Streaming(_));
+        if !self.receiving && talking && !deaf {
             self.receiving = true;
             let socket = self.socket.clone().unwrap();
             let slice = self.decoder.space();
@@ -636,7 +641,9 @@ impl Worker<SimIo> for ScriptedSource {
         match self.stage {
             Stage::Idle(at) if self.book.borrow().connect => Some(at),
             Stage::Greeting | Stage::Streaming(_) if !self.book.borrow().silent => {
-                let heard = self.heard.after(SILENCE);
+                // Who takes nothing does not wait for anything to come.
+                let deaf = self.book.borrow().deaf;
+                let heard = if deaf { self.said } else { self.heard }.after(SILENCE);
                 let ping = self.said.after(Duration::from_secs(1));
                 let streaming = matches!(self.stage, Stage::Streaming(_));
                 Some(if streaming && self.sending.is_none() {
