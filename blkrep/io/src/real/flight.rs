@@ -280,9 +280,15 @@ impl Flight {
             }
             Job::Zero { len, way, .. } => {
                 let (len, whole) = (*len, way.mode().is_some());
-                match self.moved(if whole { len } else { bytes }, len) {
-                    Next::Done(Ok(_), socket) => Next::Done(Ok(0), socket),
-                    other => other,
+                if whole {
+                    // Its answer counts nothing, and the range may be longer than any count.
+                    self.done = len;
+                    return Next::Done(Ok(0), None);
+                }
+                match self.moved(bytes, len) {
+                    Next::Done(result, socket) if self.done < len => Next::Done(result, socket),
+                    Next::Done(_, socket) => Next::Done(Ok(0), socket),
+                    Next::Again => Next::Again,
                 }
             }
             Job::Sync { .. } => Next::Done(Ok(0), None),

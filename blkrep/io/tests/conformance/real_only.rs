@@ -241,3 +241,37 @@ fn the_time_limit_of_a_connection_is_nobodys_completion() {
     }
     assert_eq!(io.in_flight(), 0);
 }
+
+/// Zeroes over 4 GiB were done and called an error: their length is no count of bytes moved.
+#[test]
+fn a_range_longer_than_a_count_of_bytes_is_zeroed() {
+    let place = OnDisk::new();
+    let host = place.host();
+    let access = Access {
+        read_only: false,
+        direct: false,
+        claim: false,
+        create: Some(ByteLen::new(0)),
+    };
+    let path = place.path("sparse");
+    let file = host.open(&path, access).unwrap();
+    let len = (4 << 30) + (1 << 20);
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .and_then(|file| file.set_len(len))
+        .unwrap();
+    host.write_at(&file, len - 512, &[7; 512]).unwrap();
+    let mut io = host.ring(8).unwrap();
+    let zero = Op::Zero {
+        file: file.clone(),
+        offset: 0,
+        len,
+        free: true,
+    };
+    io.submit(1, zero);
+    assert_eq!(one(&mut io).result, Ok(0));
+    let mut bytes = [1; 512];
+    host.read_at(&file, len - 512, &mut bytes).unwrap();
+    assert_eq!(bytes, [0; 512]);
+}
