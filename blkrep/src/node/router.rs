@@ -243,6 +243,11 @@ impl Inner {
         let newer = hello.history.current();
         if let Err(error) = fence_closed(&self.host, &self.groups_dir, group, newer) {
             tracing::error!(%group, %error, "remember the newer generation");
+            let text = format!(
+                "node {} cannot write down that a newer generation of group {group} exists: {error}; it is tried again",
+                self.name
+            );
+            return refuse(RefuseCode::Unavailable, text);
         }
         drop(turn);
         if hello.overwrite {

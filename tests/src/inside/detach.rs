@@ -3,7 +3,7 @@
 use super::Context;
 use super::disk::{self, Behaviour, Mapped, Memory};
 use super::node::Node;
-use super::shell::{Running, command, spawn, wait_for};
+use super::shell::{Running, command, run, spawn, wait_for};
 use super::volume::{SIZE_MIB, node};
 use anyhow::{Result, ensure};
 use blkrep_api::VolumeState;
@@ -101,6 +101,52 @@ pub(super) fn detach_cut_short_by_a_kill_is_finished(context: &Context) -> Resul
     node.detach("data")?;
     node.stop()?;
     Ok("the successor removed the device and forgot the volume".to_owned())
+}
+
+/// A disk that gives a request back to nobody: the detach ends with a refusal, others never notice, and it can be done
+/// when the disk is back.
+pub(super) fn detach_from_a_disk_that_does_not_answer_says_so(context: &Context) -> Result<String> {
+    let (memory, other) = (
+        Memory::new("below", SIZE_MIB, 512)?,
+        Memory::new("other", SIZE_MIB, 512)?,
+    );
+    let silent = Mapped::new("silent", memory.path(), Behaviour::Plain)?;
+    let mut node = node(context)?;
+    let device = node.attach("data", &silent.path(), "--frontend ublk")?;
+    run("dmsetup suspend --noflush --nolockfs silent")?;
+    let waits = writer(&device)?;
+    wait_for("the write to be under way", ANSWER_LIMIT, || {
+        let stat = std::fs::read_to_string("/sys/block/ublkb0/inflight")?;
+        Ok(stat.split_whitespace().any(|count| count != "0"))
+    })?;
+    let detach = node.begin("--json detach data --force --yes")?;
+    wait_for("the detach to be under way", ANSWER_LIMIT, || {
+        Ok(state(&mut node, "data")? != VolumeState::Served)
+    })?;
+    node.refuses("detach data --force --yes", &["group-busy"])?;
+    let second = node.attach("other", other.path(), "--frontend ublk")?;
+    disk::write_direct(&second, 0, &[7; 4096])?;
+    node.detach("other")?;
+    let said = detach.finish(Duration::from_secs(120))?;
+    ensure!(
+        said.stdout.contains("backing-failing") && said.stdout.contains("does not answer"),
+        "the detach said {}{}",
+        said.stdout,
+        said.stderr
+    );
+    ensure!(
+        device.exists(),
+        "the device is gone although its disk has a request"
+    );
+    run("dmsetup --noudevsync resume silent")?;
+    waits.finish(ANSWER_LIMIT)?;
+    node.ctl("detach data --force --yes")?;
+    ensure!(
+        !device.exists() && node.status()?.groups.is_empty(),
+        "something is left"
+    );
+    node.stop()?;
+    Ok("refused after a minute, done when the disk was back".to_owned())
 }
 
 /// Two daemons of a host with a volume of the same name: the one that starts again took the other's device, with the

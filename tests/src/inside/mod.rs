@@ -159,6 +159,12 @@ pub const BODIES: &[Body] = &[
         detach::detach_cut_short_by_a_kill_is_finished,
     ),
     product(
+        "detach_from_a_disk_that_does_not_answer_says_so",
+        300,
+        400,
+        detach::detach_from_a_disk_that_does_not_answer_says_so,
+    ),
+    product(
         "device_of_another_daemon_is_left_alone",
         180,
         300,

@@ -1,7 +1,7 @@
 //! What was recorded and is not there any more, or is older than it should be.
 
 use crate::damage::{copy, flip};
-use crate::lab::{Lab, MIB, Node, forget_memory, until};
+use crate::lab::{Lab, MIB, Node, forget_memory, same, until};
 use crate::records::set_back;
 use crate::volume::Volume;
 
@@ -30,11 +30,7 @@ fn write(volume: &mut Volume, blocks: std::ops::Range<u64>, mark: u8) {
 }
 
 fn is_equal(lab: &Lab, target: &Node) {
-    let base = std::fs::read(target.replicas.join("db.pg.img")).unwrap();
-    assert!(
-        base == std::fs::read(lab.path("disk")).unwrap(),
-        "source and target differ"
-    );
+    same(&target.replicas.join("db.pg.img"), &lab.path("disk"));
 }
 
 #[test]

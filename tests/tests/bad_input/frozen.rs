@@ -1,7 +1,7 @@
 //! Requests that wait for an operator, under the policy `freeze`: nothing else waits with them.
 
 use crate::full::{fill, inside, open, small_disk};
-use crate::lab::{Lab, MIB, Node, until};
+use crate::lab::{Lab, MIB, Node, same, until};
 use crate::volume::socket_of;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -82,8 +82,7 @@ fn what_was_detached_by_force_is_attached_again_and_the_replica_becomes_equal() 
     volume.write(0, &[3; 8192]).unwrap();
     volume.flush().unwrap();
     node.equal("db");
-    let base = std::fs::read(target.replicas.join("db.pg.img")).unwrap();
-    assert!(base == std::fs::read(inside(&node, &disk)).unwrap());
+    same(&target.replicas.join("db.pg.img"), &inside(&node, &disk));
 }
 
 /// The daemon waited for the answers of requests that wait for an operator.

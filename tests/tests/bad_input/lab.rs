@@ -60,6 +60,14 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Waits until two files hold the same bytes: what a target has durably in its journal is in its base a moment later.
+pub(crate) fn same(one: &Path, other: &Path) {
+    let what = format!("{} and {} are the same", one.display(), other.display());
+    until(&what, || {
+        (std::fs::read(one).unwrap() == std::fs::read(other).unwrap()).then_some(())
+    });
+}
+
 /// A directory with a short name on a disk: sockets have little room for a name, and memory may not take direct I/O.
 pub(crate) struct Lab {
     dir: tempfile::TempDir,

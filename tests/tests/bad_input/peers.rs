@@ -1,6 +1,6 @@
 //! Peers that are not what they say: at a target, and at a source.
 
-use crate::lab::{Lab, MIB, Node, until};
+use crate::lab::{Lab, MIB, Node, same, until};
 use crate::peer::{NO_MAP, Peer, generation, hello, history, welcome};
 use crate::volume::Volume;
 use blkrep_types::{ByteLen, History, Incarnation, Seq, WriteName};
@@ -264,11 +264,7 @@ fn a_target_that_speaks_rubbish_is_told_in_the_status_and_the_volume_works_on() 
     let mut target = lab.node("b");
     source.ok(&format!("connect db --as link1 --to {}", target.address));
     source.equal("db");
-    let base = std::fs::read(target.replicas.join("db.pg.img")).unwrap();
-    assert!(
-        base == std::fs::read(lab.path("disk")).unwrap(),
-        "source and target differ"
-    );
+    same(&target.replicas.join("db.pg.img"), &lab.path("disk"));
     source.alive();
     target.alive();
 }

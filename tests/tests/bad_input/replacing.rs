@@ -1,6 +1,6 @@
 //! Another disk in the place of one that failed: what may not hold the volume is refused, and the link stays.
 
-use crate::lab::{Lab, MIB};
+use crate::lab::{Lab, MIB, same};
 
 #[test]
 fn another_disk_takes_the_place_of_a_failed_one_and_the_link_stays() {
@@ -26,7 +26,7 @@ fn another_disk_takes_the_place_of_a_failed_one_and_the_link_stays() {
         link["sent_bytes"].as_u64() >= Some(4 << 20)
     });
     source.equal("db");
-    assert!(std::fs::read(&new).unwrap() == std::fs::read(&disk).unwrap());
+    same(new.as_ref(), &disk);
 
     let (other, small) = (lab.file("other", 2 * MIB, 8), lab.file("small", MIB, 8));
     let (other_path, small) = (other.display(), small.display());
@@ -39,5 +39,5 @@ fn another_disk_takes_the_place_of_a_failed_one_and_the_link_stays() {
     source.ok(&format!("{replaced} pg={other_path} --yes"));
     source.attach("pg", &other, "--group db");
     source.equal("db");
-    assert!(std::fs::read(&new).unwrap() == std::fs::read(&other).unwrap());
+    same(new.as_ref(), &other);
 }

@@ -1,6 +1,6 @@
 //! Clients that speak rubbish, and people without rights.
 
-use crate::lab::{LIMIT, Lab, MIB, Node, ctl, run};
+use crate::lab::{LIMIT, Lab, MIB, Node, ctl, run, same};
 use crate::volume::{Volume, socket_of};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -83,11 +83,7 @@ fn rubbish_at_every_door_harms_only_its_sender() {
         volume.read(8192, 16384).unwrap(),
         [[1; 8192], [2; 8192]].concat()
     );
-    let base = std::fs::read(target.replicas.join("db.pg.img")).unwrap();
-    assert!(
-        base == std::fs::read(&disk).unwrap(),
-        "source and target differ"
-    );
+    same(&target.replicas.join("db.pg.img"), &disk);
 }
 
 #[test]
