@@ -154,7 +154,8 @@ fn a_base_that_runs_full_is_dirt_and_said_so_and_equal_when_there_is_room() {
     let mut volume = Volume::open(&address);
     volume.write(0, &[0x33; 4096]).unwrap();
     volume.flush().unwrap();
-    target.no("promote db", "replica-not-ok");
+    // Whether or not the source is connected just now.
+    target.no("promote db --force --yes", "replica-not-ok");
     source.alive();
     target.alive();
 
