@@ -169,6 +169,8 @@ impl Run {
         self.start(Side::Source)?;
         self.load()?;
         self.settle()?;
+        // One that is still to come would hit a daemon that was promoted and ends.
+        self.world.crash_no_more();
         match self.plan.ending {
             Ending::Quiet => {}
             Ending::PromoteDead => self.promote_dead()?,

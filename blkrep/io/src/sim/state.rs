@@ -105,6 +105,12 @@ impl State {
         self.processes[process.0].countdown = Some((calls, crash));
     }
 
+    pub(super) fn crash_no_more(&mut self) {
+        for process in &mut self.processes {
+            process.countdown = None;
+        }
+    }
+
     /// Opens a file for a process.
     pub(super) fn open(
         &mut self,

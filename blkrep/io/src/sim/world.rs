@@ -178,6 +178,11 @@ impl SimWorld {
         self.lock().crash_after(process, calls, crash);
     }
 
+    /// Forgets every crash that was asked for and has not happened.
+    pub fn crash_no_more(&self) {
+        self.lock().crash_no_more();
+    }
+
     /// Runs the clock until a ring has something for its worker, or to `until`.
     ///
     /// # Panics
