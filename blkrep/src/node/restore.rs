@@ -9,7 +9,7 @@ use super::serve::outlived;
 use super::state::{Group, Trouble};
 use super::table::VolumeEntry;
 use blkrep_api::{EventId, NewEvent};
-use blkrep_types::{GroupName, VolumeName};
+use blkrep_types::{GroupName, VolumeIndex, VolumeName};
 use std::time::{Duration, Instant};
 
 impl Inner {
@@ -112,6 +112,9 @@ impl Inner {
                     self.tell_back(group, name, left, &device);
                 }
                 Err(error) => {
+                    if left {
+                        engine.requests_are_lost(VolumeIndex::new(entry.index));
+                    }
                     self.trouble(group, name, left, Trouble::from(&error));
                 }
             }

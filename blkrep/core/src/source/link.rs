@@ -12,7 +12,7 @@ use crate::dirty::{Bits, MapLayout, Words};
 use crate::identity::Place;
 use crate::persist::{CommitNo, KeptMap};
 use blkrep_types::{
-    ByteLen, DataState, Incarnation, MirrorKind, Mode, Nanos, RecordKind, Seq, VolumeIndex,
+    ByteLen, DataState, Extent, Incarnation, MirrorKind, Mode, Nanos, RecordKind, Seq, VolumeIndex,
     WriteName,
 };
 use std::time::Duration;
@@ -341,6 +341,17 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 self.log_mut().set_local_done(seq);
             }
             seq = seq.next();
+        }
+    }
+
+    /// Nobody knows whether an extent is what the log said: every link gets it again.
+    pub fn doubt(&mut self, volume: VolumeIndex, extent: Extent) {
+        let (first, last) = self.layout.bits_of(volume, extent);
+        for link in self.links.iter_mut().flatten() {
+            link.mark_dirty(first, last);
+        }
+        for index in self.link_indices() {
+            self.want_mirror(index);
         }
     }
 

@@ -129,7 +129,10 @@ impl<H: Host> Recovery<'_, H> {
             None => GroupLog(make_log(self.host, record)?),
         };
         let doubtful = doubts(&log, self.options.reissues);
-        report.doubtful_writes = doubtful.len();
+        let again = |doubt: &&Doubt| doubt.comes_again;
+        report.doubtful_writes = doubtful.len() - doubtful.iter().filter(again).count();
+        let expected = doubtful.iter().filter(again);
+        state.expected = expected.map(|doubt| (doubt.volume, doubt.extent)).collect();
         let handle = log.0.handle();
         let marks: Vec<_> = record
             .links
@@ -203,7 +206,7 @@ impl<H: Host> Recovery<'_, H> {
             link_memory(self.host, record, &link.id, layout.words(), mark.is_some())?;
         let mark = mark.filter(|_| kept);
         let (mut live, compare) = (Bits::new(live), Bits::new(compare));
-        for doubt in doubtful {
+        for doubt in doubtful.iter().filter(|doubt| !doubt.comes_again) {
             if doubt.link.is_none_or(|owner| owner == link.place) {
                 let (first, last) = layout.bits_of(doubt.volume, doubt.extent);
                 live.set(first, last);
@@ -242,12 +245,14 @@ pub(super) struct Doubt {
     link: Option<u8>,
     volume: blkrep_types::VolumeIndex,
     extent: blkrep_types::Extent,
+    /// The front end issues the request again: until then nothing is to be done.
+    comes_again: bool,
 }
 
 /// What is to be dirt of the entries of the last run, which stay as they are. Bytes that never came
 /// leave nothing to send; a mirror's are to be sent again. A local write that is not known to be
-/// done is done again by the front end that issues its requests again; without one its extents are
-/// dirt.
+/// done is done again by the front end that issues its requests again; without one, or if they do
+/// not come, its extents are dirt.
 fn doubts(log: &GroupLog, reissues: bool) -> Vec<Doubt> {
     let mut doubtful = Vec::new();
     let (mut seq, head): (Seq, (Incarnation, Seq)) = (log.base().1, log.head());
@@ -259,7 +264,7 @@ fn doubts(log: &GroupLog, reissues: bool) -> Vec<Doubt> {
             RecordKind::Data { mirror: true } | RecordKind::Zero { mirror: true, .. }
         );
         let lost_mirror = mirror && !entry.published;
-        let half_written = entry.published && !entry.local_done && !reissues;
+        let half_written = entry.published && !entry.local_done;
         if let Some(extent) = entry.record.extent.filter(|_| lost_mirror || half_written) {
             doubtful.push(Doubt {
                 link: entry
@@ -267,6 +272,7 @@ fn doubts(log: &GroupLog, reissues: bool) -> Vec<Doubt> {
                     .map(|link| u8::try_from(link.as_usize()).expect("few links")),
                 volume: entry.record.volume,
                 extent,
+                comes_again: half_written && reissues,
             });
         }
     }

@@ -1,13 +1,13 @@
 //! What one run of a daemon leaves to the next, whatever interrupts the handing over.
 
-use super::rig::{Rig, backing, extent, link};
+use super::rig::{Rig, VOLUMES, backing, extent, link};
 use super::{SourceShared, mirrored};
 use crate::engine::source::metadata::SuperblockFile;
 use crate::engine::source::open::dirty_layout;
 use crate::engine::source::recover::{link_memory, make_log};
 use blkrep_io::sim::{DiskFault, FaultKind};
 use blkrep_io::{Access, Host};
-use blkrep_types::{Errno, MirrorKind, Mode, Seq};
+use blkrep_types::{Errno, MirrorKind, Mode, Seq, VolumeIndex};
 use blkrep_ublk::RequestKind;
 use std::path::Path;
 
@@ -146,4 +146,23 @@ fn the_places_of_drivers_that_ended_are_used_again() {
     let write = RequestKind::Write { fua: false };
     rig.fronts[0].issue(write, Some(extent(0, 4096)), 3);
     rig.settle();
+}
+
+/// A device did not come back with its daemon: writes that were under way had reached the target
+/// and not the backing, were never issued again, and nobody compared them.
+#[test]
+fn requests_that_never_come_again_are_dirt() {
+    for seed in 0..40 {
+        let mut rig = mirrored(3000 + seed, MirrorKind::Full);
+        rig.load(30);
+        rig.kill();
+        rig.fronts.iter().for_each(super::front::Front::forget);
+        rig.run(5000);
+        rig.start();
+        for volume in 0..VOLUMES {
+            let volume = VolumeIndex::new(u16::try_from(volume).unwrap());
+            rig.shared().requests_are_lost(volume);
+        }
+        rig.settle();
+    }
 }
