@@ -152,7 +152,7 @@ impl Applier {
             if self.cursor.batch == self.end || self.flights.is_full() {
                 return Step::Wait;
             }
-            if facts.paused() && matches!(self.mode, Mode::Applying) {
+            if facts.holds_back() && matches!(self.mode, Mode::Applying) {
                 return Step::Wait;
             }
             let Some(batch) = batch.filter(|batch| batch.number() == self.cursor.batch) else {
@@ -370,7 +370,7 @@ impl Applier {
         let Mode::Holding { from, .. } = &self.mode else {
             return false;
         };
-        if facts.paused() {
+        if facts.holds_back() {
             return false;
         }
         self.cursor = *from;

@@ -27,6 +27,8 @@ pub struct Facts {
     /// The last write before those that the journal can name.
     pub base: WriteName,
     paused: bool,
+    /// A promotion applies all the same; never written down.
+    pause_lifted: bool,
     unsaved: bool,
 }
 
@@ -65,6 +67,7 @@ impl Facts {
             merged,
             base,
             paused,
+            pause_lifted: false,
             unsaved: false,
         }
     }
@@ -91,6 +94,12 @@ impl Facts {
     #[must_use]
     pub const fn paused(&self) -> bool {
         self.paused
+    }
+
+    /// Nothing is applied.
+    #[must_use]
+    pub const fn holds_back(&self) -> bool {
+        self.paused && !self.pause_lifted
     }
 
     /// True while memory is ahead of the disk.
@@ -200,6 +209,11 @@ impl Facts {
     pub fn set_paused(&mut self, paused: bool) {
         self.unsaved |= self.paused != paused;
         self.paused = paused;
+    }
+
+    /// Applies although paused, or does so no longer. The pause outlives a crash.
+    pub const fn lift_pause(&mut self, lifted: bool) {
+        self.pause_lifted = lifted;
     }
 
     /// A new generation begins after the last write that is in the base.

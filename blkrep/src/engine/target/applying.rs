@@ -108,7 +108,7 @@ impl<H: Host> TargetWorker<H> {
     pub(super) fn applying_word(&self) -> ApplyingWord {
         if self.applying.retry_at.is_some() || self.persist_at.is_some() {
             ApplyingWord::Retrying
-        } else if !self.facts.paused() {
+        } else if !self.facts.holds_back() {
             ApplyingWord::Running
         } else if self.applier.is_flying() {
             ApplyingWord::PausePending

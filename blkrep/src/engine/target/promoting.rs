@@ -18,7 +18,6 @@ use std::fmt;
 pub(super) struct PromotionOrder {
     force: bool,
     inconsistent: bool,
-    was_paused: bool,
     reply: Option<Reply<Box<Promotion>>>,
 }
 
@@ -77,13 +76,11 @@ impl<H: Host> TargetWorker<H> {
                 "the replica is being promoted".to_owned(),
             );
         }
-        let was_paused = self.facts.paused();
-        self.facts.set_paused(false);
+        self.facts.lift_pause(true);
         let reply = Some(reply);
         self.mode = Mode::Promoting(PromotionOrder {
             force,
             inconsistent,
-            was_paused,
             reply,
         });
     }
@@ -92,9 +89,8 @@ impl<H: Host> TargetWorker<H> {
     pub(super) fn end_promotion_unfinished(&mut self) {
         if let Mode::Promoting(order) = &mut self.mode {
             let reply = order.reply.take();
-            let was_paused = order.was_paused;
             self.mode = Mode::Serving;
-            self.facts.set_paused(was_paused);
+            self.facts.lift_pause(false);
             if let Some(reply) = reply {
                 let why = "the journal cannot be read".to_owned();
                 reply(Err(TargetCommandError::Failed(why)));
@@ -123,7 +119,7 @@ impl<H: Host> TargetWorker<H> {
             inconsistent: order.inconsistent,
         };
         if let Err(refusal) = check_promote(&request) {
-            self.facts.set_paused(order.was_paused);
+            self.facts.lift_pause(false);
             return reply(Err(refusal.into()));
         }
         let generation = new_generation(io);
@@ -137,7 +133,7 @@ impl<H: Host> TargetWorker<H> {
                 reply(Ok(promotion));
             }
             Err(why) => {
-                self.facts.set_paused(order.was_paused);
+                self.facts.lift_pause(false);
                 reply(Err(TargetCommandError::Failed(why)));
             }
         }

@@ -406,6 +406,39 @@ fn a_pause_stops_applying_and_not_receiving() {
     rig.check_equal();
 }
 
+/// A promotion applies what a pause held back. It wrote down that nothing was paused before it was one: a crash in
+/// between left a replica that applied against its operator's word.
+#[test]
+fn a_promotion_that_a_crash_interrupts_leaves_the_pause() {
+    let mut interrupted = 0;
+    for millis in 0..12 {
+        let mut rig = followed(40 + millis);
+        rig.pause(true);
+        some_writes(&rig, 100);
+        rig.poke();
+        assert!(rig.wait(|rig| {
+            let book = rig.book.borrow();
+            book.ack.is_some_and(|ack| ack.durable == book.head())
+        }));
+        rig.control().promote(true, false, |_| ());
+        rig.run(Duration::from_millis(millis));
+        rig.power_loss();
+        if let Err(error) = rig.try_start_target() {
+            assert!(matches!(error, TargetError::Promoted(_)), "{error}");
+            continue;
+        }
+        interrupted += 1;
+        rig.book.borrow_mut().connect = false;
+        rig.run(Duration::from_millis(500));
+        assert_eq!(
+            rig.status().applying,
+            blkrep_wire::Applying::Paused,
+            "{millis} ms"
+        );
+    }
+    assert!(interrupted > 1, "no promotion was interrupted");
+}
+
 #[test]
 fn a_promotion_applies_everything_and_starts_a_generation() {
     let mut rig = followed(16);
