@@ -86,6 +86,8 @@ words! {
         Fenced = "fenced",
         /// Known, but served by no device.
         Offline = "offline",
+        /// A replica: it takes what the source writes, and is served once it is promoted.
+        Replica = "replica",
     }
 }
 words! {

@@ -50,7 +50,7 @@ fn error(what: String, meaning: &str, action: String) -> Problem {
 fn of_volume(group: &GroupName, volume: &VolumeStatus) -> Option<Problem> {
     let VolumeStatus { name, backing, .. } = volume;
     match volume.state {
-        VolumeState::Served | VolumeState::Offline => None,
+        VolumeState::Served | VolumeState::Offline | VolumeState::Replica => None,
         VolumeState::Recovering => Some(warning(
             format!("volume {name} waits to be served again"),
             "its device is open and requests wait; none fails",

@@ -49,8 +49,9 @@ fn group(text: &mut String, painter: Painter, group: &GroupStatus) {
         let generation = format!("  generation {}", group.generation);
         put!(text, "{}", painter.paint(Tone::Faint, generation));
     }
+    let data = group.target.as_ref().map(|target| target.data_state);
     for found in &group.volumes {
-        volume(text, painter, found);
+        volume(text, painter, found, data);
     }
     for found in &group.links {
         link(text, painter, found);
@@ -61,10 +62,11 @@ fn group(text: &mut String, painter: Painter, group: &GroupStatus) {
     problems(text, painter, &group.problems);
 }
 
-fn volume(text: &mut String, painter: Painter, volume: &VolumeStatus) {
+fn volume(text: &mut String, painter: Painter, volume: &VolumeStatus, data: Option<DataState>) {
     let tone = match volume.state {
         VolumeState::Served => Tone::Good,
         VolumeState::Offline => Tone::Faint,
+        VolumeState::Replica => data.map_or(Tone::Warn, worth),
         VolumeState::Recovering => Tone::Warn,
         VolumeState::Frozen | VolumeState::Failing | VolumeState::Fenced => Tone::Bad,
     };
@@ -73,6 +75,10 @@ fn volume(text: &mut String, painter: Painter, volume: &VolumeStatus) {
     } else {
         format!(" as {}", volume.device)
     };
+    let mut state = volume.state.to_string();
+    if let (VolumeState::Replica, Some(data)) = (volume.state, data) {
+        write!(state, ", data {data}").expect("a String takes all text");
+    }
     let mut remarks = String::new();
     if volume.read_only {
         remarks.push_str(", read-only");
@@ -84,7 +90,7 @@ fn volume(text: &mut String, painter: Painter, volume: &VolumeStatus) {
         text,
         "  volume {}: {}{device}, {} on {}{remarks}",
         volume.name,
-        painter.paint(tone, volume.state),
+        painter.paint(tone, state),
         amount(volume.size_bytes),
         volume.backing
     );
