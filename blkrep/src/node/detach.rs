@@ -251,11 +251,17 @@ impl Inner {
             ));
             return Ok(());
         }
-        self.remove_entries(group)?;
-        forget_group(&self.host, &self.groups_dir, group)
-            .map_err(|error| errors::of_engine(format!("group {group}"), &error))?;
+        self.forget_source(group)?;
         // If it was promoted here, the record of the replica that it was is left.
         self.remove_replica_files(group)
+    }
+
+    /// Drops a source that is closed. The table's entries go last: as long as they are there, what a
+    /// crash left of the rest can be named and forgotten.
+    pub(super) fn forget_source(&self, group: &GroupName) -> Result<(), ApiError> {
+        forget_group(&self.host, &self.groups_dir, group)
+            .map_err(|error| errors::of_engine(format!("group {group}"), &error))?;
+        self.remove_entries(group)
     }
 
     /// Without links the volumes at the end of a group that are not served are let go of.
@@ -304,7 +310,7 @@ impl Inner {
     }
 
     /// Ends an engine in order and lets go of its claims.
-    fn stop_engine(&self, group: &GroupName, engine: Engine, detached: bool) {
+    pub(super) fn stop_engine(&self, group: &GroupName, engine: Engine, detached: bool) {
         if let Err(error) = engine.stop(detached) {
             tracing::error!(%group, %error, "end the group in order");
             let text = format!("the group did not end in order: {error}");
@@ -338,16 +344,12 @@ impl Inner {
         if let Some(entry) = &entry {
             self.show(volume, entry);
         }
-        let (engine, alone) = {
-            let state = self.state();
-            let known = state.groups.get(group);
-            (
-                state.engine(group),
-                known.is_none_or(|group| group.served.is_empty()),
-            )
+        let Some(engine) = self.state().engine(group) else {
+            return;
         };
-        let Some(engine) = engine else { return };
-        if alone {
+        // Volumes that are not served, for whatever trouble, are volumes all the same.
+        let others = self.volumes_of(group);
+        if others.iter().all(|(name, _)| name == volume) {
             self.state().groups.remove(group);
             self.stop_engine(group, engine, true);
             if let Err(error) = forget_group(&self.host, &self.groups_dir, group) {
@@ -361,25 +363,6 @@ impl Inner {
                 tracing::error!(%volume, %error, "let go of a volume that was never served");
             }
         }
-    }
-
-    /// Ends everything of a superseded source group: its data stays, its identity goes.
-    ///
-    /// # Errors
-    /// A device is still open, or the state cannot be written.
-    pub(super) fn give_up(&self, group: &GroupName) -> Result<(), ApiError> {
-        for (volume, entry) in self.volumes_of(group) {
-            if entry.served {
-                self.detach_within(&DetachRequest {
-                    volume,
-                    force: false,
-                })?;
-            }
-        }
-        if self.volumes_of(group).is_empty() {
-            return Ok(());
-        }
-        self.forget(group).map(drop)
     }
 
     /// Drops what is remembered of a group that is neither served nor connected.
@@ -419,9 +402,7 @@ impl Inner {
         for (name, entry) in self.volumes_of(group) {
             self.show(&name, &entry);
         }
-        self.remove_entries(group)?;
-        forget_group(&self.host, &self.groups_dir, group)
-            .map_err(|error| errors::of_engine(format!("group {group}"), &error))?;
+        self.forget_source(group)?;
         // If it was promoted here, the record of the replica that it was is left.
         self.remove_replica_files(group)?;
         self.settings.forget_group(group);

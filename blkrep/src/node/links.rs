@@ -4,22 +4,24 @@
 //! superblock. Never decides what is sent.
 
 use super::state::{Engine, Group};
+use super::superseded::{Own, Teller};
 use super::threads::WorkerThread;
 use super::{Inner, errors};
 use crate::engine::link::{
     LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkWatch, LinkWorker, Refusal,
 };
-use crate::engine::source::{InitialMap, LinkSpec};
+use crate::engine::source::{InitialMap, LinkSpec, SourceShared};
 use crate::events::Events;
 use blkrep_api::{
     ApiError, CommandReply, ConnectReply, ConnectRequest, DisconnectReply, DisconnectRequest,
     ErrorCode, EventId, MirrorAction, MirrorRequest, NewEvent, TransmitAction, TransmitRequest,
 };
 use blkrep_core::source::{MirrorPhase, Transmit};
-use blkrep_types::{GroupName, LinkName, MirrorKind};
+use blkrep_io::real::RealHost;
+use blkrep_types::{GroupName, History, LinkName, MirrorKind};
 use blkrep_wire::RefuseCode;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,8 +62,20 @@ impl Group {
 /// Puts a link's events into the event log.
 struct Watch {
     events: Events,
+    teller: Arc<Teller>,
+    engine: Weak<SourceShared<RealHost>>,
     group: GroupName,
     link: LinkName,
+}
+
+impl Watch {
+    fn foreign(&self, history: &History) {
+        if let Some(engine) = self.engine.upgrade() {
+            let (own, link) = (Own::of(&engine), Some(&self.link));
+            self.teller
+                .tell(&self.group, link, &own, history, "the target");
+        }
+    }
 }
 
 impl LinkWatch for Watch {
@@ -70,6 +84,7 @@ impl LinkWatch for Watch {
             LinkEvent::Up { peer, .. } => (EventId::LinkUp, format!("connected to node {peer}")),
             LinkEvent::Down { reason } => (EventId::LinkDown, reason.clone()),
             LinkEvent::Refused(refusal) => (EventId::LinkRefused, refusal.text.clone()),
+            LinkEvent::Foreign { history } => return self.foreign(history),
             LinkEvent::Stale { newer } => (
                 EventId::LinkRefused,
                 format!("the target has the newer generation {newer}"),
@@ -384,6 +399,8 @@ impl Inner {
         let control = LinkControl::new(settings);
         let watch = Watch {
             events: self.events.clone(),
+            teller: Arc::clone(&self.teller),
+            engine: Arc::downgrade(engine),
             group: group.clone(),
             link: name.clone(),
         };

@@ -14,6 +14,7 @@ mod frontends;
 mod link_status;
 mod links;
 mod promote;
+mod rejoin;
 mod replace;
 mod replicas;
 mod restore;
@@ -21,6 +22,7 @@ mod router;
 mod serve;
 mod state;
 mod status;
+mod superseded;
 mod table;
 mod threads;
 mod unfinished;
@@ -48,6 +50,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
+use superseded::Teller;
 use table::Table;
 
 /// How long a start waits altogether for claims that are held elsewhere: what a killed predecessor
@@ -76,6 +79,7 @@ struct Inner {
     owner: Owner,
     settings: Arc<Settings>,
     events: Events,
+    teller: Arc<Teller>,
     hints: UdevHints,
     /// State of groups.
     groups_dir: PathBuf,
@@ -149,6 +153,7 @@ impl LiveNode {
             host: RealHost::new(&identity),
             owner: Owner::of(&identity),
             settings: context.settings,
+            teller: Arc::new(Teller::new(context.events.clone())),
             events: context.events,
             hints: UdevHints::new(),
             groups_dir,

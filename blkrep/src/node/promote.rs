@@ -2,16 +2,18 @@
 //!
 //! Owns the order of a promotion, so that a crash at any moment leaves either a replica or a source:
 //! the table says what is to be served, then the replica's superblock says that it is promoted, then
-//! the engine opens with the new history. A start that finds the first without the second takes it
-//! back; one that finds both goes on.
+//! the engine opens with the new history, then what the former source lacks is tracked, and only then
+//! a device serves. A start that finds the first without the second takes it back; one that finds
+//! both goes on.
 
 use super::claim::CLAIM_WAIT;
 use super::frontends::pick;
 use super::links::FORMER_SOURCE;
+use super::state::Engine;
 use super::table::{Entries, GroupEntry, VolumeEntry};
 use super::{Inner, errors};
-use crate::engine::source::{InitialMap, LinkSpec};
-use crate::engine::target::{Promotion, TargetCommandError, TargetStatus, promoted_history};
+use crate::engine::source::{InitialMap, LinkSpec, forget_group, history_of_closed};
+use crate::engine::target::{Promotion, TargetCommandError, TargetStatus, promoted_record};
 use blkrep_api::{
     ApiError, CommandReply, DemoteRequest, DetachRequest, ErrorCode, EventId, FrontendKind,
     NewEvent, PromoteRequest,
@@ -51,6 +53,11 @@ impl Inner {
             let action = "use another --frontend; blkctl doctor says what is missing";
             ApiError::new(ErrorCode::FrontendUnavailable, subject, why, action)
         })?;
+        if self.has_record(group) {
+            // Left by a crash of a time when the group was a source here: it would be taken for ours.
+            forget_group(&self.host, &self.groups_dir, group)
+                .map_err(|error| errors::of_engine(format!("group {group}"), &error))?;
+        }
         self.write_entries(group, &status, chosen.kind)?;
         let (force, inconsistent) = (request.force, request.inconsistent);
         let promoted: Result<Box<Promotion>, ApiError> =
@@ -75,7 +82,6 @@ impl Inner {
                 .group(group),
         );
         self.bring_up(group, CLAIM_WAIT);
-        self.track_former_source(&promotion);
         Ok(CommandReply {
             notes: self.devices(group),
         })
@@ -149,7 +155,10 @@ impl Inner {
             ));
         }
         let change = |entries: &mut Entries| {
-            let promoted = GroupEntry { promoted: true };
+            let promoted = GroupEntry {
+                promoted: true,
+                untracked: true,
+            };
             entries.groups.insert(group.clone(), promoted);
             entries.volumes.extend(volumes.clone());
         };
@@ -168,25 +177,63 @@ impl Inner {
         }
     }
 
-    /// The history of a group that was promoted here and has not been opened as a source yet.
+    /// The history a group was promoted with, which counts if it has not been opened as a source yet.
     pub(super) fn history_of_promotion(
         &self,
         group: &GroupName,
     ) -> Result<Option<History>, ApiError> {
-        if self.groups_dir.join(format!("{group}.group")).exists() {
-            return Ok(None);
-        }
-        promoted_history(&self.host, &self.replica_dir(group))
-            .map_err(|error| super::replicas::of_target(group, &error))
+        // A record that exists may be one that a crash left before its first word.
+        let record = match promoted_record(&self.host, &self.replica_dir(group)) {
+            Err(_) if self.has_history(group) => None,
+            other => other.map_err(|error| super::replicas::of_target(group, &error))?,
+        };
+        Ok(record.map(|record| record.history))
     }
 
-    /// From the first write on, what the former source lacks is tracked.
-    fn track_former_source(&self, promotion: &Promotion) {
-        let group = &promotion.group;
-        let Some(engine) = self.state().engine(group) else {
-            return;
-        };
+    /// True if the group was opened as a source.
+    fn has_history(&self, group: &GroupName) -> bool {
+        matches!(
+            history_of_closed(&self.host, &self.groups_dir, group),
+            Ok(Some(_))
+        )
+    }
+
+    /// From the first write on, what the former source lacks is tracked: nothing is served before it
+    /// is, or before it is written down that it cannot be. Then all is compared on the way back.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub(super) fn track_former_source(
+        &self,
+        group: &GroupName,
+        engine: &Engine,
+    ) -> Result<(), ApiError> {
+        let entry = self.state().table.entries().groups.get(group).cloned();
+        if !entry.is_some_and(|entry| entry.untracked) {
+            return Ok(());
+        }
         let name = LinkName::new(FORMER_SOURCE).expect("a legal name");
+        if !engine.links().iter().any(|link| link.name == name) {
+            self.add_former_source(group, engine, name);
+        }
+        let tracked = |entries: &mut Entries| {
+            if let Some(entry) = entries.groups.get_mut(group) {
+                entry.untracked = false;
+            }
+        };
+        let updated = self.state().table.update(tracked);
+        updated.map_err(|error| errors::of_table(format!("group {group}"), &error))
+    }
+
+    fn add_former_source(&self, group: &GroupName, engine: &Engine, name: LinkName) {
+        let lacking = match promoted_record(&self.host, &self.replica_dir(group)) {
+            Ok(Some(record)) => record.lacking,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%group, %error, "read what the former source lacks");
+                return;
+            }
+        };
         let spec = LinkSpec {
             name,
             peer: String::new(),
@@ -195,7 +242,7 @@ impl Inner {
             first_mirror: Some(MirrorKind::Checksum),
             overwrite: false,
             wanted: false,
-            initial: InitialMap::Extents(promotion.part.extents()),
+            initial: InitialMap::Extents(lacking),
         };
         if let Err(error) = engine.add_link(&spec) {
             tracing::error!(%group, %error, "track what the former source lacks");

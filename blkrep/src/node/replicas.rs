@@ -138,6 +138,7 @@ pub(super) fn of_target(group: &GroupName, error: &TargetError) -> ApiError {
         TargetError::ReadOnly { .. } => (ErrorCode::BackingReadOnly, "make it writable"),
         TargetError::TooSmall { .. } => (ErrorCode::TargetTooSmall, "enlarge it"),
         TargetError::Blocks { .. } => (ErrorCode::BackingUnsuitable, "use another one"),
+        TargetError::Missing { .. } => (ErrorCode::BackingMissing, "check its name"),
         TargetError::PathDenied { .. } | TargetError::NoDirectory => (
             ErrorCode::TargetPathDenied,
             "allow it with --allow-replica-dir",
@@ -334,7 +335,7 @@ impl Inner {
 
     /// Adds what this node receives to a status.
     pub(super) fn add_replicas(&self, groups: &mut Vec<GroupStatus>) {
-        let (replicas, unopened): (Vec<_>, Vec<_>) = {
+        let (replicas, unopened): (Vec<_>, Vec<GroupStatus>) = {
             let state = self.state();
             let replicas = state.replicas.iter();
             let replicas = replicas.map(|(name, replica)| (name.clone(), replica.control.status()));
@@ -342,7 +343,10 @@ impl Inner {
             let unopened = unopened.map(|(name, why)| unopened_status(name.clone(), why));
             (replicas.collect(), unopened.collect())
         };
-        groups.extend(unopened);
+        for status in unopened {
+            groups.retain(|group| group.name != status.name);
+            groups.push(status);
+        }
         for (name, status) in replicas {
             if let Some(status) = status {
                 groups.retain(|group| group.name != name);
@@ -461,7 +465,7 @@ fn replica_status(name: GroupName, status: &TargetStatus) -> GroupStatus {
         frontend: None,
         backing: volume.path.display().to_string(),
         size_bytes: volume.len,
-        state: VolumeState::Offline,
+        state: VolumeState::Replica,
         read_only: false,
         transient: false,
     });

@@ -32,20 +32,29 @@ impl Inner {
             groups
         };
         for group in groups {
-            let begun = self.groups_dir.join(format!("{group}.group")).exists();
+            let begun = self.has_record(&group) && !self.rejoin_is_decided(&group);
             let (is_target, is_here) = {
                 let state = self.state();
                 let is_target = state.replicas.contains_key(&group);
                 (is_target, state.replica_is_here(&group))
             };
             if is_target {
-                // A promotion was begun and never became durable.
-                self.take_back(&group);
+                self.settle_target(&group);
             } else if begun || !is_here {
                 self.bring_up(&group, end.saturating_duration_since(Instant::now()));
                 self.finish_detaches(&group);
             }
             // Else nobody knows whether it was promoted until its replica can be opened.
+        }
+    }
+
+    /// The table has a group as a source that is a target: a promotion was begun and never became
+    /// durable, or a rejoin became durable and was not concluded.
+    pub(super) fn settle_target(&self, group: &GroupName) {
+        if !self.has_record(group) {
+            self.take_back(group);
+        } else if let Err(error) = self.conclude_rejoin(group) {
+            tracing::error!(%group, %error, "conclude the rejoin of a former source");
         }
     }
 
@@ -90,6 +99,12 @@ impl Inner {
             },
             Ok,
         );
+        let engine = engine.and_then(|engine| {
+            let mut state = self.state();
+            state.groups.entry(group.clone()).or_default().engine = Some(engine.clone());
+            drop(state);
+            self.track_former_source(group, &engine).map(|()| engine)
+        });
         let engine = match engine {
             Ok(engine) => engine,
             Err(error) => {
@@ -99,7 +114,6 @@ impl Inner {
                 return;
             }
         };
-        self.state().groups.entry(group.clone()).or_default().engine = Some(engine.clone());
         for ((name, entry), left) in missing.iter().zip(left) {
             match self.serve(name, entry, &engine, left, |id| self.note_number(name, id)) {
                 Ok((served, _)) => {

@@ -4,6 +4,9 @@
 //! new replica is made for it, or it is told what this node is for the group. Never reads a stream.
 
 use super::Inner;
+use super::rejoin::OwnBase;
+use super::state::Trouble;
+use super::superseded::Own;
 use super::threads::{ThreadError, WorkerThread};
 use crate::engine::source::{fence_closed, history_of_closed};
 use crate::engine::target::{
@@ -11,17 +14,14 @@ use crate::engine::target::{
     TargetError, TargetPolicy,
 };
 use blkrep_api::{EventId, NewEvent};
-use blkrep_io::Host as _;
+use blkrep_core::source::Gate;
 use blkrep_io::real::{RealHost, RealSocket};
 use blkrep_store::superblock::ReplicaVolume;
-use blkrep_types::{ByteLen, DataState, GroupName, History, VolumeName, WriteName};
+use blkrep_types::{ByteLen, DataState, GroupName, History, WriteName};
 use blkrep_wire::{Hello, HelloVolume, PeerRole, RefuseCode, Welcome, WelcomeVolume};
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
 
 const RING_ENTRIES: u32 = 128;
 
@@ -61,13 +61,6 @@ impl Listening {
     }
 }
 
-/// How long the disks of a group that was just given up are waited for, and how often they are tried.
-const OWN_DISKS_WAIT: Duration = Duration::from_secs(3);
-const OWN_DISKS_RETRY: Duration = Duration::from_millis(50);
-
-/// A volume this node had as its source, and its backing.
-type OwnBase = (VolumeName, PathBuf);
-
 struct NodeRouter(Weak<Inner>);
 
 impl Router<RealSocket> for NodeRouter {
@@ -84,7 +77,7 @@ impl Router<RealSocket> for NodeRouter {
 
 /// Commands change what a new replica depends on. The acceptor does not wait for one that takes
 /// long: other sources wait for the acceptor.
-fn another_command() -> Route {
+pub(super) fn another_command() -> Route {
     refuse(
         RefuseCode::Unavailable,
         "the target is busy with another command; it is tried again".to_owned(),
@@ -103,7 +96,7 @@ fn unusable(error: &TargetError, group: &GroupName) -> Route {
     refuse(error.code(), text)
 }
 
-fn refuse(code: RefuseCode, text: String) -> Route {
+pub(super) fn refuse(code: RefuseCode, text: String) -> Route {
     Route::Refuse {
         code,
         history: History::new(),
@@ -135,7 +128,9 @@ impl Inner {
             return control.map_or(answer, |control| hand_over(&control, arrival));
         }
         let made = match self.try_command() {
-            Some(_turn) => self.make_replica(&arrival.hello, &[]),
+            Some(_turn) => self
+                .make_replica(&arrival.hello, &[])
+                .and_then(|opened| self.begin_replica(&group, opened)),
             None => Err(another_command()),
         };
         if let Err(refusal) = made {
@@ -166,6 +161,12 @@ impl Inner {
             return Some(self.as_closed_source(hello, served));
         };
         let history = engine.history();
+        let who = format!("node {}", hello.node);
+        // One that is fenced has heard of it.
+        let told = engine.gate() == Gate::Fenced
+            || self
+                .teller
+                .tell(&hello.group, None, &Own::of(&engine), &hello.history, &who);
         if hello.history.supersedes(history.current()) {
             // The other one was promoted over us: from this moment our device returns EIO.
             let newer = hello.history.current();
@@ -176,7 +177,7 @@ impl Inner {
                 drop(engine);
                 return Some(self.become_target(hello).err().unwrap_or(Route::Taken));
             }
-        } else if !history.supersedes(hello.history.current()) {
+        } else if !told && !history.supersedes(hello.history.current()) {
             let text = format!(
                 "node {} offers generation {}, which this node does not know, to one that serves {}",
                 hello.node,
@@ -219,13 +220,17 @@ impl Inner {
         let Some(turn) = self.try_command() else {
             return another_command();
         };
-        let superseded = match history_of_closed(&self.host, &self.groups_dir, group) {
-            Ok(history) => history.is_some_and(|ours| hello.history.supersedes(ours.current())),
+        if self.rejoin_is_decided(group) {
+            return self.go_on_as_target(hello).err().unwrap_or(Route::Taken);
+        }
+        let history = match history_of_closed(&self.host, &self.groups_dir, group) {
+            Ok(history) => history.unwrap_or_default(),
             Err(error) => {
                 tracing::error!(%group, %error, "look at the history of a group");
-                false
+                History::new()
             }
         };
+        let superseded = hello.history.supersedes(history.current());
         if !superseded {
             let text = format!(
                 "node {} is source of group {group} itself, and does not serve it now; `blkctl forget {group}` there lets it become a target",
@@ -239,6 +244,9 @@ impl Inner {
             };
             return refuse(code, text);
         }
+        let (last, who) = (None, format!("node {}", hello.node));
+        let own = Own { history, last };
+        self.teller.tell(group, None, &own, &hello.history, &who);
         // From this moment its device returns EIO, also when it is attached again.
         let newer = hello.history.current();
         if let Err(error) = fence_closed(&self.host, &self.groups_dir, group, newer) {
@@ -260,52 +268,27 @@ impl Inner {
         refuse(RefuseCode::Unrelated, text)
     }
 
-    /// Gives up a superseded source for the newer history: its backings become the replica's bases.
-    /// The operator has said so at the newer source, by name.
-    fn become_target(&self, hello: &Hello) -> Result<(), Route> {
-        let Some(_turn) = self.try_command() else {
-            return Err(another_command());
-        };
-        let group = &hello.group;
-        let volumes = self.volumes_of(group);
-        // A replica has its path from the first byte on: what stands before a volume is not ours.
-        if let Some((name, entry)) = volumes.iter().find(|(_, entry)| entry.offset.get() != 0) {
-            let text = format!(
-                "volume '{name}' begins {} bytes into {} there, where a replica cannot be; forget the group there and map its volumes to paths of their own",
-                entry.offset.get(),
-                entry.backing.display()
-            );
-            return Err(refuse(RefuseCode::Path, text));
-        }
-        let own: Vec<OwnBase> = volumes
-            .into_iter()
-            .map(|(name, entry)| (name, entry.backing))
-            .collect();
-        self.give_up(group)
-            .map_err(|error| refuse(RefuseCode::Busy, format!("{error}; {}", error.action)))?;
-        // Whoever looks at the disks now that nobody claims them (udev, say) is soon done.
-        let end = Instant::now() + OWN_DISKS_WAIT;
-        loop {
-            match self.make_replica(hello, &own) {
-                Err(Route::Refuse {
-                    code: RefuseCode::Busy,
-                    ..
-                }) if Instant::now() < end => thread::sleep(OWN_DISKS_RETRY),
-                made => return made,
-            }
-        }
-    }
-
     /// Makes a replica for a group that this node does not serve, or opens the one that is there. One
     /// that is there and cannot be opened (damaged, of a newer version, its disk missing) is left as
     /// it is: it may hold the only copy of what was acknowledged. Bases of `own` volumes, which the
     /// node had as their source, are allowed and are where a volume goes that nobody named a path for.
-    fn make_replica(&self, hello: &Hello, own: &[OwnBase]) -> Result<(), Route> {
+    pub(super) fn make_replica(
+        &self,
+        hello: &Hello,
+        own: &[OwnBase],
+    ) -> Result<Opened<RealHost>, Route> {
         let directory = self.replica_dir(&hello.group);
         match ReplicaFiles::open(&self.host, &directory) {
             Ok(None) => {}
-            Ok(Some(opened)) => return self.begin_replica(&hello.group, opened),
+            Ok(Some(opened)) => return Ok(opened),
             Err(error) => return Err(unusable(&error, &hello.group)),
+        }
+        if own.is_empty() && self.has_record(&hello.group) {
+            let text = format!(
+                "node {} has a record of group {} as its source, without a volume; `blkctl forget {}` there lets it become a target",
+                self.name, hello.group, hello.group
+            );
+            return Err(refuse(RefuseCode::Busy, text));
         }
         let policy = TargetPolicy {
             directories: self.replica_dirs.clone(),
@@ -336,49 +319,34 @@ impl Inner {
             overwrite: hello.overwrite,
         };
         let settings = self.target_settings(&hello.group);
-        let missing = missing_bases(&policy, &request);
-        let opened = ReplicaFiles::create(&self.host, &directory, &policy, &settings, &request)
-            .map_err(|error| {
-                self.unmake_replica(&hello.group, &missing);
-                refuse(error.code(), error.to_string())
-            })?;
-        self.begin_replica(&hello.group, opened)
+        let made = ReplicaFiles::create(&self.host, &directory, &policy, &settings, &request);
+        made.map_err(|error| {
+            if let Err(error) = self.remove_replica_files(&hello.group) {
+                tracing::warn!(group = %hello.group, %error, "remove a replica that was not made");
+            }
+            refuse(error.code(), error.to_string())
+        })
     }
 
-    /// Making a replica failed: nothing of it is left. `made` are bases that were not there before.
-    fn unmake_replica(&self, group: &GroupName, made: &[PathBuf]) {
-        if let Err(error) = self.remove_replica_files(group) {
-            tracing::warn!(%group, %error, "remove a replica that could not be made");
-        }
-        for path in made {
-            if let Err(error) = self.host.remove(path) {
-                tracing::debug!(%group, %error, "remove a base that was made in vain");
+    /// A replica that cannot be run now is tried again, as after a start.
+    pub(super) fn begin_replica(
+        &self,
+        group: &GroupName,
+        opened: Opened<RealHost>,
+    ) -> Result<(), Route> {
+        let begun = self.start_replica(group, opened);
+        let mut state = self.state();
+        match begun {
+            Ok(()) => drop(state.unopened.remove(group)),
+            Err(error) => {
+                let trouble = Trouble::from(&error);
+                state.unopened.insert(group.clone(), trouble.clone());
+                let text = format!("{}; {}", trouble.what, trouble.action);
+                return Err(refuse(RefuseCode::Failed, text));
             }
         }
-    }
-
-    fn begin_replica(&self, group: &GroupName, opened: Opened<RealHost>) -> Result<(), Route> {
-        self.start_replica(group, opened)
-            .map_err(|error| refuse(RefuseCode::Failed, format!("{error}; {}", error.action)))?;
-        self.state().unopened.remove(group);
         Ok(())
     }
-}
-
-/// Bases of a replica that are not there and may be made.
-fn missing_bases(policy: &TargetPolicy, request: &ReplicaRequest) -> Vec<PathBuf> {
-    let place = |volume: &ReplicaVolume| {
-        if volume.path.as_os_str().is_empty() {
-            policy.choose(&request.group, &volume.name).ok()
-        } else {
-            Some(volume.path.clone())
-        }
-    };
-    let places = request.volumes.iter().filter_map(place);
-    places
-        .filter(|path| policy.check(path).is_ok() && policy.may_make(path))
-        .filter(|path| matches!(path.try_exists(), Ok(false)))
-        .collect()
 }
 
 fn hand_over(

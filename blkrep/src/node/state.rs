@@ -81,6 +81,8 @@ pub(super) struct State {
     pub(super) unopened: BTreeMap<GroupName, Trouble>,
     /// Groups of which a device is ending: other commands leave them alone.
     pub(super) ending: BTreeSet<GroupName>,
+    /// Why old sources could not become targets when it was last tried.
+    pub(super) not_rejoined: BTreeMap<GroupName, String>,
 }
 
 impl State {
@@ -91,6 +93,7 @@ impl State {
             replicas: BTreeMap::new(),
             unopened: BTreeMap::new(),
             ending: BTreeSet::new(),
+            not_rejoined: BTreeMap::new(),
         }
     }
 

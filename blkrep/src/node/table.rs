@@ -94,6 +94,9 @@ pub(super) struct VolumeEntry {
 pub(super) struct GroupEntry {
     /// It was promoted here from a replica.
     pub promoted: bool,
+    /// It was never served since: what its former source lacks is still to be tracked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untracked: bool,
 }
 
 /// Everything the node serves as a source.

@@ -214,7 +214,7 @@ impl Inner {
             return;
         }
         if is_target {
-            self.take_back(group);
+            self.settle_target(group);
         } else {
             self.bring_up(group, Duration::ZERO);
         }

@@ -147,3 +147,37 @@ fn a_backing_that_somebody_else_holds_at_the_start_keeps_no_other_from_being_ser
     }
     assert!(free.exists());
 }
+
+/// An attach that failed forgot its whole group if no other volume of it was served just then, whatever the trouble.
+#[test]
+fn an_attach_that_fails_leaves_a_group_whose_volumes_are_in_trouble_what_it_was() {
+    let lab = Lab::new();
+    let mut node = lab.node("a");
+    node.attach("pg", &lab.file("pg", MIB, 1), "--group db");
+    let generation = node.group("db").unwrap()["generation"].clone();
+    node.stop();
+    // Its device cannot be made, for a reason that passes.
+    let in_the_way = ["pg", "wal"].map(|name| node.state.join(format!("run/nbd/{name}.sock")));
+    in_the_way
+        .iter()
+        .for_each(|path| std::fs::write(path, b"").unwrap());
+    node.start();
+    node.event("volume-attach-failed", "in the way");
+    let wal = lab.file("wal", MIB, 2);
+    let line = format!(
+        "attach wal --backing {} --group db --frontend nbd",
+        wal.display()
+    );
+    assert_eq!(node.ctl(&line).code, Some(2));
+    in_the_way
+        .iter()
+        .for_each(|path| std::fs::remove_file(path).unwrap());
+    let group = crate::lab::until("the volume is served again", || {
+        let group = node.group("db").unwrap();
+        (group["volumes"][0]["state"] == "served").then_some(group)
+    });
+    assert_eq!(group["volumes"].as_array().unwrap().len(), 1, "{group}");
+    assert_eq!(group["generation"], generation, "the group is another one");
+    node.ok(&line);
+    node.alive();
+}

@@ -296,6 +296,11 @@ impl Node {
         self.signal(nix::sys::signal::SIGKILL);
     }
 
+    /// Waits for the end of one that somebody else has killed.
+    pub(crate) fn reap(&mut self) {
+        self.child.take().expect("it was started").wait().unwrap();
+    }
+
     /// Runs a command, whatever comes of it.
     pub(crate) fn ctl(&self, line: &str) -> Ran {
         run(ctl(&self.socket(), line))

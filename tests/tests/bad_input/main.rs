@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod backings;
+mod changes;
 mod commands;
 mod damage;
 mod decay;
@@ -16,6 +17,7 @@ mod lab;
 mod peer;
 mod peers;
 mod records;
+mod rejoin;
 mod replacing;
 mod strangers;
 mod targets;

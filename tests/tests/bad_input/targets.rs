@@ -210,3 +210,44 @@ fn a_replica_is_forgotten_when_told_and_its_data_is_left() {
     source.equal("db");
     source.no("forget db --yes", "group-busy");
 }
+
+/// A name among devices that is none was made: a file in memory, gone with the next boot.
+#[test]
+fn a_missing_device_is_named_and_not_made() {
+    let lab = Lab::new();
+    let mut source = source_of(&lab, "a", "db", MIB);
+    let mut target = lab.plan("b");
+    target.replicas = "/dev".into();
+    target.start();
+    let missing = "/dev/no-such-disk-of-blkrep";
+    let line = format!("connect db --to {} --map pg={missing}", target.address);
+    let ran = source.ctl(&line);
+    let made = Path::new(missing).exists();
+    if made {
+        std::fs::remove_file(missing).unwrap();
+    }
+    assert!(!made, "{ran:?}");
+    let said = source.no(&line, "target-path-denied");
+    assert!(
+        said.contains(missing) && said.contains("not exist"),
+        "{said}"
+    );
+    assert!(target.group("db").is_none());
+    target.alive();
+}
+
+/// A link to a disk that is not connected was replaced by a file, and removed with it when that was too small.
+#[test]
+fn a_name_that_leads_nowhere_is_neither_replaced_nor_removed() {
+    let lab = Lab::new();
+    let (mut source, target) = (source_of(&lab, "a", "db", MIB), lab.node("b"));
+    let name = target.replicas.join("disk");
+    std::os::unix::fs::symlink(lab.path("unplugged"), &name).unwrap();
+    let map = format!("--map pg={}", name.display());
+    let said = source.no(
+        &format!("connect db --to {} {map}", target.address),
+        "peer-refused",
+    );
+    assert!(said.contains("exist"), "{said}");
+    assert!(name.is_symlink() && !name.exists());
+}

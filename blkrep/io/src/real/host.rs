@@ -11,7 +11,7 @@ use super::socket::RealSocket;
 use crate::host::{Access, Geometry, Host, HostError};
 use crate::memory::{PAGE_BYTES, Region};
 use blkrep_types::{ByteLen, Errno};
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -267,7 +267,7 @@ fn create(path: &Path, len: ByteLen, access: Access) -> Result<RealFile, HostErr
     unfinished.push(".new");
     let unfinished = path.with_file_name(unfinished);
     let made = fill_new(&unfinished, len)
-        .and_then(|()| fs::rename(&unfinished, path).at("put in place", path));
+        .and_then(|()| put_in_place(&unfinished, path).at("put in place", path));
     if made.is_err() {
         // Best effort: the error below says what happened, and the next attempt starts over.
         let _ = fs::remove_file(&unfinished);
@@ -275,6 +275,18 @@ fn create(path: &Path, len: ByteLen, access: Access) -> Result<RealFile, HostErr
     made?;
     sync_parent(path)?;
     open_existing(path, access)
+}
+
+/// Gives a whole file its name, unless somebody else has taken that meanwhile: EEXIST then.
+fn put_in_place(unfinished: &Path, path: &Path) -> io::Result<()> {
+    let only_new = RenameFlags::RENAME_NOREPLACE;
+    match renameat2(AT_FDCWD, unfinished, AT_FDCWD, path, only_new) {
+        // A filesystem that cannot tell.
+        Err(nix::Error::EINVAL | nix::Error::ENOSYS) if fs::symlink_metadata(path).is_err() => {
+            fs::rename(unfinished, path)
+        }
+        other => Ok(other?),
+    }
 }
 
 fn fill_new(path: &Path, len: ByteLen) -> Result<(), HostError> {

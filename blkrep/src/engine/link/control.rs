@@ -5,7 +5,7 @@
 
 use blkrep_core::source::StreamStart;
 use blkrep_io::Waker;
-use blkrep_types::{ByteLen, Generation, Nanos, NodeName, WriteName};
+use blkrep_types::{ByteLen, Generation, History, Nanos, NodeName, WriteName};
 use blkrep_wire::{Applying, RefuseCode};
 use std::fmt;
 use std::net::SocketAddr;
@@ -117,6 +117,11 @@ pub enum LinkEvent {
     },
     /// Peer or group said no.
     Refused(Refusal),
+    /// The peer's data has another history than the source's: why it says no, or is told no.
+    Foreign {
+        /// The peer's generations.
+        history: History,
+    },
     /// The peer knows a newer generation: the group is fenced.
     Stale {
         /// The peer's generation.

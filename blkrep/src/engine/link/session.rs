@@ -15,7 +15,7 @@ use blkrep_core::source::{
     Acks, DigestReply, DownReason, HelloFacts, PeerRole, Rejection, StreamStart, WelcomeFacts,
 };
 use blkrep_io::Io;
-use blkrep_types::{ByteLen, ByteOffset, DataState, Extent, Generation, Nanos, WriteName};
+use blkrep_types::{ByteLen, ByteOffset, DataState, Extent, Generation, History, Nanos, WriteName};
 use blkrep_wire::{
     Ack, Applying, Decoder, Encoder, Entry, Farewell, FarewellCode, Frame, Hello, HelloVolume,
     MapEnd, MapPart, Message, Refuse, RefuseCode, Start, VERSION_MAX, VERSION_MIN, Welcome,
@@ -237,7 +237,7 @@ impl Session {
             durable: welcome.durable,
         };
         port.welcome(io, &facts)
-            .map_err(|rejection| rejected(rejection, lines))?;
+            .map_err(|rejection| rejected(rejection, &facts.history, lines))?;
         if welcome.role == blkrep_wire::PeerRole::Target {
             self.check_volumes(&welcome)?;
         }
@@ -292,7 +292,7 @@ impl Session {
                 durable: WriteName::NONE,
             };
             if let Err(rejection @ Rejection::Stale { .. }) = port.welcome(io, &facts) {
-                return rejected(rejection, lines);
+                return rejected(rejection, &facts.history, lines);
             }
         }
         let text = format!("the target refused ({}): {}", refuse.code, refuse.text);
@@ -449,7 +449,10 @@ impl Session {
 }
 
 /// The group said no.
-fn rejected(rejection: Rejection, lines: &Lines) -> Ending {
+fn rejected(rejection: Rejection, theirs: &History, lines: &Lines) -> Ending {
+    lines.watch.event(&LinkEvent::Foreign {
+        history: theirs.clone(),
+    });
     match rejection {
         Rejection::Stale { newer } => {
             lines.watch.event(&LinkEvent::Stale { newer });

@@ -9,6 +9,7 @@ use super::adapter::{GroupLog, SharedWords};
 use super::jobs::{CommitJob, Report};
 use super::metadata::{MapFile, SuperblockFile};
 use super::{OpenError, SourceOptions};
+use blkrep_core::identity::Place;
 use blkrep_core::source::{
     Action, Gate, GroupEvent, LINKS_MAX, LinkIndex, LinkStatus, MapId, NewRequest, RequestId,
     SourceGroup, WorkerId, WriteLog,
@@ -413,6 +414,12 @@ impl<H: Host> SourceShared<H> {
     #[must_use]
     pub fn history(&self) -> History {
         self.lock().group.history().clone()
+    }
+
+    /// The last name given; `None` if the group never had a link, and names none.
+    #[must_use]
+    pub fn last_name(&self) -> Option<Place> {
+        self.lock().group.log().map(WriteLog::head)
     }
 
     /// Whether requests are served.

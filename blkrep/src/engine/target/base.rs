@@ -4,7 +4,7 @@ use super::policy::{TargetError, TargetPolicy};
 use super::signature::{PROBE_BYTES, probe};
 use blkrep_io::{Access, Geometry, Host, HostError, Io};
 use blkrep_types::{BlockSize, ByteLen, Errno, VolumeName};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a volume needs of its base.
 #[derive(Debug, Clone)]
@@ -43,18 +43,24 @@ pub(super) fn open_claimed<H: Host>(
     }
 }
 
-/// Opens the base of a new replica and looks at what it holds.
+/// Opens the base of a new replica and looks at what it holds. A path that is made goes to `made`.
 pub(super) fn open_new<H: Host>(
     host: &H,
     policy: &TargetPolicy,
     path: &Path,
     shape: &BaseShape,
     overwrite: bool,
+    made: &mut Vec<PathBuf>,
 ) -> Result<(File<H>, Geometry), TargetError> {
     policy.check(path)?;
     let file = match open_claimed(host, path, None) {
-        Err(error) if error.errno == Errno::new(ENOENT) && policy.may_make(path) => {
+        Err(error) if error.errno == Errno::new(ENOENT) => {
+            if !policy.may_make(path) {
+                let path = path.to_owned();
+                return Err(TargetError::Missing { path });
+            }
             let file = open_claimed(host, path, Some(shape.len)).map_err(TargetError::from_open)?;
+            made.push(path.to_owned());
             host.sync(&file)?;
             file
         }
@@ -68,6 +74,15 @@ pub(super) fn open_new<H: Host>(
     };
     let geometry = check_shape(host, path, &file, shape)?;
     Ok((file, geometry))
+}
+
+/// Removes bases that a replica would have had.
+pub(super) fn unmake<H: Host>(host: &H, made: &[PathBuf]) {
+    for path in made {
+        if let Err(error) = host.remove(path) {
+            tracing::warn!(%error, "remove a base that was made in vain");
+        }
+    }
 }
 
 const ENOENT: i32 = 2;

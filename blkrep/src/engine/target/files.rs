@@ -4,18 +4,15 @@
 //! Everything here is rare and blocking. What is opened is claimed first, so that what a killed
 //! predecessor still had in flight has landed before anything is read.
 
-use super::base::{BaseShape, open_claimed, open_known, open_new};
+use super::base::{BaseShape, open_claimed, open_known, open_new, unmake};
 use super::control::TargetEvent;
 use super::policy::{TargetError, TargetPolicy, TargetSettings};
-use blkrep_core::dirty::MapLayout;
+use super::record::{Record, layout_of, open_state, read_map, read_record, sector_name};
 use blkrep_core::target::{Facts, Part as DirtyPart, PartKind, Shape, VolumeShape};
 use blkrep_io::{Geometry, Host, HostError, Io};
-use blkrep_store::FormatError;
-use blkrep_store::map::{MAP_SECTOR_BYTES, SectorName, decode_sector, encode_sector};
-use blkrep_store::superblock::{
-    COPY_BYTES, Part, Replica, ReplicaRole, ReplicaVolume, SUPERBLOCK_BYTES,
-};
-use blkrep_types::{ByteLen, DataState, Errno, GroupName, History, LinkName, NodeName, WriteName};
+use blkrep_store::map::{MAP_SECTOR_BYTES, encode_sector};
+use blkrep_store::superblock::{Part, Replica, ReplicaRole, ReplicaVolume, SUPERBLOCK_BYTES};
+use blkrep_types::{ByteLen, DataState, GroupName, History, LinkName, NodeName, WriteName};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -76,14 +73,6 @@ pub struct Opened<H: Host> {
     pub notes: Vec<TargetEvent>,
 }
 
-fn layout_of(volumes: &[ReplicaVolume]) -> MapLayout {
-    MapLayout::new(
-        volumes
-            .iter()
-            .map(|volume| (volume.len, volume.extent_size)),
-    )
-}
-
 pub(super) fn shape_of(volume: &ReplicaVolume) -> BaseShape {
     BaseShape {
         name: volume.name.clone(),
@@ -92,57 +81,14 @@ pub(super) fn shape_of(volume: &ReplicaVolume) -> BaseShape {
     }
 }
 
-/// Opens a file of the directory, claimed.
-fn open_state<H: Host>(
-    host: &H,
-    path: &Path,
-    create: Option<ByteLen>,
-) -> Result<FileOf<H>, HostError> {
-    let access = blkrep_io::Access {
-        read_only: false,
-        direct: false,
-        claim: true,
-        create,
-    };
-    let file = host.open(path, access)?;
-    if create.is_some() {
-        host.sync(&file)?;
-    }
-    Ok(file)
-}
-
-/// The history of a replica that was promoted; `None` if there is none, or it is still one.
-///
-/// # Errors
-/// Its superblock is damaged, of a newer version, in use, or the disk fails.
-pub fn promoted_history<H: Host>(
-    host: &H,
-    directory: &Path,
-) -> Result<Option<History>, TargetError> {
-    let path = directory.join("superblock");
-    let superblock = match open_state(host, &path, None) {
-        Err(error) if error.errno == Errno::new(2) => return Ok(None),
-        other => other.map_err(TargetError::from_open)?,
-    };
-    let mut copies = [vec![0; half()], vec![0; half()]];
-    host.read_at(&superblock, 0, &mut copies[0])?;
-    host.read_at(&superblock, COPY_BYTES, &mut copies[1])?;
-    // What a killed predecessor wrote can be read and is not durable yet.
-    host.sync(&superblock)?;
-    match Replica::choose(&copies[0], &copies[1]) {
-        Ok((replica, _, _)) if replica.role == ReplicaRole::Promoted => Ok(Some(replica.history)),
-        Ok(_) | Err(FormatError::Blank { .. }) => Ok(None),
-        Err(error) if error.is_newer() => Err(TargetError::Newer { path, error }),
-        Err(error) => Err(TargetError::Corrupt { path, error }),
-    }
-}
-
 impl<H: Host> ReplicaFiles<H> {
     /// Makes a replica in `directory`, which becomes its own. A directory that holds one already
-    /// is an error of the caller: see [`ReplicaFiles::open`].
+    /// is an error of the caller: see [`ReplicaFiles::open`]. The record is written last: without it
+    /// there is no replica.
     ///
     /// # Errors
-    /// A path is not allowed, too small, in use, or holds something else; or the disk fails.
+    /// A path is not allowed, too small, in use, or holds something else; or the disk fails. Bases
+    /// that were made are removed again.
     pub fn create(
         host: &H,
         directory: &Path,
@@ -150,22 +96,24 @@ impl<H: Host> ReplicaFiles<H> {
         settings: &TargetSettings,
         request: &ReplicaRequest,
     ) -> Result<Opened<H>, TargetError> {
-        let mut volumes = request.volumes.clone();
-        let mut paths = HashSet::new();
-        for volume in &mut volumes {
-            if volume.path.as_os_str().is_empty() {
-                volume.path = policy.choose(&request.group, &volume.name)?;
-            }
-            if !paths.insert(volume.path.clone()) {
-                return Err(TargetError::SamePath {
-                    path: volume.path.clone(),
-                });
-            }
-        }
+        let mut made = Vec::new();
+        Self::create_with(host, directory, policy, settings, request, &mut made)
+            .inspect_err(|_| unmake(host, &made))
+    }
+
+    fn create_with(
+        host: &H,
+        directory: &Path,
+        policy: &TargetPolicy,
+        settings: &TargetSettings,
+        request: &ReplicaRequest,
+        made: &mut Vec<PathBuf>,
+    ) -> Result<Opened<H>, TargetError> {
+        let volumes = placed(policy, request)?;
         let mut bases = Vec::with_capacity(volumes.len());
         for volume in &volumes {
             let shape = shape_of(volume);
-            let base = open_new(host, policy, &volume.path, &shape, request.overwrite)?;
+            let base = open_new(host, policy, &volume.path, &shape, request.overwrite, made)?;
             bases.push(Base::of(base));
         }
         host.list(directory)?;
@@ -252,20 +200,15 @@ impl<H: Host> ReplicaFiles<H> {
         directory: &Path,
         open_bases: impl FnOnce(&mut Replica) -> Result<Vec<Base<H>>, TargetError>,
     ) -> Result<Option<(Opened<H>, bool)>, TargetError> {
-        let path = directory.join("superblock");
-        let superblock = match open_state(host, &path, None) {
-            Err(error) if error.errno == Errno::new(2) => return Ok(None),
-            other => other.map_err(TargetError::from_open)?,
+        let Some(record) = read_record(host, directory)? else {
+            return Ok(None);
         };
-        let mut copies = [vec![0; half()], vec![0; half()]];
-        host.read_at(&superblock, 0, &mut copies[0])?;
-        host.read_at(&superblock, COPY_BYTES, &mut copies[1])?;
-        let (mut replica, counter, bad) = match Replica::choose(&copies[0], &copies[1]) {
-            Ok(found) => found,
-            Err(FormatError::Blank { .. }) => return Ok(None),
-            Err(error) if error.is_newer() => return Err(TargetError::Newer { path, error }),
-            Err(error) => return Err(TargetError::Corrupt { path, error }),
-        };
+        let Record {
+            superblock,
+            mut replica,
+            counter,
+            bad,
+        } = record;
         if replica.role == ReplicaRole::Promoted {
             return Err(TargetError::Promoted(replica.group));
         }
@@ -309,7 +252,9 @@ impl<H: Host> ReplicaFiles<H> {
             Part::Empty => DirtyPart::empty(layout),
             Part::Everything => DirtyPart::everything(layout),
             Part::Map => {
-                let (part, whole) = self.read_map(layout)?;
+                let (part, whole, counter) =
+                    read_map(&self.host, &self.map, self.replica.id, layout);
+                self.map_counter = counter;
                 if !whole {
                     let what = "a sector of the replica's dirty map was lost; its extents count as different".to_owned();
                     notes.push(TargetEvent::StateRepaired { what });
@@ -326,34 +271,6 @@ impl<H: Host> ReplicaFiles<H> {
             self.replica.base,
             self.replica.paused,
         ))
-    }
-
-    fn read_map(&mut self, layout: MapLayout) -> Result<(DirtyPart, bool), TargetError> {
-        let mut sectors: Vec<Option<[u8; 464]>> = Vec::new();
-        let mut bytes = [0; MAP_SECTOR_BYTES];
-        for sector in 0..layout.sectors() {
-            let read = self
-                .host
-                .read_at(&self.map, sector * MAP_SECTOR_BYTES as u64, &mut bytes);
-            let good = read
-                .ok()
-                .and_then(|()| decode_sector(&self.sector_name(sector), &bytes).ok());
-            if let Some((_, counter)) = &good {
-                self.map_counter = self.map_counter.max(*counter);
-            }
-            sectors.push(good.map(|(bits, _)| bits));
-        }
-        let bits = sectors
-            .iter()
-            .map(|sector| sector.as_ref().map(<[u8; 464]>::as_slice));
-        Ok(DirtyPart::read(layout, bits))
-    }
-
-    fn sector_name(&self, sector: u64) -> SectorName {
-        SectorName {
-            replica: self.replica.id,
-            sector: u32::try_from(sector).expect("a map has fewer sectors"),
-        }
     }
 
     /// Writes the facts down: durable when it returns. On an error the disk has the old ones, or
@@ -418,7 +335,7 @@ impl<H: Host> ReplicaFiles<H> {
             let known = self.saved.as_ref().and_then(|saved| saved.get(at));
             if known != Some(&bits) {
                 encode_sector(
-                    &self.sector_name(sector),
+                    &sector_name(self.replica.id, sector),
                     self.map_counter,
                     &bits,
                     &mut bytes,
@@ -470,8 +387,23 @@ impl<H: Host> ReplicaFiles<H> {
 /// In the superblock: the journal's file means nothing, a new one begins at the base name.
 pub(super) const NO_JOURNAL: [u8; 16] = [0; 16];
 
-fn half() -> usize {
-    ByteLen::new(COPY_BYTES).as_usize()
+/// The volumes of a request, each with a path of its own.
+fn placed(
+    policy: &TargetPolicy,
+    request: &ReplicaRequest,
+) -> Result<Vec<ReplicaVolume>, TargetError> {
+    let mut volumes = request.volumes.clone();
+    let mut paths = HashSet::new();
+    for volume in &mut volumes {
+        if volume.path.as_os_str().is_empty() {
+            volume.path = policy.choose(&request.group, &volume.name)?;
+        }
+        if !paths.insert(volume.path.clone()) {
+            let path = volume.path.clone();
+            return Err(TargetError::SamePath { path });
+        }
+    }
+    Ok(volumes)
 }
 
 fn make_journal<H: Host>(host: &H, path: &Path, bytes: ByteLen) -> Result<FileOf<H>, TargetError> {

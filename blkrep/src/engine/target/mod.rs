@@ -15,6 +15,7 @@ mod keeping;
 mod policy;
 mod promoting;
 mod receiving;
+mod record;
 mod replacing;
 mod session;
 mod signature;
@@ -28,8 +29,9 @@ pub use control::{
     Promotion, PromotionVolume, TargetCommandError, TargetControl, TargetEvent, TargetStatus,
     TargetWatch,
 };
-pub use files::{Opened, ReplicaFiles, ReplicaRequest, promoted_history};
+pub use files::{Opened, ReplicaFiles, ReplicaRequest};
 pub use policy::{TargetError, TargetPolicy, TargetSettings};
+pub use record::{PromotedRecord, promoted_record, recorded_role};
 pub use replacing::Replacement;
 pub use signature::{PROBE_BYTES, Signature, probe};
 pub use worker::TargetWorker;

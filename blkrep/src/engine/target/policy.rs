@@ -47,12 +47,13 @@ impl TargetPolicy {
         })
     }
 
-    /// True if a missing file may be made there.
+    /// True if a missing file may be made there. Among devices a missing name is a wrong one: a file
+    /// there is in memory, and gone with the next boot.
     #[must_use]
     pub fn may_make(&self, path: &Path) -> bool {
-        self.directories
-            .iter()
-            .any(|dir| path.starts_with(dir) && path != dir)
+        let among_devices = path.starts_with("/dev") && !path.starts_with("/dev/shm");
+        let mut directories = self.directories.iter();
+        !among_devices && directories.any(|dir| path.starts_with(dir) && path != dir)
     }
 
     /// Where a volume goes that nobody named a path for.
@@ -151,6 +152,12 @@ pub enum TargetError {
         /// What it holds.
         what: &'static str,
     },
+    /// It is not there, and is nothing that is made.
+    #[error("{} does not exist; check its name, and that the disk is connected", path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
     /// It is smaller than the volume.
     #[error("{} has {have}, volume '{volume}' needs {need}; use a larger target", path.display())]
     TooSmall {
@@ -226,7 +233,10 @@ impl TargetError {
     #[must_use]
     pub const fn code(&self) -> RefuseCode {
         match self {
-            Self::PathDenied { .. } | Self::NoDirectory | Self::SamePath { .. } => RefuseCode::Path,
+            Self::PathDenied { .. }
+            | Self::NoDirectory
+            | Self::SamePath { .. }
+            | Self::Missing { .. } => RefuseCode::Path,
             Self::Occupied { .. } => RefuseCode::Occupied,
             Self::TooSmall { .. } => RefuseCode::TooSmall,
             Self::Blocks { .. } | Self::NoVolume(_) => RefuseCode::Volumes,
@@ -274,6 +284,14 @@ mod tests {
             assert!(policy.check(Path::new(wrong)).is_err(), "{wrong}");
         }
         assert!(!policy.may_make(Path::new("/dev/vg0/copy")));
+        assert!(policy.may_make(Path::new("/replicas/a")));
+        let devices = TargetPolicy {
+            directories: vec!["/dev".into(), "/dev/shm/lab".into()],
+            paths: Vec::new(),
+        };
+        assert!(devices.check(Path::new("/dev/nosuch")).is_ok());
+        assert!(!devices.may_make(Path::new("/dev/nosuch")));
+        assert!(devices.may_make(Path::new("/dev/shm/lab/a.img")));
         let group = GroupName::new("db").unwrap();
         let volume = VolumeName::new("wal").unwrap();
         assert_eq!(

@@ -4,7 +4,7 @@
 //! one held become durable in one step. The link is not touched: its source hears what is lost when
 //! it connects, and sends it.
 
-use super::base::{open_known, open_new};
+use super::base::{open_known, open_new, unmake};
 use super::files::{Base, Opened, ReplicaFiles, shape_of};
 use super::policy::{TargetError, TargetPolicy};
 use blkrep_io::Host;
@@ -38,6 +38,7 @@ impl<H: Host> ReplicaFiles<H> {
         replacement: &Replacement<'_>,
     ) -> Result<Option<Opened<H>>, TargetError> {
         let mut replaced = VolumeIndex::new(0);
+        let mut made = Vec::new();
         let opened = Self::open_with(host, directory, |replica| {
             let at = place(replica, replacement)?;
             replaced = replica.volumes[at].index;
@@ -46,14 +47,15 @@ impl<H: Host> ReplicaFiles<H> {
                 let shape = shape_of(volume);
                 bases.push(Base::of(if index == at {
                     replacement.path.clone_into(&mut volume.path);
-                    let policy = replacement.policy;
-                    open_new(host, policy, &volume.path, &shape, replacement.overwrite)?
+                    let (policy, overwrite) = (replacement.policy, replacement.overwrite);
+                    open_new(host, policy, &volume.path, &shape, overwrite, &mut made)?
                 } else {
                     open_known(host, &volume.path, &shape)?
                 }));
             }
             Ok(bases)
-        })?;
+        });
+        let opened = opened.inspect_err(|_| unmake(host, &made))?;
         let Some((mut opened, _)) = opened else {
             return Ok(None);
         };
