@@ -9,14 +9,21 @@ use crate::files::identity_of;
 use anyhow::{Context as _, anyhow, bail};
 use blkrep_types::VolumeName;
 use blkrep_ublk::Owner;
-use blkrep_ublk::driver::{Found, ServerState, Ublk};
+use blkrep_ublk::driver::{Found, Meant, ServerState, Ublk, meant};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the driver may take to notice that a daemon is gone, and how often it is asked.
+const NOTICE_WAIT: Duration = Duration::from_secs(10);
+const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// Removes the device left behind of a volume of this name, by the daemon with this state directory if
 /// one is named; says which in sentences.
 ///
 /// # Errors
-/// There is none, it is being served, several daemons left one and none was named, or the driver refuses.
+/// There is none, it is being served, several daemons left one and none was named, or the driver
+/// refuses.
 pub fn remove(volume: &VolumeName, state_dir: Option<&Path>) -> anyhow::Result<Vec<String>> {
     let owner = match state_dir {
         Some(dir) => {
@@ -27,27 +34,10 @@ pub fn remove(volume: &VolumeName, state_dir: Option<&Path>) -> anyhow::Result<V
     };
     let ublk = Ublk::default();
     let mut removed = Vec::new();
-    let all = ublk.list().map_err(|error| {
-        anyhow!(
-            "look for ublk devices that a daemon left: {}: {}; a loop device or NBD server ends with its daemon, and leaves none",
-            error.what,
-            error.source
-        )
-    })?;
-    let meant = |found: &Found| match owner {
-        Some(owner) => found.belongs_to(owner, volume),
-        None => found.is_of(volume),
+    let meant = match owner {
+        Some(owner) => devices(&ublk, |found| found.belongs_to(owner, volume))?,
+        None => of_one_daemon(&ublk, volume)?,
     };
-    let meant: Vec<Found> = all.into_iter().filter(meant).collect();
-    if let Some(first) = meant.first()
-        && let Some(other) = meant.iter().find(|found| !found.has_owner_of(first))
-    {
-        bail!(
-            "two daemons of this host left a device of a volume {volume}: /dev/ublkb{} and /dev/ublkb{}; say whose is meant: blkrepd --remove-left-behind {volume} --state DIR",
-            first.id,
-            other.id
-        );
-    }
     for found in meant {
         // A process that was just killed may not be gone yet: removing waits for that.
         ublk.remove_left_behind(found.id)?;
@@ -69,4 +59,34 @@ pub fn remove(volume: &VolumeName, state_dir: Option<&Path>) -> anyhow::Result<V
         "volume {volume} is still in the daemon's table: the next blkrepd serves it again"
     ));
     Ok(removed)
+}
+
+fn devices(ublk: &Ublk, is_meant: impl Fn(&Found) -> bool) -> anyhow::Result<Vec<Found>> {
+    let all = ublk.list().map_err(|error| {
+        anyhow!(
+            "look for ublk devices that a daemon left: {}: {}; a loop device or NBD server ends with its daemon, and leaves none",
+            error.what,
+            error.source
+        )
+    })?;
+    Ok(all.into_iter().filter(is_meant).collect())
+}
+
+/// The devices of this name of the one daemon that left some. Another daemon may serve one beside it.
+fn of_one_daemon(ublk: &Ublk, volume: &VolumeName) -> anyhow::Result<Vec<Found>> {
+    let end = Instant::now() + NOTICE_WAIT;
+    loop {
+        let (first, other, how) = match meant(devices(ublk, |found| found.is_of(volume))?) {
+            Meant::These(devices) => return Ok(devices),
+            Meant::Served(..) if Instant::now() < end => {
+                thread::sleep(ASK_EVERY);
+                continue;
+            }
+            Meant::Served(first, other) => (first, other, "serve"),
+            Meant::Several(first, other) => (first, other, "left"),
+        };
+        bail!(
+            "two daemons of this host {how} a device of a volume {volume}: /dev/ublkb{first} and /dev/ublkb{other}; say whose is meant: blkrepd --remove-left-behind {volume} --state DIR"
+        );
+    }
 }

@@ -90,9 +90,42 @@ impl Found {
     }
 
     /// True if the same daemon made both.
-    #[must_use]
-    pub fn has_owner_of(&self, other: &Self) -> bool {
+    fn has_owner_of(&self, other: &Self) -> bool {
         owner_of(self.mark) == owner_of(other.mark)
+    }
+}
+
+/// Which devices are meant when nobody says whose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meant {
+    /// These: they are one daemon's. Where several daemons have one, those that nobody serves.
+    These(Vec<Found>),
+    /// Several daemons have one, and every one is served, or its daemon is so newly gone that the
+    /// driver does not know yet.
+    Served(u32, u32),
+    /// Several daemons left one.
+    Several(u32, u32),
+}
+
+/// Of devices of one volume name, those that are meant.
+#[must_use]
+pub fn meant(found: Vec<Found>) -> Meant {
+    let stranger = |found: &[Found]| {
+        let first = found.first()?;
+        let other = found.iter().find(|other| !other.has_owner_of(first))?;
+        Some((first.id, other.id))
+    };
+    let Some((first, other)) = stranger(&found) else {
+        return Meant::These(found);
+    };
+    let left: Vec<Found> = found
+        .into_iter()
+        .filter(|found| found.server != ServerState::Live)
+        .collect();
+    match stranger(&left) {
+        Some((first, other)) => Meant::Several(first, other),
+        None if left.is_empty() => Meant::Served(first, other),
+        None => Meant::These(left),
     }
 }
 
@@ -218,6 +251,32 @@ mod tests {
         remove(&mut driver.control(), 0).unwrap();
         assert!(driver.info(0).is_none());
         remove(&mut driver.control(), 0).unwrap();
+    }
+
+    #[test]
+    fn of_several_daemons_the_one_that_is_gone_is_meant() {
+        let volume = spec().volume;
+        let found = |id, owner: &str, server| Found {
+            id,
+            server,
+            pid: Some(77),
+            mark: mark_of(Owner::of(owner), &volume),
+        };
+        let (live, waiting) = (ServerState::Live, ServerState::Waiting);
+        let (ours, theirs) = (found(0, "ours", live), found(1, "theirs", live));
+        let (ours_left, theirs_left) = (found(0, "ours", waiting), found(1, "theirs", waiting));
+        assert_eq!(meant(Vec::new()), Meant::These(Vec::new()));
+        assert_eq!(meant(vec![ours]), Meant::These(vec![ours]));
+        assert_eq!(meant(vec![ours, theirs]), Meant::Served(0, 1));
+        let only = Meant::These(vec![theirs_left]);
+        assert_eq!(meant(vec![ours, theirs_left]), only);
+        assert_eq!(meant(vec![ours_left, theirs_left]), Meant::Several(0, 1));
+        let second = found(2, "ours", live);
+        assert_eq!(
+            meant(vec![ours_left, second]),
+            Meant::These(vec![ours_left, second]),
+            "a daemon's own are not told apart"
+        );
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod tags;
 mod usage;
 
 pub use kernel::{KnownFault, known_fault};
-pub use left_behind::{Found, ServerState};
+pub use left_behind::{Found, Meant, ServerState, meant};
 
 use crate::front::{DeviceSpec, FrontEnd, FrontError, FrontKind, FrontQueue, Made};
 use abi::DeviceInfo;
