@@ -203,6 +203,16 @@ impl Node {
         Ok(())
     }
 
+    /// The same where another daemon of this host left devices of these names too.
+    pub(super) fn remove_left_behind(&self, volumes: &[&str]) -> Result<()> {
+        for volume in volumes {
+            let state = self.state.display();
+            let line = format!("blkrepd --remove-left-behind {volume} --state {state}");
+            spawn(command(&line))?.succeed(CONTROL_LIMIT)?;
+        }
+        Ok(())
+    }
+
     /// The device of a volume, if the daemon knows it.
     pub(super) fn device_of(&mut self, volume: &str) -> Result<Option<PathBuf>> {
         let groups = self.status()?.groups;

@@ -130,10 +130,10 @@ pub(super) fn forgets_its_promotion(context: &Context) -> Result<String> {
     scene.write_at_target()?;
     scene.pair.source.restart()?;
     scene.source_is_fenced()?;
-    // Both hosts go down: in this kernel devices of one name are told apart by who serves them.
+    // Both hosts go down, and the target's loses its devices with its state.
     scene.pair.source.stop()?;
     scene.pair.target.kill()?;
-    scene.pair.target.forced_detach(&["one", "two"])?;
+    scene.pair.target.remove_left_behind(&["one", "two"])?;
     backup.put_back(&scene)?;
     let before = scene.images()?;
     scene.pair.target.restart()?;
