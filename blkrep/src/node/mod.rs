@@ -8,6 +8,7 @@ mod attach;
 mod backing;
 mod claim;
 mod clock;
+mod connect;
 mod detach;
 mod errors;
 mod frontends;
@@ -25,6 +26,7 @@ mod status;
 mod superseded;
 mod table;
 mod threads;
+mod transmission;
 mod unfinished;
 mod watch;
 

@@ -1,7 +1,7 @@
 //! Requests that wait for an operator, under the policy `freeze`: nothing else waits with them.
 
 use crate::full::{fill, inside, open, small_disk};
-use crate::lab::{Lab, MIB, Node, same, until};
+use crate::lab::{Lab, MIB, Node, Ran, ctl, run, same, until};
 use crate::volume::socket_of;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -96,6 +96,18 @@ fn a_daemon_with_a_frozen_volume_can_be_stopped_and_goes_on_later() {
     writer.join().unwrap().unwrap_err();
 }
 
+/// A forced detach of volume `pg` that goes on behind; it is under way when this returns.
+fn begin_detach(node: &Node) -> JoinHandle<Ran> {
+    let socket = node.socket();
+    let detach = std::thread::spawn(move || run(ctl(&socket, "detach pg --force --yes")));
+    until("the detach is under way", || {
+        node.group("db")
+            .is_none_or(|group| group["volumes"][0]["state"] != "served")
+            .then_some(())
+    });
+    detach
+}
+
 /// A client that asks for more than it takes holds up its own device's end, and nobody else.
 #[test]
 fn a_detach_that_takes_long_holds_up_no_other_command() {
@@ -105,15 +117,7 @@ fn a_detach_that_takes_long_holds_up_no_other_command() {
     let address = node.attach("pg", &disk, "--group db");
     let mut greedy = Greedy::of(&address);
     greedy.ask();
-    let socket = node.socket();
-    let detach = std::thread::spawn(move || {
-        crate::lab::run(crate::lab::ctl(&socket, "detach pg --force --yes"))
-    });
-    until("the detach is under way", || {
-        node.group("db")
-            .is_none_or(|group| group["volumes"][0]["state"] != "served")
-            .then_some(())
-    });
+    let detach = begin_detach(&node);
     node.attach("other", &other, "");
     let said = node.no(
         "attach pg --backing /dev/null --frontend nbd --group db",
@@ -141,14 +145,7 @@ fn a_detach_that_a_kill_cut_short_is_finished_by_the_next_start() {
     let address = node.attach("pg", &disk, "--group db");
     let mut greedy = Greedy::of(&address);
     greedy.ask();
-    let socket = node.socket();
-    let detach = std::thread::spawn(move || {
-        crate::lab::run(crate::lab::ctl(&socket, "detach pg --force --yes"))
-    });
-    until("the detach is under way", || {
-        let group = node.group("db")?;
-        (group["volumes"][0]["state"] != "served").then_some(())
-    });
+    let detach = begin_detach(&node);
     node.kill();
     assert_ne!(
         detach.join().unwrap().code,

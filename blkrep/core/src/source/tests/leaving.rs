@@ -43,13 +43,7 @@ fn who_waits_for_an_operator_gets_an_error_when_the_device_goes() {
 
 #[test]
 fn who_waits_for_an_intent_or_for_room_gets_an_error_when_the_device_goes() {
-    let mut rig = Rig::new(1, 64 << 10, OnBackingError::Pass);
-    rig.serve(0);
-    for index in 0..17 {
-        rig.write(extent(index * 4096, 4096));
-        rig.commit(true);
-    }
-    assert_eq!(rig.running.len(), 16, "one has no room");
+    let mut rig = Rig::with_full_log();
     let (second, third) = (rig.write(extent(0, 4096)), rig.write(extent(8 << 20, 4096)));
     rig.commit(false);
     rig.group.end_volume(VOLUME);

@@ -6,13 +6,7 @@ use super::*;
 /// pause once the patience of the waiting write was over.
 #[test]
 fn a_write_that_waits_for_a_slow_backing_keeps_nobody_awake() {
-    let mut rig = Rig::new(1, 64 << 10, OnBackingError::Pass);
-    rig.serve(0);
-    for index in 0..17 {
-        rig.write(extent(index * 4096, 4096));
-        rig.commit(true);
-    }
-    assert_eq!(rig.running.len(), 16, "one has no room");
+    let mut rig = Rig::with_full_log();
     rig.pass(Duration::from_millis(600));
     rig.pass(Duration::from_millis(10));
     assert_eq!(rig.running.len(), 16, "the backing holds the log");
@@ -24,25 +18,12 @@ fn a_write_that_waits_for_a_slow_backing_keeps_nobody_awake() {
 /// link waited for room that only a write of the application would have made.
 #[test]
 fn a_link_that_is_not_connected_does_not_stop_the_mirror_of_another() {
-    let mut rig = Rig::new(2, 1 << 20, OnBackingError::Pass);
-    rig.serve(0);
-    rig.serve(1);
-    rig.group.link_down(link(0), DownReason::Lost);
-    for index in 0..200 {
-        rig.write(extent(index * 4096, 4096));
-        rig.commit(true);
-        rig.finish(0, Ok(()));
-        rig.serve(1);
-    }
+    let mut rig = Rig::with_one_link_down(1 << 20);
     assert_eq!(rig.position(0), Position::Following, "the log holds it");
     rig.group.start_mirror(link(1), MirrorKind::Full);
     for _ in 0..600 {
         rig.pass(Duration::from_millis(100));
-        for action in std::mem::take(&mut rig.mirror) {
-            if let Action::MirrorRead { job, .. } = action {
-                rig.group.mirror_read_done(job, Ok(false));
-            }
-        }
+        rig.finish_mirror_reads(false);
         rig.serve(1);
         rig.commit(true);
     }

@@ -1,9 +1,12 @@
 //! The group with a log in plain memory: what is promised at every step, whatever the order.
 #![allow(clippy::unwrap_used)]
 
+mod any_order;
 mod leaving;
 mod limits;
+mod links;
 mod lost;
+mod requests;
 
 use super::*;
 use crate::dirty::Bits;
@@ -12,7 +15,6 @@ use crate::intent::IntentOptions;
 use blkrep_types::{
     ByteOffset, DataState, ExtentSize, Incarnation, MirrorKind, Mode, Record, RecordKind, WriteName,
 };
-use proptest::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -202,6 +204,33 @@ impl Rig {
         for index in 0..links {
             rig.drivers.push(rig.group.add_worker());
             rig.add_link(index);
+        }
+        rig
+    }
+
+    /// A group whose log has no room for the last of 17 writes; none has ended.
+    fn with_full_log() -> Self {
+        let mut rig = Self::new(1, 64 << 10, OnBackingError::Pass);
+        rig.serve(0);
+        for index in 0..17 {
+            rig.write(extent(index * 4096, 4096));
+            rig.commit(true);
+        }
+        assert_eq!(rig.running.len(), 16, "one has no room");
+        rig
+    }
+
+    /// A group with two links, and 200 writes since the first of them went.
+    fn with_one_link_down(capacity: u64) -> Self {
+        let mut rig = Self::new(2, capacity, OnBackingError::Pass);
+        rig.serve(0);
+        rig.serve(1);
+        rig.group.link_down(link(0), DownReason::Lost);
+        for index in 0..200 {
+            rig.write(extent(index * 4096, 4096));
+            rig.commit(true);
+            rig.finish(0, Ok(()));
+            rig.serve(1);
         }
         rig
     }
@@ -399,6 +428,15 @@ impl Rig {
         out.iter().map(|outgoing| outgoing.record.kind).collect()
     }
 
+    /// The reads that mirrors wait for end well; they found nothing but zeroes, or not.
+    fn finish_mirror_reads(&mut self, zeroes: bool) {
+        for action in std::mem::take(&mut self.mirror) {
+            if let Action::MirrorRead { job, .. } = action {
+                self.group.mirror_read_done(job, Ok(zeroes));
+            }
+        }
+    }
+
     fn ack(&mut self, index: usize, seq: Seq) {
         let name = WriteName {
             generation: GENERATION,
@@ -415,300 +453,5 @@ impl Rig {
 
     fn position(&self, index: usize) -> Position {
         self.group.link_status(link(index)).unwrap().position
-    }
-}
-
-#[test]
-fn a_write_without_a_link_starts_at_once_and_takes_no_place() {
-    let mut rig = Rig::new(0, 0, OnBackingError::Pass);
-    rig.write(extent(0, 4096));
-    assert_eq!(rig.running.len(), 1);
-    assert!(rig.running[0].2.is_none());
-    rig.finish(0, Ok(()));
-    assert_eq!(rig.answers, [(1, Ok(()))]);
-    assert_eq!(rig.group.deadline(), None, "nothing to look after");
-}
-
-#[test]
-fn a_write_starts_when_its_intent_is_durable_and_places_follow_the_order_of_arrival() {
-    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
-    rig.serve(0);
-    rig.write(extent(0, 4096));
-    rig.write(extent(8192, 4096));
-    assert!(rig.running.is_empty(), "not before the commit");
-    rig.commit(false);
-    assert!(rig.running.is_empty(), "nor after one that failed");
-    rig.pass(Duration::from_secs(2));
-    rig.commit(true);
-    let places: Vec<_> = rig
-        .running
-        .iter()
-        .map(|(_, _, slot)| slot.unwrap().seq)
-        .collect();
-    assert_eq!(places.len(), 2);
-    assert_eq!(places[0].next(), places[1]);
-}
-
-#[test]
-fn a_failed_write_is_dirty_on_every_link_before_its_error_is_given() {
-    let mut rig = Rig::new(2, 1 << 20, OnBackingError::Pass);
-    rig.write(extent(65536, 4096));
-    rig.commit(true);
-    let (id, ..) = rig.running.pop().unwrap();
-    rig.group.local_done(id, Err(Errno::EIO));
-    assert!(
-        rig.group
-            .links
-            .iter()
-            .flatten()
-            .all(|link| link.live.test(1))
-    );
-    rig.take();
-    assert_eq!(rig.answers, [(1, Err(Errno::EIO))]);
-}
-
-#[test]
-fn a_frozen_group_tries_again_when_thawed() {
-    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Freeze);
-    rig.write(extent(0, 4096));
-    rig.commit(true);
-    rig.finish(0, Err(Errno::EIO));
-    rig.write(extent(0, 4096));
-    assert_eq!((rig.group.gate(), rig.answers.len()), (Gate::Frozen, 0));
-    rig.group.thaw();
-    rig.take();
-    assert_eq!(rig.running.len(), 1, "the second overlaps and waits");
-    rig.finish(0, Ok(()));
-    rig.finish(0, Ok(()));
-    assert_eq!(rig.answers, [(1, Ok(())), (2, Ok(()))]);
-}
-
-#[test]
-fn a_flush_that_failed_is_told_although_the_operator_thaws_and_the_next_succeeds() {
-    let mut rig = Rig::new(0, 1 << 20, OnBackingError::Freeze);
-    rig.write(extent(0, 4096));
-    rig.finish(0, Ok(()));
-    rig.synced = Err(Errno::EIO);
-    let lost = rig.submit(RequestOp::Flush, None);
-    rig.take();
-    assert_eq!((rig.group.gate(), rig.answers.len()), (Gate::Frozen, 1));
-    rig.synced = Ok(());
-    rig.group.thaw();
-    rig.take();
-    rig.take();
-    assert_eq!(rig.answers.last(), Some(&(lost, Err(Errno::EIO))));
-    let next = rig.submit(RequestOp::Flush, None);
-    rig.take();
-    assert_eq!(rig.answers.last(), Some(&(next, Ok(()))));
-}
-
-#[test]
-fn a_full_log_waits_for_a_draining_link_and_then_gives_it_up() {
-    let mut rig = Rig::new(1, 64 << 10, OnBackingError::Pass);
-    rig.serve(0);
-    for index in 0..17 {
-        rig.write(extent(index * 4096, 4096));
-        rig.commit(true);
-    }
-    assert_eq!(rig.running.len(), 16, "one has no room");
-    while !rig.running.is_empty() {
-        rig.finish(0, Ok(()));
-    }
-    assert_eq!(rig.position(0), Position::Following);
-    rig.pass(Duration::from_millis(600));
-    assert_eq!(rig.position(0), Position::Behind, "patience is over");
-    assert_eq!(rig.running.len(), 1);
-    assert!(rig.running[0].2.is_none(), "tracked, not logged");
-    let status = rig.group.link_status(link(0)).unwrap();
-    assert_eq!(status.dirty_bytes, ByteLen::new(2 * 65536));
-    assert_eq!(status.overflows, 1);
-}
-
-#[test]
-fn a_slow_link_does_not_take_a_fast_one_along_and_gets_its_own_mirror() {
-    let mut rig = Rig::new(2, 512 << 10, OnBackingError::Pass);
-    rig.serve(0);
-    rig.serve(1);
-    rig.group.link_down(link(0), DownReason::Lost);
-    for index in 0..200 {
-        rig.write(extent(index * 4096, 4096));
-        rig.commit(true);
-        rig.finish(0, Ok(()));
-        rig.serve(1);
-    }
-    assert_eq!(
-        (rig.position(0), rig.position(1)),
-        (Position::Behind, Position::Following)
-    );
-    rig.group.negotiating(link(0));
-    let peer = WelcomeFacts {
-        role: PeerRole::Replica,
-        data_state: DataState::Ok,
-        history: rig.group.history().clone(),
-        durable: WriteName {
-            generation: GENERATION,
-            incarnation: RUN,
-            seq: rig.group.link(link(0)).unwrap().acked.unwrap().1,
-        },
-    };
-    rig.group.welcome(link(0), &peer).unwrap();
-    let start = rig.group.begin_stream(link(0)).unwrap();
-    assert_eq!(start.mirror, Some(MirrorKind::Difference));
-    assert!(!start.set_back, "it has all that it acknowledged");
-    rig.pass(Duration::from_secs(3));
-    let mut sent = [Vec::new(), Vec::new()];
-    for _ in 0..50 {
-        rig.take();
-        for action in std::mem::take(&mut rig.mirror) {
-            if let Action::MirrorRead { job, .. } = action {
-                rig.group.mirror_read_done(job, Ok(false));
-            }
-        }
-        for (index, kinds) in sent.iter_mut().enumerate() {
-            kinds.extend(rig.serve(index));
-        }
-    }
-    let [slow, fast] = sent;
-    assert!(matches!(slow.first(), Some(RecordKind::MirrorBegin(_))));
-    assert_eq!(slow.last(), Some(&RecordKind::MirrorEnd));
-    let blocks = slow
-        .iter()
-        .filter(|kind| matches!(kind, RecordKind::Data { mirror: true }));
-    assert!(blocks.count() >= 4, "200 writes of 4 KiB touch 13 extents");
-    assert!(
-        fast.iter().all(|kind| *kind == RecordKind::Void),
-        "not meant for it"
-    );
-    let status = rig.group.link_status(link(0)).unwrap();
-    assert_eq!(
-        (status.dirty_bytes, status.mirror.phase),
-        (ByteLen::ZERO, MirrorPhase::Idle)
-    );
-}
-
-#[test]
-fn a_digest_that_differs_makes_the_extent_dirty_and_an_equal_one_does_not() {
-    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
-    rig.serve(0);
-    rig.serve(0);
-    rig.group.start_mirror(link(0), MirrorKind::Checksum);
-    rig.take();
-    let extents = LEN >> 16;
-    let mut sent = 0;
-    for _ in 0..extents * 4 {
-        for action in std::mem::take(&mut rig.mirror) {
-            match action {
-                Action::MirrorDigest { job, .. } => {
-                    rig.group.mirror_digest_done(job, Ok([7; 32]));
-                }
-                Action::MirrorRead { job, extent, .. } => {
-                    sent += extent.len().get();
-                    rig.group.mirror_read_done(job, Ok(false));
-                }
-                _ => {}
-            }
-        }
-        let mut out = Vec::new();
-        rig.group.next_records(link(0), 100, usize::MAX, &mut out);
-        for outgoing in &out {
-            let record = outgoing.record;
-            if let (RecordKind::Compare, Some(extent)) = (record.kind, record.extent) {
-                let equal = extent.offset().get() != 3 << 16;
-                let reply = DigestReply {
-                    seq: record.seq,
-                    volume: record.volume,
-                    extent,
-                    digest: Some(if equal { [7; 32] } else { [8; 32] }),
-                };
-                assert!(rig.group.digest_reply(link(0), &reply));
-            }
-        }
-        if let Some(last) = out.last() {
-            rig.group.release(link(0), last.record.seq);
-            rig.ack(0, last.record.seq);
-        }
-        rig.take();
-    }
-    assert_eq!(sent, 65536, "only what differs is sent");
-    let status = rig.group.link_status(link(0)).unwrap();
-    assert_eq!(
-        (status.dirty_bytes, status.mirror.phase),
-        (ByteLen::ZERO, MirrorPhase::Idle)
-    );
-}
-
-#[test]
-fn an_acknowledgement_of_what_was_never_sent_is_refused() {
-    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
-    rig.serve(0);
-    let name = WriteName {
-        generation: GENERATION,
-        incarnation: RUN,
-        seq: Seq::new(1000),
-    };
-    let acks = Acks {
-        received: name,
-        durable: name,
-        data_state: DataState::Ok,
-    };
-    assert!(!rig.group.acked(link(0), &acks));
-}
-
-proptest! {
-    /// Whatever the order of requests, completions, commits and acknowledgements: overlapping
-    /// writes never run together, each begins after its intent is durable, each is in the log or
-    /// dirty on every link, and everything is answered in the end.
-    #[test]
-    fn promises_hold_in_any_order(
-        links in 0_usize..3,
-        steps in prop::collection::vec((0_u8..9, any::<prop::sample::Index>(), 1_u64..40), 1..250),
-    ) {
-        let mut rig = Rig::new(links, 128 << 10, OnBackingError::Pass);
-        let mut issued = 0;
-        for (what, index, sectors) in steps {
-            let busy = rig.group.requests_in_flight() >= 60;
-            let offset = u64::try_from(index.index(200)).unwrap() * 512;
-            match what {
-                0..=2 if !busy => {
-                    rig.write(extent(offset, sectors * 512));
-                    issued += 1;
-                }
-                3 if !busy => {
-                    let op = RequestOp::Zero { fua: sectors > 20, free: true };
-                    rig.submit(op, Some(extent(offset, sectors * 512)));
-                    issued += 1;
-                }
-                4 if !busy => {
-                    rig.submit(RequestOp::Flush, None);
-                    issued += 1;
-                }
-                5 if !rig.running.is_empty() => {
-                    let result = if sectors == 1 { Err(Errno::EIO) } else { Ok(()) };
-                    rig.finish(index.index(rig.running.len()), result);
-                }
-                6 => rig.commit(sectors > 4),
-                7 if links > 0 => drop(rig.serve(index.index(links))),
-                8 => rig.pass(Duration::from_millis(sectors * 20)),
-                _ => {}
-            }
-        }
-        for _ in 0..200 {
-            rig.pass(Duration::from_secs(1));
-            rig.commit(true);
-            while !rig.running.is_empty() {
-                rig.finish(0, Ok(()));
-            }
-            for action in std::mem::take(&mut rig.mirror) {
-                if let Action::MirrorRead { job, .. } = action {
-                    rig.group.mirror_read_done(job, Ok(true));
-                }
-            }
-            (0..links).for_each(|index| drop(rig.serve(index)));
-        }
-        prop_assert_eq!(rig.answers.len(), issued);
-        prop_assert_eq!(rig.group.requests_in_flight(), 0);
-        for index in 0..links {
-            prop_assert!(rig.group.link_is_drained(link(index)), "{:?}", rig.group.link_status(link(index)));
-        }
     }
 }

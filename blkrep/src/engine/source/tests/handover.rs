@@ -20,18 +20,24 @@ fn failing_syncs() -> DiskFault {
     }
 }
 
+/// A replicated group in which the flush for the intent map failed after writes to some extents.
+fn with_a_failed_flush(seed: u64, extents: u64) -> Rig {
+    let mut rig = mirrored(seed, MirrorKind::Full);
+    rig.run(40_000);
+    rig.write_extents(0, extents, 7);
+    rig.world.inject(rig.node, &backing(0), failing_syncs());
+    rig.run(25_000);
+    rig.world.clear_faults(rig.node);
+    rig
+}
+
 /// A flush for the intent map failed and the daemon was killed. Its successor's flush succeeded, the
 /// regions were closed, and the power loss that took what the failed flush had not kept was
 /// followed by a comparison of nothing.
 #[test]
 fn what_a_failed_flush_may_have_lost_is_compared_though_the_daemon_was_restarted() {
     for stop in [false, true] {
-        let mut rig = mirrored(31, MirrorKind::Full);
-        rig.run(40_000);
-        rig.write_extents(0, 100, 7);
-        rig.world.inject(rig.node, &backing(0), failing_syncs());
-        rig.run(25_000);
-        rig.world.clear_faults(rig.node);
+        let mut rig = with_a_failed_flush(31, 100);
         if stop {
             rig.stop(false);
         } else {
@@ -49,12 +55,7 @@ fn what_a_failed_flush_may_have_lost_is_compared_though_the_daemon_was_restarted
 /// of which it had heard nothing, had failed.
 #[test]
 fn a_failed_flush_that_nobody_heard_of_is_told_after_a_restart() {
-    let mut rig = mirrored(32, MirrorKind::Full);
-    rig.run(40_000);
-    rig.write_extents(0, 4, 7);
-    rig.world.inject(rig.node, &backing(0), failing_syncs());
-    rig.run(25_000);
-    rig.world.clear_faults(rig.node);
+    let mut rig = with_a_failed_flush(32, 4);
     rig.kill();
     rig.start();
     let mut flush = || {

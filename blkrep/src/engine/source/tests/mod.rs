@@ -262,9 +262,9 @@ fn a_failed_local_write_is_reported_and_its_extent_becomes_equal_again() {
     rig.settle();
 }
 
-#[test]
-fn a_frozen_group_waits_for_the_operator_and_loses_nothing() {
-    let mut rig = Rig::new(13);
+/// A group whose backing fails, with one write that waits for an operator.
+fn frozen(seed: u64) -> Rig {
+    let mut rig = Rig::new(seed);
     rig.options.on_backing_error = blkrep_core::source::OnBackingError::Freeze;
     rig.start();
     rig.connect(MirrorKind::Full, Mode::Async);
@@ -273,6 +273,12 @@ fn a_frozen_group_waits_for_the_operator_and_loses_nothing() {
     let write = RequestKind::Write { fua: false };
     rig.fronts[0].issue(write, Some(extent(0, 4096)), 0x55);
     rig.run(100);
+    rig
+}
+
+#[test]
+fn a_frozen_group_waits_for_the_operator_and_loses_nothing() {
+    let mut rig = frozen(13);
     rig.fronts[1].issue(RequestKind::Read, Some(extent(0, 4096)), 0);
     rig.run(100);
     assert_eq!(rig.status().gate, Gate::Frozen);
@@ -290,15 +296,8 @@ fn a_frozen_group_waits_for_the_operator_and_loses_nothing() {
 /// The daemon waited for answers that only an operator could bring about.
 #[test]
 fn a_frozen_group_can_be_stopped_and_its_successor_serves_what_waited() {
-    let mut rig = Rig::new(20);
-    rig.options.on_backing_error = blkrep_core::source::OnBackingError::Freeze;
-    rig.start();
-    rig.connect(MirrorKind::Full, Mode::Async);
-    rig.settle();
-    rig.world.inject(rig.node, &backing(0), failing_writes());
+    let mut rig = frozen(20);
     let write = RequestKind::Write { fua: false };
-    rig.fronts[0].issue(write, Some(extent(0, 4096)), 0x55);
-    rig.run(100);
     rig.fronts[0].issue(RequestKind::Flush, None, 0);
     rig.fronts[1].issue(write, Some(extent(4096, 4096)), 0x66);
     rig.run(100);

@@ -1,0 +1,87 @@
+//! From a request to its answer: order, failures, freezing.
+
+use super::*;
+
+#[test]
+fn a_write_without_a_link_starts_at_once_and_takes_no_place() {
+    let mut rig = Rig::new(0, 0, OnBackingError::Pass);
+    rig.write(extent(0, 4096));
+    assert_eq!(rig.running.len(), 1);
+    assert!(rig.running[0].2.is_none());
+    rig.finish(0, Ok(()));
+    assert_eq!(rig.answers, [(1, Ok(()))]);
+    assert_eq!(rig.group.deadline(), None, "nothing to look after");
+}
+
+#[test]
+fn a_write_starts_when_its_intent_is_durable_and_places_follow_the_order_of_arrival() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
+    rig.serve(0);
+    rig.write(extent(0, 4096));
+    rig.write(extent(8192, 4096));
+    assert!(rig.running.is_empty(), "not before the commit");
+    rig.commit(false);
+    assert!(rig.running.is_empty(), "nor after one that failed");
+    rig.pass(Duration::from_secs(2));
+    rig.commit(true);
+    let places: Vec<_> = rig
+        .running
+        .iter()
+        .map(|(_, _, slot)| slot.unwrap().seq)
+        .collect();
+    assert_eq!(places.len(), 2);
+    assert_eq!(places[0].next(), places[1]);
+}
+
+#[test]
+fn a_failed_write_is_dirty_on_every_link_before_its_error_is_given() {
+    let mut rig = Rig::new(2, 1 << 20, OnBackingError::Pass);
+    rig.write(extent(65536, 4096));
+    rig.commit(true);
+    let (id, ..) = rig.running.pop().unwrap();
+    rig.group.local_done(id, Err(Errno::EIO));
+    assert!(
+        rig.group
+            .links
+            .iter()
+            .flatten()
+            .all(|link| link.live.test(1))
+    );
+    rig.take();
+    assert_eq!(rig.answers, [(1, Err(Errno::EIO))]);
+}
+
+#[test]
+fn a_frozen_group_tries_again_when_thawed() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Freeze);
+    rig.write(extent(0, 4096));
+    rig.commit(true);
+    rig.finish(0, Err(Errno::EIO));
+    rig.write(extent(0, 4096));
+    assert_eq!((rig.group.gate(), rig.answers.len()), (Gate::Frozen, 0));
+    rig.group.thaw();
+    rig.take();
+    assert_eq!(rig.running.len(), 1, "the second overlaps and waits");
+    rig.finish(0, Ok(()));
+    rig.finish(0, Ok(()));
+    assert_eq!(rig.answers, [(1, Ok(())), (2, Ok(()))]);
+}
+
+#[test]
+fn a_flush_that_failed_is_told_although_the_operator_thaws_and_the_next_succeeds() {
+    let mut rig = Rig::new(0, 1 << 20, OnBackingError::Freeze);
+    rig.write(extent(0, 4096));
+    rig.finish(0, Ok(()));
+    rig.synced = Err(Errno::EIO);
+    let lost = rig.submit(RequestOp::Flush, None);
+    rig.take();
+    assert_eq!((rig.group.gate(), rig.answers.len()), (Gate::Frozen, 1));
+    rig.synced = Ok(());
+    rig.group.thaw();
+    rig.take();
+    rig.take();
+    assert_eq!(rig.answers.last(), Some(&(lost, Err(Errno::EIO))));
+    let next = rig.submit(RequestOp::Flush, None);
+    rig.take();
+    assert_eq!(rig.answers.last(), Some(&(next, Ok(()))));
+}
