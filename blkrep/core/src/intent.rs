@@ -140,6 +140,16 @@ impl IntentMap {
         self.kept.set(first, last);
     }
 
+    /// A write of a predecessor is to be issued again: until that is [`IntentMap::done`] its
+    /// regions stay open, as if it were under way.
+    pub fn expect(&mut self, volume: VolumeIndex, extent: Extent) {
+        let (first, last) = self.layout.bits_of(volume, extent);
+        for bit in first..=last {
+            self.open(bit, volume).in_flight += 1;
+        }
+        self.kept.set(first, last);
+    }
+
     /// Regions that a predecessor left open may have writes up to `seq`.
     pub fn adopt_open(&mut self, seq: Seq) {
         for region in &mut self.regions {

@@ -164,6 +164,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             if let Some(slot) = self.log_mut().append(&entry) {
                 break Some(slot);
             }
+            if self.give_up_awaited_tail() {
+                continue;
+            }
             if self.worth_waiting() {
                 return false;
             }

@@ -15,6 +15,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// request waits for anything but the disk afterwards.
     pub fn end_volume(&mut self, volume: VolumeIndex) {
         self.volumes[volume.as_usize()].ended = true;
+        self.requests_are_lost(volume);
         let requests = &self.requests;
         let is_ours = |id: RequestId| requests.get(id).new.volume == volume;
         let (mut holding, mut acking) = (Vec::new(), Vec::new());

@@ -12,8 +12,7 @@ use crate::dirty::{Bits, MapLayout, Words};
 use crate::identity::Place;
 use crate::persist::{CommitNo, KeptMap};
 use blkrep_types::{
-    ByteLen, DataState, Extent, Incarnation, MirrorKind, Mode, Nanos, RecordKind, Seq, VolumeIndex,
-    WriteName,
+    ByteLen, DataState, Incarnation, MirrorKind, Mode, Nanos, Seq, VolumeIndex, WriteName,
 };
 use std::time::Duration;
 
@@ -327,37 +326,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
     }
 
-    /// Ends what a predecessor had under way, once every link is there and what is doubtful is dirt
-    /// on it: bytes that never came leave nothing to send, and no local write is waited for.
-    pub fn settle_entries(&mut self) {
-        let (mut seq, head) = (self.log_ref().base().1.next(), self.log_ref().head().1);
-        while seq <= head {
-            let entry = self.log_ref().entry(seq);
-            if !entry.published {
-                self.log_mut().replace_kind(seq, RecordKind::Void);
-                self.log_mut().publish(seq);
-            }
-            if !entry.local_done {
-                self.log_mut().set_local_done(seq);
-            }
-            seq = seq.next();
-        }
-    }
-
-    /// Nobody knows whether an extent is what the log said: every link gets it again.
-    pub fn doubt(&mut self, volume: VolumeIndex, extent: Extent) {
-        let (first, last) = self.layout.bits_of(volume, extent);
-        for link in self.links.iter_mut().flatten() {
-            link.mark_dirty(first, last);
-        }
-        for index in self.link_indices() {
-            self.want_mirror(index);
-        }
-    }
-
     /// Ends a link for good: nothing is tracked for it any more.
     pub fn remove_link(&mut self, index: LinkIndex) {
         self.links[index.as_usize()] = None;
+        if !self.has_links() {
+            self.await_nothing();
+        }
         self.log_mut().mark_link(index, &LinkMark::default());
         self.drop_jobs(index);
         self.free();

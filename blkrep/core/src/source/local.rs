@@ -31,6 +31,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             let flush = self.volumes[volume.as_usize()].flush.covering();
             self.intent.done(self.now, volume, extent, flush);
         }
+        self.came_again(volume, extent);
         self.unlock(volume, id);
         if result.is_ok() && request.new.op_is_durable_zero() {
             self.flush_for(id);
@@ -153,6 +154,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         self.gate = Gate::Fenced;
         self.event(GroupEvent::Fenced { newer });
+        self.await_nothing();
         while let Some(id) = self.parked.pop_front() {
             self.end_parked(id);
             self.answer(id, Err(Errno::EIO));

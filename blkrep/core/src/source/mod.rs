@@ -18,6 +18,7 @@ mod leaving;
 mod link;
 mod local;
 mod mirror;
+mod reissue;
 mod request;
 mod session;
 mod stream;
@@ -47,6 +48,7 @@ use blkrep_types::{ByteLen, Errno, Extent, Generation, History, Nanos, Seq, Volu
 use blocks::Job;
 use flush::FlushState;
 use link::Link;
+use reissue::Reissues;
 use request::{Request, Slab};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -281,6 +283,7 @@ pub struct SourceGroup<L, W> {
     log_wait_since: Nanos,
     ack_waiters: Vec<RequestId>,
     parked: VecDeque<RequestId>,
+    reissues: Reissues,
     granted: Vec<u32>,
     outboxes: Vec<Vec<Action>>,
     events: VecDeque<GroupEvent>,
@@ -336,6 +339,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             log_wait_since: Nanos::default(),
             ack_waiters: Vec::with_capacity(capacity),
             parked: VecDeque::with_capacity(capacity),
+            reissues: Reissues::default(),
             granted: Vec::with_capacity(capacity),
             outboxes: Vec::new(),
             events: VecDeque::with_capacity(EVENTS_MAX),

@@ -79,6 +79,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             return;
         }
         self.tick_at = self.now.after(TICK);
+        self.look_after_awaited();
         let round = self.close_regions();
         for volume in &round.flush {
             self.flush_soon(*volume);

@@ -158,8 +158,6 @@ pub(super) struct State<F> {
     pub(super) links: [Option<MapFile<F>>; LINKS_MAX],
     pub(super) metas: [LinkMeta; LINKS_MAX],
     pub(super) mails: Vec<Arc<Mail>>,
-    /// Where writes of the last run are to be issued again by their front ends.
-    pub(super) expected: Vec<(VolumeIndex, Extent)>,
     /// The first worker's place was made with the group and is not taken yet.
     pub(super) first_free: bool,
 }

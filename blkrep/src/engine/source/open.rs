@@ -207,7 +207,6 @@ impl<H: Host> SourceShared<H> {
             links: [const { None }; LINKS_MAX],
             metas: Default::default(),
             mails: vec![Arc::new(Mail::default())],
-            expected: Vec::new(),
             first_free: true,
         };
         state.group.add_worker();

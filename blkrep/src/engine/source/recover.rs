@@ -131,8 +131,6 @@ impl<H: Host> Recovery<'_, H> {
         let doubtful = doubts(&log, self.options.reissues);
         let again = |doubt: &&Doubt| doubt.comes_again;
         report.doubtful_writes = doubtful.len() - doubtful.iter().filter(again).count();
-        let expected = doubtful.iter().filter(again);
-        state.expected = expected.map(|doubt| (doubt.volume, doubt.extent)).collect();
         let handle = log.0.handle();
         let marks: Vec<_> = record
             .links
@@ -150,7 +148,7 @@ impl<H: Host> Recovery<'_, H> {
             }
         }
         // What is doubtful is dirt on every link by now: a start that ends before finds it again.
-        state.group.settle_entries();
+        state.group.settle_entries(self.options.reissues);
         Ok(Some(handle))
     }
 

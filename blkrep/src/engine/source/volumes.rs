@@ -68,12 +68,7 @@ impl<H: Host> SourceShared<H> {
     /// The device of a volume did not come back after a crash of the daemon, and its requests may
     /// never be issued again: the targets have writes that the backing may lack. They are dirt.
     pub fn requests_are_lost(&self, volume: VolumeIndex) {
-        self.command(|state| {
-            let expected = state.expected.iter().filter(|(at, _)| *at == volume);
-            for (_, extent) in expected {
-                state.group.doubt(volume, *extent);
-            }
-        });
+        self.command(|state| state.group.requests_are_lost(volume));
     }
 
     /// The shape of a volume's backing.

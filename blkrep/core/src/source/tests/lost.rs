@@ -254,3 +254,48 @@ fn a_target_that_lacks_what_it_acknowledged_is_never_taken_for_one_that_has_it()
         }
     }
 }
+
+/// A write of a dead daemon that is to be issued again holds the log's oldest place; with the log
+/// full, it would have waited for the room that it held itself.
+#[test]
+fn a_write_that_comes_again_does_not_wait_for_the_room_it_holds() {
+    let mut rig = Rig::without_log(OnBackingError::Pass, |_| ());
+    let mut log = PlainLog::after(Seq::new(9), 64 << 10);
+    let entry = NewEntry {
+        kind: RecordKind::Data { mirror: false },
+        volume: VOLUME,
+        extent: Some(extent(0, 4096)),
+        link: None,
+        local: true,
+    };
+    let held = log.append(&entry).unwrap().seq;
+    log.publish(held);
+    rig.group.set_log(log);
+    let mark = LinkMark {
+        following: true,
+        held,
+        acked: (RUN, held),
+        acked_known: true,
+        ..LinkMark::default()
+    };
+    rig.drivers.push(rig.group.add_worker());
+    rig.make_link(0, Some(mark), Some(name(held.get())));
+    rig.group.settle_entries(true);
+    for at in 1..16 {
+        rig.write(extent(at * 4096, 4096));
+        rig.commit(true);
+        rig.finish(0, Ok(()));
+    }
+    assert_eq!(
+        rig.group.log.as_ref().unwrap().base.1,
+        Seq::new(9),
+        "awaited"
+    );
+    rig.write(extent(0, 4096));
+    assert_eq!(rig.running.len(), 1, "it is written");
+    let link = rig.group.link(link(0)).unwrap();
+    assert!(
+        link.live.test(0) && link.is_following(),
+        "and dirt meanwhile"
+    );
+}

@@ -18,6 +18,7 @@ struct Shared {
     memory: Slice,
     waker: Option<Waker>,
     stopping: bool,
+    holds_back: bool,
 }
 
 /// The test's side: outlives daemons, as the kernel does.
@@ -42,6 +43,7 @@ impl Front {
             memory: memory(),
             waker: None,
             stopping: false,
+            holds_back: false,
         })))
     }
 
@@ -75,6 +77,12 @@ impl Front {
         let mut shared = self.0.lock().unwrap();
         shared.outstanding.clear();
         shared.fresh.clear();
+        shared.holds_back = false;
+    }
+
+    /// From the next daemon on, what was outstanding when the last one died is not issued again.
+    pub(super) fn hold_back(&self) {
+        self.0.lock().unwrap().holds_back = true;
     }
 
     pub(super) fn stop(&self) {
@@ -89,7 +97,8 @@ impl Front {
         shared.memory = memory();
         shared.stopping = false;
         shared.waker = None;
-        shared.fresh = shared.outstanding.keys().copied().collect();
+        let reissued = shared.outstanding.keys().filter(|_| !shared.holds_back);
+        shared.fresh = reissued.copied().collect();
         for (tag, (_, bytes)) in &shared.outstanding {
             data(&shared.memory, *tag).write(0, bytes);
         }

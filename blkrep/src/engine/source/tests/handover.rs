@@ -1,5 +1,6 @@
 //! What one run of a daemon leaves to the next, whatever interrupts the handing over.
 
+use super::front::Front;
 use super::rig::{Rig, VOLUMES, backing, extent, link};
 use super::{SourceShared, mirrored};
 use crate::engine::source::metadata::SuperblockFile;
@@ -10,6 +11,7 @@ use blkrep_io::{Access, Host};
 use blkrep_types::{Errno, MirrorKind, Mode, Seq, VolumeIndex};
 use blkrep_ublk::RequestKind;
 use std::path::Path;
+use std::time::Duration;
 
 fn failing_syncs() -> DiskFault {
     DiskFault {
@@ -157,7 +159,7 @@ fn requests_that_never_come_again_are_dirt() {
         let mut rig = mirrored(3000 + seed, MirrorKind::Full);
         rig.load(30);
         rig.kill();
-        rig.fronts.iter().for_each(super::front::Front::forget);
+        rig.fronts.iter().for_each(Front::forget);
         rig.run(5000);
         rig.start();
         for volume in 0..VOLUMES {
@@ -166,4 +168,58 @@ fn requests_that_never_come_again_are_dirt() {
         }
         rig.settle();
     }
+}
+
+/// A replicated group whose backings did not take some writes that the target has, while its
+/// daemon was killed. Some of them the disks never get.
+fn killed_with_writes_in_flight(seed: u64) -> Rig {
+    let mut rig = mirrored(seed, MirrorKind::Full);
+    let write = RequestKind::Write { fua: false };
+    for volume in 0..VOLUMES {
+        let stall = Duration::from_secs(1);
+        rig.world.stall(rig.node, &backing(volume), stall);
+        for index in 0..8 {
+            rig.fronts[volume].issue(write, Some(extent(index * 65536, 4096)), 0x77);
+        }
+    }
+    rig.run(100);
+    rig.kill();
+    rig.run(5000);
+    rig
+}
+
+/// The host crashed after its daemon had been killed and before the devices had issued again what
+/// was in flight: the successor had closed the regions of these writes by then, and what a target
+/// had of them was compared with nothing.
+#[test]
+fn what_is_not_issued_again_before_the_host_crashes_is_compared() {
+    for kills in [1, 2] {
+        let mut rig = killed_with_writes_in_flight(36);
+        rig.fronts.iter().for_each(Front::hold_back);
+        for kill in 1..=kills {
+            rig.start();
+            if kill < kills {
+                rig.run(5000);
+                rig.kill();
+            }
+        }
+        rig.run(30_000);
+        rig.power_loss();
+        rig.start();
+        rig.settle();
+    }
+}
+
+/// What a device never issues again holds up neither the log nor the regions for ever: it is dirt.
+#[test]
+fn what_is_awaited_for_too_long_is_dirt() {
+    let mut rig = killed_with_writes_in_flight(37);
+    rig.fronts.iter().for_each(Front::hold_back);
+    rig.start();
+    rig.run(30_000);
+    assert!(rig.status().open_regions > 0, "it is awaited");
+    rig.run(90_000);
+    assert_eq!(rig.status().open_regions, 0, "no more");
+    rig.fronts.iter().for_each(Front::forget);
+    rig.settle();
 }
