@@ -214,6 +214,7 @@ impl Inner {
             peer: address(&subject, &to)?,
             heartbeat: settings.heartbeat_interval,
             timeout: settings.heartbeat_timeout,
+            progress_timeout: settings.progress_timeout,
             reconnect: settings.reconnect,
             reconnect_interval: settings.reconnect_interval,
         })

@@ -185,6 +185,8 @@ registry! {
         "An idle link sends a heartbeat this often.";
     LinkHeartbeatTimeout = "link.heartbeat-timeout", time(500, 600_000), "5s", Live, true,
         "A peer silent for this long counts as gone. At least twice the interval.";
+    LinkProgressTimeout = "link.progress-timeout", time(10_000, 3_600_000), "2m", Live, true,
+        "A target that answers, has room in its journal, and makes nothing durable of what it was sent for this long loses its connection; the next attempt waits as long. Writes that wait for its acknowledgement go on then.";
     LinkConnectTimeout = "link.connect-timeout", time(500, 120_000), "10s", Live, true,
         "A connection and its handshake must be made within this time.";
     LinkReconnect = "link.reconnect", Kind::Switch, "on", Live, true,

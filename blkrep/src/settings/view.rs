@@ -36,6 +36,8 @@ pub struct GroupSettings {
     pub heartbeat_interval: Duration,
     /// Silence after which a peer is gone.
     pub heartbeat_timeout: Duration,
+    /// Time without progress after which a peer that lives loses its connection.
+    pub progress_timeout: Duration,
     /// Limit of connecting and handshake.
     pub connect_timeout: Duration,
     /// Connect again by itself.
@@ -116,6 +118,7 @@ impl<F: Fn(Key) -> Value> Values<F> {
             links_max: self.count(Key::GroupLinksMax),
             heartbeat_interval: self.time(Key::LinkHeartbeatInterval),
             heartbeat_timeout: self.time(Key::LinkHeartbeatTimeout),
+            progress_timeout: self.time(Key::LinkProgressTimeout),
             connect_timeout: self.time(Key::LinkConnectTimeout),
             reconnect: self.switch(Key::LinkReconnect),
             reconnect_interval: self.time(Key::LinkReconnectInterval),

@@ -193,6 +193,7 @@ impl Source {
             peer,
             heartbeat: Duration::from_secs(1),
             timeout: Duration::from_secs(5),
+            progress_timeout: Duration::from_secs(120),
             reconnect: true,
             reconnect_interval: Duration::from_millis(500),
         });

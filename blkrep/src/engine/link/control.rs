@@ -23,6 +23,9 @@ pub struct LinkSettings {
     pub heartbeat: Duration,
     /// Silence longer than this ends a connection, and a connection attempt too.
     pub timeout: Duration,
+    /// A target that lives and makes nothing durable of what it was sent, for longer than this,
+    /// loses its connection, and gets no other one for as long.
+    pub progress_timeout: Duration,
     /// After a connection was lost, try again.
     pub reconnect: bool,
     /// How long after.

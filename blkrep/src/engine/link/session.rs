@@ -10,6 +10,7 @@
 
 use super::control::{LinkConnection, LinkEvent, LinkSnapshot, LinkWatch, PeerFacts, Refusal};
 use super::outbox::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Outbox};
+use super::progress::Progress;
 use crate::engine::source::{Batch, LinkPort};
 use blkrep_core::source::{
     Acks, DigestReply, DownReason, HelloFacts, PeerRole, Rejection, StreamStart, WelcomeFacts,
@@ -21,6 +22,7 @@ use blkrep_wire::{
     MapEnd, MapPart, Message, Refuse, RefuseCode, Start, VERSION_MAX, VERSION_MIN, Welcome,
 };
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(super) struct Ending {
 pub(super) enum Next {
     /// Another attempt after the interval.
     Retry,
+    /// Another attempt, later than usual: the target lives and does not work.
+    Later,
     /// Nothing before somebody acts.
     Refused(Option<RefuseCode>),
 }
@@ -60,6 +64,20 @@ impl Ending {
             text: text.into(),
             next: Next::Retry,
             farewell: Some(FarewellCode::Protocol),
+        }
+    }
+
+    /// The target lives, and nothing moves.
+    pub(super) fn stuck(span: Duration) -> Self {
+        let text = format!(
+            "the target answers, but made nothing durable of what it was sent for {} s, with room \
+             in its journal: look at the disk of its journal, and at its blkrepd",
+            span.as_secs()
+        );
+        Self {
+            next: Next::Later,
+            farewell: Some(FarewellCode::Timeout),
+            ..Self::lost(text)
         }
     }
 
@@ -114,6 +132,7 @@ pub(super) struct Session {
     /// The last write that is durable at the peer, once it said it, with the current generation of
     /// its data.
     held: WriteName,
+    pub(super) progress: Progress,
 }
 
 impl Session {
@@ -128,6 +147,7 @@ impl Session {
             hello,
             stage: Stage::Greeting,
             held: WriteName::NONE,
+            progress: Progress::default(),
         }
     }
 
@@ -186,6 +206,8 @@ impl Session {
                 self.on_map_end(io, port, lines, parts, end)
             }
             (Stage::Streaming(generation), Message::Ack(ack)) => {
+                let ours = ack.received.generation == generation;
+                self.progress.acked(io.now(), &ack, ours);
                 on_ack(io, port, lines, generation, &ack)
             }
             (Stage::Streaming(_), Message::Digests(digests)) => on_digests(io, port, &digests),
@@ -414,7 +436,12 @@ impl Session {
     }
 
     /// Moves records from the log to the outbox while both have some and there is room.
-    pub(super) fn pump<I: Io, P: LinkPort<I>>(&self, io: &mut I, port: &mut P, lines: &mut Lines) {
+    pub(super) fn pump<I: Io, P: LinkPort<I>>(
+        &mut self,
+        io: &mut I,
+        port: &mut P,
+        lines: &mut Lines,
+    ) {
         while self.is_streaming() && lines.outbox.has_room() {
             port.next(io, BATCH_RECORDS_MAX, BATCH_BYTES_MAX, &mut lines.batch);
             let Some(last) = lines.batch.records.last() else {
@@ -425,6 +452,7 @@ impl Session {
                 break;
             };
             let through = last.record.seq;
+            self.progress.sent(io.now(), through);
             lines.entries.clear();
             lines
                 .entries

@@ -56,7 +56,10 @@ enum State<S> {
     /// An attempt is being made since then.
     Connecting { since: Nanos },
     /// A connection, with its course.
-    Open { wire: Wire<S>, session: Session },
+    Open {
+        wire: Wire<S>,
+        session: Box<Session>,
+    },
     /// The last word is said; the peer is to close, until then.
     Leaving {
         wire: Wire<S>,
@@ -162,7 +165,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         self.lines.decoder.reset();
         let facts = self.port.hello();
         let hello = hello_message(&facts, &self.settings);
-        let session = Session::greet(facts, hello, &mut self.lines);
+        let session = Box::new(Session::greet(facts, hello, &mut self.lines));
         let wire = Wire {
             socket,
             opened: now,
@@ -178,14 +181,16 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
     /// Waits for the next attempt.
     fn idle(&mut self, io: &I, next: &Next) {
         let snapshot = &mut self.lines.snapshot;
-        let due = match next {
-            Next::Retry if self.settings.reconnect => {
-                Some(io.now().after(self.settings.reconnect_interval))
-            }
-            Next::Retry | Next::Refused(_) => None,
+        let pause = self.settings.reconnect_interval;
+        let pause = match next {
+            Next::Retry => Some(pause),
+            Next::Later => Some(pause.max(self.settings.progress_timeout)),
+            Next::Refused(_) => None,
         };
+        let pause = pause.filter(|_| self.settings.reconnect);
+        let due = pause.map(|pause| io.now().after(pause));
         snapshot.connection = match next {
-            Next::Retry => LinkConnection::Down,
+            Next::Retry | Next::Later => LinkConnection::Down,
             Next::Refused(_) => LinkConnection::Refused,
         };
         self.state = State::Idle { due };
@@ -272,8 +277,13 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
     }
 
     fn on_sent(&mut self, io: &mut I, result: Result<u32, Errno>) {
+        let now = io.now();
         let wire = self.wire().expect("a send belongs to a connection");
         wire.sending = false;
+        let waited = now.since(wire.last_said);
+        if let State::Open { session, .. } = &mut self.state {
+            session.progress.line_took(now, waited);
+        }
         let lost = match result {
             Ok(0) => Some("the target closed the connection".to_owned()),
             Ok(count) => {
@@ -398,6 +408,12 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             self.end(io, ending);
             return true;
         }
+        let limit = self.settings.progress_timeout;
+        let stuck = session.progress.stuck_since();
+        if stuck.is_some_and(|since| now >= since.after(limit)) {
+            self.end(io, Ending::stuck(limit));
+            return true;
+        }
         if !session.is_streaming() && now >= wire.opened.after(HANDSHAKE_TIME) {
             let span = HANDSHAKE_TIME.as_secs();
             let mut ending = Ending::lost(format!(
@@ -487,6 +503,9 @@ impl<I: Io, P: LinkPort<I>> Worker<I> for LinkWorker<I, P> {
             State::Open { wire, session } => {
                 let heartbeat = wire.last_said.after(self.settings.heartbeat);
                 let silence = wire.last_heard.after(self.settings.timeout);
+                let stuck = session.progress.stuck_since();
+                let stuck = stuck.map(|since| since.after(self.settings.progress_timeout));
+                let silence = stuck.map_or(silence, |stuck| silence.min(stuck));
                 // With something on its way the next heartbeat waits for its completion.
                 let beats = session.is_answered() && self.lines.outbox.is_empty();
                 Some(if beats {

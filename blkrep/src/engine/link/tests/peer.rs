@@ -36,8 +36,10 @@ pub(super) enum Script {
     Welcome(Box<Welcome>),
     /// Replicates until this place, then says this.
     Then(u64, Message),
-    /// Replicates until this place, then receives nothing more but lives.
+    /// Replicates until this place, then its journal is full: it receives nothing more but lives.
     Full(u64),
+    /// Replicates until this place, then makes nothing durable any more but lives.
+    Stuck(u64),
     /// Sends this map.
     Map(Vec<MapPart>, MapEnd),
 }
@@ -64,6 +66,7 @@ pub(super) struct Peer {
     socket: Option<SimSocket>,
     receiving: bool,
     full: bool,
+    stuck: bool,
     left: bool,
     encoder: Encoder,
     decoder: Decoder,
@@ -94,13 +97,20 @@ pub(super) fn welcome(durable: u64) -> Welcome {
     }
 }
 
+/// Room in the journal of the target.
+const JOURNAL: u64 = 256 << 20;
+
 pub(super) fn ack(received: u64) -> Message {
+    ack_with(received, 512)
+}
+
+fn ack_with(received: u64, journal_used: u64) -> Message {
     Message::Ack(Ack {
         received: name(received),
         durable: name(received),
         applied: name(received),
-        journal_used: ByteLen::new(512),
-        journal_capacity: ByteLen::new(1 << 20),
+        journal_used: ByteLen::new(journal_used),
+        journal_capacity: ByteLen::new(JOURNAL),
         data_state: DataState::Ok,
         applying: Applying::Running,
         held: false,
@@ -127,6 +137,7 @@ impl Peer {
             socket: None,
             receiving: false,
             full: false,
+            stuck: false,
             left: false,
             encoder: Encoder::new(),
             decoder: Decoder::new(buffer, SOURCE_BODY_MAX),
@@ -142,7 +153,7 @@ impl Peer {
 
     /// It says of its own accord that it lives.
     fn pings(&self) -> bool {
-        self.full || matches!(self.script, Script::Mute)
+        self.full || self.stuck || matches!(self.script, Script::Mute)
     }
 
     fn queue(&mut self, message: &Message) {
@@ -161,6 +172,7 @@ impl Peer {
         self.sending = false;
         self.receiving = false;
         self.full = false;
+        self.stuck = false;
         self.left = false;
         self.socket = Some(socket);
         self.script = self.with(|replica| {
@@ -219,7 +231,7 @@ impl Peer {
                 }
                 self.queue(&Message::MapEnd(end));
             }
-            Script::Honest | Script::Then(..) | Script::Full(_) => {
+            Script::Honest | Script::Then(..) | Script::Full(_) | Script::Stuck(_) => {
                 self.queue(&Message::Welcome(Box::new(welcome(durable))));
                 self.queue(&Message::MapEnd(MapEnd {
                     part_count: 0,
@@ -255,7 +267,13 @@ impl Peer {
             self.queue(&Message::Digests(digests));
         }
         let received = self.with(|replica| replica.received);
-        self.queue(&ack(received));
+        match self.script {
+            Script::Stuck(seq) if received >= seq => {
+                self.stuck = true;
+                return;
+            }
+            _ => self.queue(&ack(received)),
+        }
         match self.script.clone() {
             Script::Then(seq, message) if received >= seq => {
                 self.script = Script::Honest;
@@ -331,7 +349,12 @@ impl Worker<SimIo> for Peer {
         }
         if self.pings() && io.now() >= self.heartbeat.after(Duration::from_millis(500)) {
             self.heartbeat = io.now();
-            self.queue(&Message::Ping(1));
+            let received = self.with(|replica| replica.received);
+            self.queue(&match self.script {
+                Script::Full(_) => ack_with(received, JOURNAL - (1 << 20)),
+                Script::Stuck(seq) => ack(seq.min(received) - 1),
+                _ => Message::Ping(1),
+            });
         }
         let epoch = u64::from(self.with(|replica| replica.connections)) << 8;
         if !self.receiving && !self.full {

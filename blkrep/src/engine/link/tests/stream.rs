@@ -133,6 +133,7 @@ fn a_target_without_room_holds_the_stream_but_not_the_connection() {
         rig.append([1 << 20; 1]);
         rig.run(1_000);
     }
+    rig.run(300_000);
     assert_eq!(
         (rig.snapshot().connection, rig.snapshot().connects),
         (LinkConnection::Up, 1)
@@ -145,6 +146,28 @@ fn a_target_without_room_holds_the_stream_but_not_the_connection() {
     rig.world.reset_connections(rig.source, rig.target);
     rig.run(120_000);
     rig.assert_all_there();
+}
+
+/// A target whose journal's disk hung answered every heartbeat: its link was shown as replicating,
+/// and held up the writes of an application that waits for it, for ever.
+#[test]
+fn a_target_that_lives_and_makes_nothing_durable_loses_its_connection() {
+    let mut rig = Rig::new(161, [Script::Stuck(5)]);
+    rig.append([4096; 5]);
+    rig.run(30_000);
+    assert_eq!(
+        rig.snapshot().connection,
+        LinkConnection::Up,
+        "it may be slow"
+    );
+    rig.run(40_000);
+    assert_eq!(rig.snapshot().connection, LinkConnection::Down);
+    let told = |event: &LinkEvent| matches!(event, LinkEvent::Down { reason } if reason.contains("nothing durable"));
+    assert!(rig.events().iter().any(told), "{:?}", rig.events());
+    rig.run(30_000);
+    assert_eq!(rig.snapshot().connects, 1, "it is left alone for a while");
+    rig.run(60_000);
+    assert_eq!(rig.snapshot().connects, 2);
 }
 
 #[test]
