@@ -9,9 +9,10 @@ use super::attach::ATTACH_PATIENCE;
 use super::claim::Volumes;
 use super::router::{another_command, refuse};
 use super::serve::end;
+use super::state::Trouble;
 use super::{Inner, backing, errors};
 use crate::engine::target::{Opened, Route, TargetPolicy, promoted_record, recorded_role};
-use blkrep_api::{ApiError, EventId, NewEvent};
+use blkrep_api::{ApiError, ErrorCode, EventId, NewEvent};
 use blkrep_io::real::RealHost;
 use blkrep_store::superblock::ReplicaRole;
 use blkrep_types::{GroupName, VolumeName};
@@ -24,6 +25,10 @@ use std::time::{Duration, Instant};
 /// How long the disks of a group that was just closed are waited for, and how often they are tried.
 const OWN_DISKS_WAIT: Duration = Duration::from_secs(3);
 const OWN_DISKS_RETRY: Duration = Duration::from_millis(50);
+
+/// How long what a refused rejoin closed stays closed after the last attempt. The newer side tries
+/// every second unless it was told otherwise.
+const LEFT_CLOSED: Duration = Duration::from_secs(10);
 
 /// A volume this node had as its source, and its backing.
 pub(super) type OwnBase = (VolumeName, PathBuf);
@@ -43,16 +48,43 @@ impl Inner {
             .collect();
         let made = self.may_rejoin(hello, &volumes).and_then(|()| {
             let closed = self.close_source(group);
-            let made = closed.and_then(|()| self.make_on_own(hello, &own));
-            if made.is_err() {
-                self.bring_up(group, ATTACH_PATIENCE);
-            }
-            made
+            closed.and_then(|()| self.make_on_own(hello, &own))
         });
+        match &made {
+            // It is tried again, every second or so: devices that come and go would help nobody.
+            Err(Route::Refuse { code, text, .. }) if code.passes() => {
+                self.leave_closed(hello, &volumes, text);
+            }
+            Err(_) => self.bring_up(group, ATTACH_PATIENCE),
+            Ok(_) => {}
+        }
         let opened = made.inspect_err(|refusal| self.tell_not_rejoined(hello, refusal))?;
         self.conclude_rejoin(group)
             .map_err(|error| refuse(RefuseCode::Unavailable, error.to_string()))?;
         self.begin_replica(group, opened)
+    }
+
+    /// A rejoin that was refused for now: what it closed stays closed as long as it is tried again.
+    fn leave_closed(&self, hello: &Hello, volumes: &Volumes, text: &str) {
+        let missing = self.missing(&hello.group, volumes);
+        if missing.is_empty() {
+            return;
+        }
+        let why = Trouble {
+            code: ErrorCode::GroupBusy,
+            what: format!("node {} is to overwrite it, and cannot: {text}", hello.node),
+            action: format!(
+                "do what that says, or disconnect the link on node {}; a device that returns errors is back a little later",
+                hello.node
+            ),
+        };
+        let mut state = self.state();
+        let until = Instant::now() + LEFT_CLOSED;
+        state.left_closed.insert(hello.group.clone(), until);
+        let known = state.groups.entry(hello.group.clone()).or_default();
+        for (name, _) in missing {
+            known.troubles.insert(name, why.clone());
+        }
     }
 
     /// Said once for each reason: the newer side tries again.
@@ -197,7 +229,10 @@ impl Inner {
     pub(super) fn conclude_rejoin(&self, group: &GroupName) -> Result<(), ApiError> {
         let volumes = self.volumes_of(group);
         self.forget_source(group)?;
-        self.state().not_rejoined.remove(group);
+        let mut state = self.state();
+        state.not_rejoined.remove(group);
+        state.left_closed.remove(group);
+        drop(state);
         for (name, entry) in volumes {
             self.show(&name, &entry);
             let text = format!(

@@ -13,6 +13,7 @@ use blkrep_types::{GroupName, LinkName, VolumeIndex, VolumeName};
 use blkrep_ublk::Device;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The engine of a source group.
 pub(super) type Engine = Arc<SourceShared<RealHost>>;
@@ -83,6 +84,8 @@ pub(super) struct State {
     pub(super) ending: BTreeSet<GroupName>,
     /// Why old sources could not become targets when it was last tried.
     pub(super) not_rejoined: BTreeMap<GroupName, String>,
+    /// Old sources that stay closed until then, for it is tried again to make them targets.
+    pub(super) left_closed: BTreeMap<GroupName, Instant>,
 }
 
 impl State {
@@ -94,12 +97,20 @@ impl State {
             unopened: BTreeMap::new(),
             ending: BTreeSet::new(),
             not_rejoined: BTreeMap::new(),
+            left_closed: BTreeMap::new(),
         }
     }
 
     /// True if this node is target of a group, whether or not its replica could be opened.
     pub(super) fn replica_is_here(&self, group: &GroupName) -> bool {
         self.replicas.contains_key(group) || self.unopened.contains_key(group)
+    }
+
+    /// True if a group stays closed for now.
+    pub(super) fn stays_closed(&mut self, group: &GroupName) -> bool {
+        let now = Instant::now();
+        self.left_closed.retain(|_, until| now < *until);
+        self.left_closed.contains_key(group)
     }
 
     /// Refuses a group of which a device is ending.

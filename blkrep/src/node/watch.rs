@@ -188,9 +188,11 @@ impl Inner {
         };
         for group in troubled {
             let _turn = self.command();
-            if self.state().ending.contains(&group) {
+            let mut state = self.state();
+            if state.ending.contains(&group) || state.stays_closed(&group) {
                 continue;
             }
+            drop(state);
             self.bring_up(&group, Duration::ZERO);
         }
         for group in unopened {

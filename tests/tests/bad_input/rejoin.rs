@@ -250,6 +250,42 @@ fn an_old_source_whose_disk_is_busy_or_missing_stays_what_it_was() {
     old.alive();
 }
 
+/// A reason that may pass, found when the old source was closed already: its devices came and went with each attempt of
+/// the newer side.
+#[test]
+fn an_old_source_whose_rejoin_is_refused_for_now_stays_closed_as_long_as_it_is_tried() {
+    let lab = Lab::new();
+    let (old, newer) = superseded(&lab, &["pg"]);
+    let in_the_way = old.state.join("replicas/db");
+    File::create(&in_the_way).unwrap();
+    let served = count(&old, "volume-attached");
+    newer.ok(&back_to(&old, ""));
+    says(&newer, "replicas/db");
+    let volume_is = |state: &str| {
+        crate::lab::until(&format!("the volume is {state}"), || {
+            let group = old.group("db")?;
+            (group["volumes"][0]["state"] == state).then_some(group)
+        })
+    };
+    let group = volume_is("offline");
+    let problem = group["problems"][0].to_string();
+    assert!(
+        problem.contains("is to overwrite it, and cannot"),
+        "{problem}"
+    );
+    assert!(problem.contains("replicas/db"), "{problem}");
+    // The newer side gives up: the old source is what it was.
+    newer.ok("disconnect db");
+    volume_is("fenced");
+    assert_eq!(count(&old, "volume-attached"), served + 1, "once");
+    newer.ok(&back_to(&old, ""));
+    volume_is("offline");
+    std::fs::remove_file(&in_the_way).unwrap();
+    newer.equal("db");
+    is_target_on(&old, &lab.path("pg"));
+    assert_eq!(count(&old, "volume-attached"), served + 1, "no more");
+}
+
 /// The names of the events of a group.
 fn events(node: &Node) -> Vec<String> {
     let page: Value = serde_json::from_str(&node.ok("events --json --limit 500")).unwrap();
