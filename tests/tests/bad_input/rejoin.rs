@@ -267,13 +267,14 @@ fn an_old_source_whose_rejoin_is_refused_for_now_stays_closed_as_long_as_it_is_t
             (group["volumes"][0]["state"] == state).then_some(group)
         })
     };
-    let group = volume_is("offline");
-    let problem = group["problems"][0].to_string();
-    assert!(
-        problem.contains("is to overwrite it, and cannot"),
-        "{problem}"
-    );
-    assert!(problem.contains("replicas/db"), "{problem}");
+    crate::lab::until("the status says why it stays closed", || {
+        let group = old.group("db")?;
+        let problem = group["problems"][0].to_string();
+        let told =
+            problem.contains("is to overwrite it, and cannot") && problem.contains("replicas/db");
+        told.then_some(())
+    });
+    volume_is("offline");
     // The newer side gives up: the old source is what it was.
     newer.ok("disconnect db");
     volume_is("fenced");
