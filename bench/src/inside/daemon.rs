@@ -6,7 +6,9 @@ use super::disks::equal;
 use super::stand::Stand;
 use crate::plan::Common;
 use anyhow::{Context, Result, ensure};
-use blkrep_api::{LinkStatus, ReplicationState, SettingReply, Status, route};
+use blkrep_api::{
+    ConnectionState, LinkStatus, MirrorState, ReplicationState, SettingReply, Status, route,
+};
 use blkrep_tests::inside::shell::{Running, command, run, spawn, try_run, wait_for};
 use blkrep_types::DataState;
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -310,6 +312,25 @@ impl Pair {
         let line = format!(
             "connect {VOLUME} --to 127.0.0.1:{TARGET_PORT} --map {VOLUME}={far} --mode async {how} --overwrite --yes"
         );
+        self.source.ctl(&line).map(drop)
+    }
+
+    /// Makes the link with a full mirror that is held before it has got far.
+    pub(super) fn connect_held(&mut self) -> Result<()> {
+        self.connect("--mirror full")?;
+        self.source.ctl(&format!("mirror pause {VOLUME}"))?;
+        let held = wait_for("the mirror to be held", CONTROL_LIMIT, || {
+            let link = self.link()?;
+            Ok(link.connection == ConnectionState::Connected
+                && link.mirror.state == MirrorState::Paused
+                && link.queue.ops == 0)
+        });
+        held.with_context(|| self.describe())
+    }
+
+    /// Mirrors everything.
+    pub(super) fn mirror(&mut self) -> Result<()> {
+        let line = format!("mirror start {VOLUME} --kind full");
         self.source.ctl(&line).map(drop)
     }
 

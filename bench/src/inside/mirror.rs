@@ -74,8 +74,9 @@ fn one(
         Contestant::Async => {
             let mut pair = Pair::apart(common, near.path(), far.path())?;
             say_settings(record, round, contestant, &pair)?;
+            pair.connect_held()?;
             let started = Instant::now();
-            pair.connect("--mirror full")?;
+            pair.mirror()?;
             let seconds = ended(started, || pair.is_equal());
             let seconds = seconds.with_context(|| pair.describe())?;
             Box::new(pair).lower()?;

@@ -5,6 +5,7 @@
 
 use crate::memory::Slice;
 use blkrep_types::{Errno, Nanos};
+use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -89,7 +90,7 @@ pub struct Completion<S> {
 }
 
 /// Wakes a worker from another thread.
-pub trait Wake: Send + Sync {
+pub trait Wake: Any + Send + Sync {
     /// Makes the worker's current or next wait return. Cheap, idempotent, never blocks.
     fn wake(&self);
 }
@@ -109,6 +110,21 @@ impl Waker {
     pub fn wake(&self) {
         self.0.wake();
     }
+
+    /// True if both wake the same worker.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// True if there is no other handle to the worker.
+    pub(crate) fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// What is behind the handle, for a ring that knows its own kind.
+    pub(crate) fn inner(&self) -> &dyn Any {
+        &*self.0
+    }
 }
 
 impl fmt::Debug for Waker {
@@ -124,8 +140,12 @@ pub trait Io {
     /// A connection or listener; clones share it, the last one closes it.
     type Socket: Clone + fmt::Debug + Send + 'static;
 
-    /// Monotonic time. It may stand still from one `wait` to the next.
+    /// Monotonic time. It may stand still from one `wait` to the next, and for up to 4 ms; but a
+    /// `wait` that its deadline ended is followed by a time that is not before the deadline.
     fn now(&self) -> Nanos;
+
+    /// Monotonic time as it is now, to measure with.
+    fn exact_now(&self) -> Nanos;
 
     /// A random number, fit for identities.
     fn random(&mut self) -> u64;
@@ -138,6 +158,12 @@ pub trait Io {
 
     /// A handle that makes `wait` return.
     fn waker(&self) -> Waker;
+
+    /// Wakes another worker by the next `wait` of this one at the latest: a thread that goes to
+    /// its own ring anyway needs no system call more for it.
+    fn notify(&mut self, waker: &Waker) {
+        waker.wake();
+    }
 
     /// Waits until something completed, a waker was used or `deadline` passed; appends what
     /// completed to `out`.

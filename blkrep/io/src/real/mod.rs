@@ -5,10 +5,12 @@
 //! of the kernel once. Operations enter, completions leave. Never decides what is written where.
 
 mod alarm;
+mod clock;
 mod device;
 mod file;
 mod flight;
 mod host;
+mod notice;
 pub mod process;
 mod ring;
 mod socket;

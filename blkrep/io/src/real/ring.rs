@@ -5,18 +5,19 @@
 //! answered, also when the ring is dropped.
 
 use super::alarm::{ALARM, Alarm};
+use super::clock::{Clock, now};
 use super::errno_of;
 use super::file::RealFile;
 use super::flight::{Asked, Flight, Job, Next};
+use super::notice::{NOTICE, Notices, passes_messages};
 use super::socket::RealSocket;
 use super::wake::EventWake;
 use crate::memory::{Region, Slice};
 use crate::proactor::{Completion, Io, Op, Token, Waker};
 use blkrep_types::{Errno, Nanos};
-use io_uring::squeue::Entry;
-use io_uring::types::CancelBuilder;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, opcode};
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
@@ -30,6 +31,9 @@ const ENTRIES_MAX: u32 = 4096;
 
 /// The answer of a time limit or a cancellation: nobody waits for it.
 const NOBODY: u64 = u64::MAX;
+
+/// A message of another ring: look.
+const MESSAGE: u64 = u64::MAX - 1;
 
 /// How long a dropped ring waits for the kernel to let go of memory; then that memory is leaked.
 const DROP_WAIT: Duration = Duration::from_secs(30);
@@ -50,10 +54,11 @@ pub struct UringIo {
     wake: Arc<EventWake>,
     wake_memory: Slice,
     wake_armed: bool,
+    /// The kernel passes messages from ring to ring, and answers only those that failed.
+    messages: bool,
     alarm: Alarm,
-    /// The time of this turn, once somebody has asked for it. Reading the clock is a system call
-    /// where the kernel has no better clock source, and a turn asks many times.
-    turn: Cell<Option<Nanos>>,
+    clock: Clock,
+    notices: Notices,
     /// A single-issuer ring belongs to the thread that made it.
     here_only: PhantomData<*const ()>,
 }
@@ -68,6 +73,8 @@ impl UringIo {
         let entries = entries.clamp(8, ENTRIES_MAX).next_power_of_two();
         let ring = build(entries).map_err(|error| Errno::from(&error))?;
         let room = usize::try_from(entries).expect("64-bit platform") * 2;
+        let messages = passes_messages(&ring);
+        let wake = Arc::new(EventWake::new(ring.as_raw_fd())?);
         let mut io = Self {
             ring,
             flights: Vec::with_capacity(room),
@@ -75,11 +82,13 @@ impl UringIo {
             in_flight: 0,
             ready: VecDeque::with_capacity(16),
             stash: VecDeque::new(),
-            wake: Arc::new(EventWake::new()?),
+            wake,
             wake_memory: Region::heap(8).whole(),
             wake_armed: false,
+            messages,
             alarm: Alarm::new(),
-            turn: Cell::new(None),
+            clock: Clock::new(),
+            notices: Notices::default(),
             here_only: PhantomData,
         };
         io.arm_wake();
@@ -186,7 +195,7 @@ impl UringIo {
             .extend(answers.map(|entry| (entry.user_data(), entry.result())));
     }
 
-    /// Takes all answers that are there; true if the waker's was among them.
+    /// Takes all answers that are there; true if somebody woke this thread.
     fn reap(&mut self, out: &mut Vec<Answer>) -> bool {
         self.set_aside();
         let mut woken = false;
@@ -194,8 +203,17 @@ impl UringIo {
             if name == NOBODY {
                 continue;
             }
+            if name == MESSAGE {
+                woken = true;
+                continue;
+            }
+            if name & NOTICE != 0 {
+                self.notices.failed(name & !NOTICE);
+                continue;
+            }
             if name & ALARM != 0 {
                 self.alarm.rang(name);
+                self.clock.forget();
                 continue;
             }
             let index = usize::try_from(name).expect("a name is an index");
@@ -254,9 +272,11 @@ impl Io for UringIo {
     type Socket = RealSocket;
 
     fn now(&self) -> Nanos {
-        let now = self.turn.get().unwrap_or_else(now);
-        self.turn.set(Some(now));
-        now
+        self.clock.recent()
+    }
+
+    fn exact_now(&self) -> Nanos {
+        self.clock.exact()
     }
 
     fn random(&mut self) -> u64 {
@@ -280,6 +300,19 @@ impl Io for UringIo {
         Waker::new(self.wake.clone())
     }
 
+    fn notify(&mut self, waker: &Waker) {
+        let wake = waker.inner().downcast_ref::<EventWake>();
+        let Some(wake) = wake.filter(|_| self.messages) else {
+            return waker.wake();
+        };
+        if wake.notice() {
+            let name = NOTICE | user_data(self.notices.name(waker));
+            let ring = Fd(wake.ring());
+            let message = opcode::MsgRingData::new(ring, 0, MESSAGE, None).build();
+            self.push(&[message.flags(Flags::SKIP_SUCCESS).user_data(name)]);
+        }
+    }
+
     fn wait(&mut self, deadline: Option<Nanos>, out: &mut Vec<Answer>) -> Result<(), Errno> {
         let before = out.len();
         self.reap(out);
@@ -299,11 +332,10 @@ impl Io for UringIo {
             }
             // An answer can be only a step of an operation (a short transfer, a limit that was
             // not needed) or an alarm that nobody needs any more: then sleep on.
-            if deadline.is_some_and(|deadline| deadline <= now()) {
+            if deadline.is_some_and(|deadline| deadline <= self.clock.exact()) {
                 break;
             }
         }
-        self.turn.set(None);
         self.wake.awake();
         Ok(())
     }
@@ -317,7 +349,7 @@ impl Drop for UringIo {
         let mut out = Vec::new();
         loop {
             let pending = self.in_flight > 0 || self.wake_armed;
-            if !pending {
+            if !pending && self.enter(false).is_ok() {
                 return;
             }
             let soon = now().after(Duration::from_millis(100));
@@ -376,20 +408,6 @@ fn build(entries: u32) -> std::io::Result<IoUring> {
         .or_else(|_| plain.build(entries))
 }
 
-/// The monotonic clock.
-pub(super) fn now() -> Nanos {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: writes one `timespec` to a live exclusive reference.
-    let asked = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    assert_eq!(asked, 0, "the monotonic clock can always be read");
-    let seconds = u64::try_from(time.tv_sec).expect("the clock began before now");
-    let nanos = u64::try_from(time.tv_nsec).expect("a part of a second");
-    Nanos::new(seconds * 1_000_000_000 + nanos)
-}
-
 /// Random bytes of the kernel, fit for identities.
 pub(super) fn fill_random(mut bytes: &mut [u8]) {
     while !bytes.is_empty() {
@@ -403,5 +421,66 @@ pub(super) fn fill_random(mut bytes: &mut [u8]) {
                 "the kernel's random numbers can always be read"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::thread;
+
+    #[test]
+    fn a_sleeping_thread_is_woken_through_the_ring_of_another() {
+        const TIMES: usize = 3;
+        let (tell, told) = mpsc::channel();
+        let sleeper = thread::spawn(move || {
+            let mut io = UringIo::new(8).unwrap();
+            tell.send(io.waker()).unwrap();
+            let (mut out, begun) = (Vec::new(), io.exact_now());
+            for _ in 0..TIMES {
+                let long = io.exact_now().after(Duration::from_secs(60));
+                io.wait(Some(long), &mut out).unwrap();
+                tell.send(io.waker()).unwrap();
+            }
+            assert!(out.is_empty());
+            io.exact_now().since(begun)
+        });
+        let mut io = UringIo::new(8).unwrap();
+        assert!(io.messages, "this kernel passes messages between rings");
+        for _ in 0..TIMES {
+            let waker = told.recv().unwrap();
+            let wake = waker.inner().downcast_ref::<EventWake>().unwrap();
+            while wake.is_awake() {
+                thread::yield_now();
+            }
+            io.notify(&waker);
+            io.notify(&waker);
+            io.enter(false).unwrap();
+        }
+        assert!(sleeper.join().unwrap() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_worker_whose_ring_takes_no_message_is_woken_by_its_eventfd() {
+        let wake = Arc::new(EventWake::new(-1).unwrap());
+        assert!(wake.may_sleep());
+        let mut io = UringIo::new(8).unwrap();
+        io.notify(&Waker::new(wake.clone()));
+        io.enter(false).unwrap();
+        io.reap(&mut Vec::new());
+        assert_eq!(wake.written(), 1);
+    }
+
+    #[test]
+    fn a_notice_that_was_not_taken_along_goes_with_the_end_of_the_ring() {
+        let mut sleeper = UringIo::new(8).unwrap();
+        assert!(sleeper.wake.may_sleep());
+        let mut io = UringIo::new(8).unwrap();
+        io.notify(&sleeper.waker());
+        drop(io);
+        sleeper.enter(true).unwrap();
+        assert!(sleeper.reap(&mut Vec::new()));
     }
 }

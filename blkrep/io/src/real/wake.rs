@@ -1,7 +1,7 @@
 //! Waking a ring from another thread.
 //!
-//! Owns an eventfd and a word that says whether the ring's thread sleeps. A wake costs a system
-//! call only when it does; the sleeper looks at the word after it said that it will sleep, so no
+//! Owns an eventfd and a word that says whether the ring's thread sleeps. A wake costs something
+//! only when it does: a system call, or a message that the waking thread's ring takes along; the sleeper looks at the word after it said that it will sleep, so no
 //! wake is lost between the two.
 
 use super::errno_of;
@@ -19,21 +19,29 @@ const NOTIFIED: u8 = 2;
 #[derive(Debug)]
 pub(super) struct EventWake {
     event: EventFd,
+    /// The sleeper's ring. Not kept open by this: see [`super::notice`].
+    ring: RawFd,
     state: AtomicU8,
 }
 
 impl EventWake {
-    pub(super) fn new() -> Result<Self, Errno> {
+    /// The waker of the thread that sleeps in `ring`.
+    pub(super) fn new(ring: RawFd) -> Result<Self, Errno> {
         // Blocking on purpose: the ring's read of it then waits instead of failing with EAGAIN.
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(errno_of)?;
         Ok(Self {
             event,
+            ring,
             state: AtomicU8::new(AWAKE),
         })
     }
 
     pub(super) fn raw(&self) -> RawFd {
         self.event.as_raw_fd()
+    }
+
+    pub(super) const fn ring(&self) -> RawFd {
+        self.ring
     }
 
     /// Says that the thread is about to sleep; false if it was woken already and must not.
@@ -43,19 +51,43 @@ impl EventWake {
             .is_ok()
     }
 
+    /// Leaves a notice; true if the thread sleeps and must be woken, by a message or by
+    /// [`EventWake::write`].
+    pub(super) fn notice(&self) -> bool {
+        self.state.swap(NOTIFIED, Ordering::SeqCst) == ASLEEP
+    }
+
+    /// Wakes the thread by its eventfd, whatever the word says.
+    pub(super) fn write(&self) {
+        // The counter cannot overflow: at most two writes a sleep. An error would mean that our
+        // own descriptor is not an eventfd.
+        let written = self.event.write(1);
+        debug_assert!(written.is_ok(), "writing an eventfd succeeds");
+    }
+
     /// Says that the thread is awake; true if somebody woke it.
     pub(super) fn awake(&self) -> bool {
         self.state.swap(AWAKE, Ordering::SeqCst) == NOTIFIED
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+impl EventWake {
+    pub(super) fn is_awake(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == AWAKE
+    }
+
+    /// Times it was written and nobody has read it. Blocks if there are none.
+    pub(super) fn written(&self) -> u64 {
+        self.event.read().unwrap()
+    }
+}
+
 impl Wake for EventWake {
     fn wake(&self) {
-        if self.state.swap(NOTIFIED, Ordering::SeqCst) == ASLEEP {
-            // The counter cannot overflow: one write a sleep. An error would mean that our own
-            // descriptor is not an eventfd.
-            let written = self.event.write(1);
-            debug_assert!(written.is_ok(), "writing an eventfd succeeds");
+        if self.notice() {
+            self.write();
         }
     }
 }
@@ -67,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_wake_before_the_sleep_prevents_it() {
-        let wake = EventWake::new().unwrap();
+        let wake = EventWake::new(-1).unwrap();
         wake.wake();
         assert!(!wake.may_sleep());
         assert!(wake.awake());

@@ -123,6 +123,10 @@ impl Io for SimIo {
         self.world.now()
     }
 
+    fn exact_now(&self) -> Nanos {
+        self.world.now()
+    }
+
     fn random(&mut self) -> u64 {
         self.world.lock().random.bits()
     }

@@ -182,7 +182,7 @@ impl Session {
                 Ok(())
             }
             (_, Message::Pong(stamp)) => {
-                lines.snapshot.round_trip = Some(io.now().since(Nanos::new(stamp)));
+                lines.snapshot.round_trip = Some(io.exact_now().since(Nanos::new(stamp)));
                 Ok(())
             }
             (_, Message::Error(farewell) | Message::Goodbye(farewell)) => {

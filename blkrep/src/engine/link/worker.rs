@@ -437,7 +437,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         session.pump(io, &mut self.port, &mut self.lines);
         let quiet = now >= wire.last_said.after(self.settings.heartbeat);
         if quiet && session.is_answered() && self.lines.outbox.is_empty() {
-            let ping = Message::Ping(now.get());
+            let ping = Message::Ping(io.exact_now().get());
             let queued = self.lines.outbox.message(&mut self.lines.encoder, &ping);
             assert!(queued, "an empty outbox takes a heartbeat");
         }

@@ -94,6 +94,15 @@ impl Mail {
             waker.wake();
         }
     }
+
+    /// The same from a worker, whose next wait tells it.
+    fn notify(&self, io: &mut impl Io) {
+        if !self.waiting.swap(true, Ordering::AcqRel)
+            && let Some(waker) = self.waker.get()
+        {
+            io.notify(waker);
+        }
+    }
 }
 
 /// What happened on a worker, for the next turn.
@@ -313,11 +322,11 @@ impl<H: Host> SourceShared<H> {
     pub(super) fn turn<R>(
         &self,
         me: WorkerId,
-        now: impl FnOnce() -> Nanos,
+        io: &mut H::Io,
         out: &mut Outbox<FileOf<H>>,
         body: impl FnOnce(&mut State<FileOf<H>>) -> R,
     ) -> R {
-        let now = self.log.get().map(|_| now()).unwrap_or_default();
+        let now = self.log.get().map(|_| io.now()).unwrap_or_default();
         let mut state = self.lock();
         let before = head(&state.group);
         state.group.enter(me, now);
@@ -338,7 +347,7 @@ impl<H: Host> SourceShared<H> {
         self.store_gate(&state.group);
         drop(state);
         for mail in out.wakes.drain(..) {
-            mail.send();
+            mail.notify(io);
         }
         result
     }
@@ -370,7 +379,7 @@ impl<H: Host> SourceShared<H> {
     }
 
     /// Something was published: wakes the links that wait for it.
-    pub(super) fn wake_links(&self) {
+    pub(super) fn wake_links(&self, io: &mut H::Io, out: &mut Outbox<FileOf<H>>) {
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.idle_links.load(Ordering::Relaxed) == 0 {
             return;
@@ -378,11 +387,12 @@ impl<H: Host> SourceShared<H> {
         if self.idle_links.swap(0, Ordering::SeqCst) != 0 {
             let state = self.lock();
             let mails = state.group.link_workers();
-            let mails: Vec<_> = mails
-                .map(|worker| Arc::clone(&state.mails[worker.as_usize()]))
-                .collect();
+            let mails = mails.map(|worker| Arc::clone(&state.mails[worker.as_usize()]));
+            out.wakes.extend(mails);
             drop(state);
-            mails.iter().for_each(|mail| mail.send());
+            for mail in out.wakes.drain(..) {
+                mail.notify(io);
+            }
         }
     }
 

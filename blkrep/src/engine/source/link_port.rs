@@ -49,17 +49,12 @@ impl<H: Host> GroupLinkPort<H> {
         body: impl FnOnce(&mut super::group::State<FileOf<H>>) -> R,
     ) -> R {
         let events = &mut self.events;
-        let result = self.shared.turn(
-            self.id,
-            || io.now(),
-            &mut self.outbox,
-            |state| {
-                for event in events.drain(..) {
-                    apply(&mut state.group, event);
-                }
-                body(state)
-            },
-        );
+        let result = self.shared.turn(self.id, io, &mut self.outbox, |state| {
+            for event in events.drain(..) {
+                apply(&mut state.group, event);
+            }
+            body(state)
+        });
         self.act(io);
         result
     }
@@ -102,7 +97,7 @@ impl<H: Host> GroupLinkPort<H> {
             self.jobs.commit(&mut Marked(io), commit);
         }
         if std::mem::take(&mut self.outbox.appended) {
-            self.shared.wake_links();
+            self.shared.wake_links(io, &mut self.outbox);
         }
     }
 
@@ -138,6 +133,10 @@ impl<I: Io> Io for Marked<'_, I> {
         self.0.now()
     }
 
+    fn exact_now(&self) -> Nanos {
+        self.0.exact_now()
+    }
+
     fn random(&mut self) -> u64 {
         self.0.random()
     }
@@ -152,6 +151,10 @@ impl<I: Io> Io for Marked<'_, I> {
 
     fn waker(&self) -> blkrep_io::Waker {
         self.0.waker()
+    }
+
+    fn notify(&mut self, waker: &blkrep_io::Waker) {
+        self.0.notify(waker);
     }
 
     fn wait(

@@ -212,7 +212,7 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
             self.jobs.commit(io, commit);
         }
         if published {
-            self.shared.wake_links();
+            self.shared.wake_links(io, &mut self.outbox);
         }
     }
 }
@@ -257,16 +257,11 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> Worker<H::Io> for QueueWorker<H, F>
             return self.give_up(io);
         }
         let events = &mut self.events;
-        self.shared.turn(
-            self.id,
-            || io.now(),
-            &mut self.outbox,
-            |state| {
-                for event in events.drain(..) {
-                    apply(&mut state.group, event);
-                }
-            },
-        );
+        self.shared.turn(self.id, io, &mut self.outbox, |state| {
+            for event in events.drain(..) {
+                apply(&mut state.group, event);
+            }
+        });
         self.act(io);
         self.give_up(io);
     }
