@@ -8,6 +8,7 @@
 use crate::error::FormatError;
 use crate::layout::{MapHead, MapSector, NameBytes};
 use blkrep_types::WriteName;
+use blkrep_types::limits::COUNT_MAX;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -133,6 +134,9 @@ pub fn decode_head(map: &MapName, bytes: &[u8]) -> Result<(Head, u64), FormatErr
     check(WHAT_HEAD, found.magic == HEAD_MAGIC, bytes, found.version)?;
     if found.map != *map {
         return Err(wrong("map"));
+    }
+    if found.counter.get() > COUNT_MAX {
+        return Err(wrong("counter"));
     }
     let mut reserved = found.reserved.iter().chain(&found.reserved_end);
     if reserved.any(|byte| *byte != 0) {

@@ -28,6 +28,9 @@ pub const PATH_BYTES_MAX: usize = 4096;
 /// Longest address of a peer: a host name and a port.
 pub const PEER_BYTES_MAX: usize = 300;
 
+/// Most bytes of a memory log that are believed: more than any host has, and four times what can be set.
+pub const LOG_BYTES_MAX: u64 = 1 << 40;
+
 pub(crate) const VERSION: u32 = 1;
 pub(crate) const MAGIC: [u8; 8] = *b"BLKrGRUP";
 pub(crate) const WHAT: &str = "superblock of the group";

@@ -6,6 +6,7 @@
 
 use crate::error::FormatError;
 use crate::layout::MapSector;
+use blkrep_types::limits::COUNT_MAX;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -92,6 +93,9 @@ pub fn decode_sector(
     }
     if sector.reserved.iter().any(|byte| *byte != 0) {
         return Err(wrong("reserved"));
+    }
+    if sector.counter.get() > COUNT_MAX {
+        return Err(wrong("counter"));
     }
     if sector.sector.get() != name.sector {
         return Err(wrong("sector"));

@@ -1,5 +1,6 @@
 //! Ranges of bytes that cannot be empty or overflow, and the grid of a dirty map.
 
+use crate::limits::GROUP_EXTENTS_MAX;
 use crate::{ByteLen, ByteOffset};
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +132,14 @@ impl ExtentSize {
     #[must_use]
     pub const fn count(self, len: ByteLen) -> u64 {
         len.get().div_ceil(1 << self.shift)
+    }
+
+    /// True if a map of volumes of these lengths, each with its grain, is within
+    /// [`GROUP_EXTENTS_MAX`].
+    #[must_use]
+    pub fn fit_a_map(volumes: impl IntoIterator<Item = (ByteLen, Self)>) -> bool {
+        let counts = volumes.into_iter().map(|(len, size)| size.count(len));
+        counts.fold(0, u64::saturating_add) <= GROUP_EXTENTS_MAX
     }
 
     /// First and last index that `extent` touches.

@@ -185,6 +185,10 @@ fn read_hello_volumes(body: &mut Body<'_>, count: u16) -> Result<Vec<HelloVolume
         path_lens.push(path_len);
         volumes.push(volume);
     }
+    let sizes = volumes
+        .iter()
+        .map(|volume| (volume.len, volume.extent_size));
+    body.check(ExtentSize::fit_a_map(sizes), "volumes.len")?;
     for (volume, len) in volumes.iter_mut().zip(path_lens) {
         volume.path = body.text(len, "paths")?;
     }

@@ -228,6 +228,20 @@ fn a_refusal_is_understood_whatever_version_was_agreed_on() {
     ));
 }
 
+/// A fuzzer's: the target made a map for a volume of eight exabytes, and ended for want of memory.
+#[test]
+fn a_hello_whose_map_no_memory_holds_is_refused() {
+    for (len, fits) in [(1_u64 << 47, true), (1 << 49, false), (1 << 62, false)] {
+        let Some(Message::Hello(mut hello)) = messages().into_iter().next() else {
+            panic!("a hello is the first message");
+        };
+        hello.volumes[0].len = ByteLen::new(len);
+        let mut decoder = decoder();
+        feed(&mut decoder, &encode(&Message::Hello(hello)));
+        assert_eq!(decoder.next().is_ok(), fits, "{len}");
+    }
+}
+
 #[test]
 fn another_decoder_goes_on_after_the_first_frame() {
     let region = Region::heap(1 << 20);

@@ -11,6 +11,7 @@ mod layout;
 mod tests;
 
 use blkrep_io::{PAGE_BYTES, Region, Slice};
+use blkrep_types::limits::COUNT_MAX;
 use blkrep_types::{
     ByteLen, ByteOffset, Extent, Generation, Incarnation, Record, RecordKind, Seq, VolumeIndex,
 };
@@ -240,8 +241,11 @@ impl MemoryLog {
         let base = read_base(&region);
         let head = Seq::new(region.load(header::HEAD, Acquire));
         let held = head.get().wrapping_sub(base.1.get());
-        if head < base.1 || held > shape.entries {
+        if head < base.1 || held > shape.entries || head.get() > COUNT_MAX {
             return wrong("its head and tail contradict each other");
+        }
+        if base.0 > incarnation {
+            return wrong("it is of a later run than this one, whose record must be an old copy");
         }
         let mut log = Self {
             region,
@@ -284,8 +288,12 @@ impl MemoryLog {
                 .flatten()
             {
                 let room = round_up(len.len().get(), GRAIN);
-                if start < end || start + room > first_data.unwrap_or(start) + self.shape.data_bytes
-                {
+                let size = self.shape.data_bytes;
+                let whole = start.is_multiple_of(GRAIN)
+                    && start <= COUNT_MAX
+                    && room <= size
+                    && start % size + room <= size;
+                if !whole || start < end || start + room > first_data.unwrap_or(start) + size {
                     return Err(Unusable(format!("the bytes of entry {seq} overlap others")));
                 }
                 first_data.get_or_insert(start);

@@ -47,6 +47,32 @@ fn zero() -> Append {
     }
 }
 
+/// A fuzzer's: a record set back to an old copy met an empty log of a later run, and gave names of the
+/// older run after it, which its own successor then refused.
+#[test]
+fn a_log_of_a_later_run_is_not_taken_over() {
+    let region = region();
+    drop(log(&region));
+    let earlier = Incarnation::new(1);
+    assert!(MemoryLog::recover(Arc::clone(&region), shape(), &NAME, earlier).is_err());
+    assert!(MemoryLog::recover(region, shape(), &NAME, BASE.0).is_ok());
+}
+
+/// A fuzzer's: positions near the end of all numbers overflowed, and a slot over the end of the ring was
+/// read behind the memory.
+#[test]
+fn bytes_that_no_slot_can_have_are_refused() {
+    for start in [u64::MAX - 511, COUNT_MAX + 512, 1, (64 << 10) - 512] {
+        let region = region();
+        let mut first = log(&region);
+        let one = first.append(&data(4096)).unwrap();
+        let at = HEADER_BYTES + usize_of(one.seq.get() % shape().entries) * ENTRY_BYTES;
+        region.store(at + entry::DATA, start, Relaxed);
+        let recovered = MemoryLog::recover(region, shape(), &NAME, RUN.next());
+        assert!(recovered.is_err(), "bytes at {start}");
+    }
+}
+
 #[test]
 fn a_successor_reads_what_its_predecessor_appended() {
     let region = region();

@@ -1,12 +1,12 @@
 //! Bytes to facts. Nothing is believed before its checksum.
 
 use super::{
-    COPY_BYTES, Group, GroupLink, GroupVolume, MAGIC, PATH_BYTES_MAX, PEER_BYTES_MAX, TransmitHeld,
-    VERSION, WHAT,
+    COPY_BYTES, Group, GroupLink, GroupVolume, LOG_BYTES_MAX, MAGIC, PATH_BYTES_MAX,
+    PEER_BYTES_MAX, TransmitHeld, VERSION, WHAT,
 };
 use crate::error::FormatError;
 use crate::layout::{AncestorEntry, GroupHead, LinkEntry, TextName, VolumeEntry};
-use blkrep_types::limits::{GENERATION_HISTORY_MAX, GROUP_VOLUMES_MAX};
+use blkrep_types::limits::{COUNT_MAX, GENERATION_HISTORY_MAX, GROUP_VOLUMES_MAX};
 use blkrep_types::{
     Ancestor, BlockSize, ByteLen, ExtentSize, Generation, GroupName, History, Incarnation,
     LinkName, MirrorKind, Mode, Seq, VolumeIndex, VolumeName,
@@ -42,13 +42,26 @@ impl Group {
         for index in 0..head.volume_count.get() {
             volumes.push(volume(&take::<VolumeEntry>(&mut body)?, index)?);
         }
+        let sizes = volumes
+            .iter()
+            .map(|volume| (volume.len, volume.extent_size));
+        if !ExtentSize::fit_a_map(sizes) {
+            return Err(wrong("len"));
+        }
         let mut entries = Vec::new();
         for _ in 0..head.link_count.get() {
             entries.push(take::<LinkEntry>(&mut body)?);
         }
         let mut links = Vec::new();
         for entry in &entries {
-            links.push(link(entry, &mut body, volumes.len())?);
+            let link = link(entry, &mut body, volumes.len())?;
+            if links
+                .iter()
+                .any(|other: &GroupLink| other.place == link.place)
+            {
+                return Err(wrong("place"));
+            }
+            links.push(link);
         }
         if !body.is_empty() {
             return Err(wrong("bytes"));
@@ -112,6 +125,11 @@ fn check_head(head: &GroupHead, copy: &[u8]) -> Result<usize, FormatError> {
         ),
         (head.reserved.iter().all(|byte| *byte == 0), "reserved"),
         (u64::from(head.bytes.get()) <= COPY_BYTES, "bytes"),
+        (head.counter.get() <= COUNT_MAX, "counter"),
+        (head.incarnation.get() <= COUNT_MAX, "incarnation"),
+        (head.head_incarnation.get() <= COUNT_MAX, "head_incarnation"),
+        (head.head_seq.get() <= COUNT_MAX, "head_seq"),
+        (head.log_bytes.get() <= LOG_BYTES_MAX, "log_bytes"),
     ];
     if let Some((_, field)) = counts.iter().find(|(good, _)| !good) {
         return Err(wrong(field));
@@ -162,12 +180,17 @@ fn volume(entry: &VolumeEntry, index: u16) -> Result<GroupVolume, FormatError> {
     if entry.index.get() != index || entry.reserved.iter().any(|byte| *byte != 0) {
         return Err(wrong("index"));
     }
+    let block_size = BlockSize::try_from(u64::from(entry.block_bytes.get()))
+        .map_err(|_| wrong("block_bytes"))?;
+    let len = entry.len.get();
+    if len == 0 || len > i64::MAX as u64 || !len.is_multiple_of(block_size.get()) {
+        return Err(wrong("len"));
+    }
     Ok(GroupVolume {
         index: VolumeIndex::new(index),
         name: name(&entry.name, |text| VolumeName::new(text).ok()).ok_or(wrong("name"))?,
-        len: ByteLen::new(entry.len.get()),
-        block_size: BlockSize::try_from(u64::from(entry.block_bytes.get()))
-            .map_err(|_| wrong("block_bytes"))?,
+        len: ByteLen::new(len),
+        block_size,
         extent_size: ExtentSize::try_from(u64::from(entry.extent_bytes.get()))
             .map_err(|_| wrong("extent_bytes"))?,
     })

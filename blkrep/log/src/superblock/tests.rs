@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::FormatError;
+use blkrep_types::limits::COUNT_MAX;
 use proptest::prelude::*;
 
 fn group() -> Group {
@@ -117,6 +118,43 @@ fn a_newer_version_is_left_alone() {
             ..
         }
     ));
+}
+
+/// A fuzzer's: two links in one place, sizes and numbers that overflow when they are counted on from, and
+/// maps larger than any memory ended the daemon at its start.
+#[test]
+fn what_nobody_can_have_written_is_refused() {
+    let change = |change: fn(&mut Group)| {
+        let mut changed = group();
+        change(&mut changed);
+        Group::decode(&changed.encode(7).unwrap())
+    };
+    let refused = |found: Result<(Group, u64), FormatError>, expected: &str| match found {
+        Err(FormatError::Field { field, .. }) => assert_eq!(field, expected),
+        other => panic!("{expected}: {other:?}"),
+    };
+    refused(
+        change(|group| group.links.push(group.links[0].clone())),
+        "place",
+    );
+    refused(
+        change(|group| group.log_bytes = ByteLen::new(u64::MAX)),
+        "log_bytes",
+    );
+    refused(
+        change(|group| group.incarnation = Incarnation::new(u64::MAX)),
+        "incarnation",
+    );
+    refused(
+        change(|group| group.head.1 = Seq::new(COUNT_MAX + 1)),
+        "head_seq",
+    );
+    for len in [0, 513, 1 << 62] {
+        let mut sized = group();
+        sized.volumes[0].len = ByteLen::new(len);
+        refused(Group::decode(&sized.encode(7).unwrap()), "len");
+    }
+    refused(Group::decode(&group().encode(u64::MAX).unwrap()), "counter");
 }
 
 #[test]

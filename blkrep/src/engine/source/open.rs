@@ -12,6 +12,7 @@ use blkrep_core::source::{Gate, GroupOptions, LINKS_MAX, OnBackingError, SourceG
 use blkrep_io::{Access, Host, HostError};
 use blkrep_log::FormatError;
 use blkrep_log::superblock::{Group, GroupVolume};
+use blkrep_types::limits::GROUP_EXTENTS_MAX;
 use blkrep_types::{
     BlockSize, ByteLen, Errno, ExtentSize, Generation, GroupName, History, Incarnation, Seq,
     VolumeIndex, VolumeName,
@@ -176,6 +177,7 @@ impl<H: Host> SourceShared<H> {
         spec: &GroupSpec,
     ) -> Result<(Arc<Self>, OpenReport), OpenError> {
         let (files, volumes) = open_backings(host, spec)?;
+        check_maps(&volumes)?;
         let (superblock, found) = SuperblockFile::open(host, directory, &spec.name)?;
         let mut report = OpenReport {
             created: found.is_none(),
@@ -303,6 +305,24 @@ fn open_backings<H: Host>(host: &H, spec: &GroupSpec) -> Result<Opened<H>, OpenE
         volumes.push(facts);
     }
     Ok((files, volumes))
+}
+
+/// Refuses volumes whose maps would take more memory than a group may.
+fn check_maps(volumes: &[GroupVolume]) -> Result<(), OpenError> {
+    let sizes = volumes
+        .iter()
+        .map(|volume| (volume.len, volume.extent_size));
+    if ExtentSize::fit_a_map(sizes) {
+        return Ok(());
+    }
+    let last = volumes.last().expect("a group has a volume");
+    Err(OpenError::Volume {
+        volume: last.name.clone(),
+        problem: format!(
+            "the group's volumes have more than {GROUP_EXTENTS_MAX} extents of {}, more than a map holds: set a larger volume.extent-size, or put fewer volumes in one group",
+            ByteLen::new(last.extent_size.get()),
+        ),
+    })
 }
 
 /// Claims one backing, or shares the claim that `share` has on it.

@@ -9,7 +9,7 @@ use super::{BATCH_RECORDS_MAX, JOURNAL_BLOCK_BYTES, JournalId};
 use crate::error::FormatError;
 use crate::layout::{BatchHead, RecordEntry, head_crc};
 use blkrep_io::Slice;
-use blkrep_types::limits::REQUEST_BYTES_MAX;
+use blkrep_types::limits::{COUNT_MAX, REQUEST_BYTES_MAX};
 use blkrep_types::{
     ByteLen, ByteOffset, Extent, Generation, Incarnation, MirrorKind, Record, RecordKind, Seq,
     VolumeIndex, WriteName,
@@ -183,6 +183,9 @@ pub(super) fn read_head(
     }
     if head.position.get() != position {
         return Err(wrong("position"));
+    }
+    if head.number.get() > COUNT_MAX {
+        return Err(wrong("number"));
     }
     let record_count = head.record_count.get();
     if record_count == 0 || record_count as usize > BATCH_RECORDS_MAX {

@@ -7,6 +7,7 @@ use super::{JOURNAL_AREA_OFFSET, JOURNAL_BLOCK_BYTES};
 use crate::error::FormatError;
 use crate::layout::{JournalHead, head_crc};
 use blkrep_types::WriteName;
+use blkrep_types::limits::COUNT_MAX;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -164,10 +165,13 @@ fn check(head: &JournalHead) -> Result<(), FormatError> {
     if !position.is_multiple_of(JOURNAL_BLOCK_BYTES) || position > 1 << 62 {
         return wrong("position");
     }
-    if head.number.get() == 0 {
+    if head.number.get() == 0 || head.number.get() > COUNT_MAX {
         return wrong("number");
     }
-    if head.durable.get() == u64::MAX {
+    if head.counter.get() > COUNT_MAX {
+        return wrong("counter");
+    }
+    if head.durable.get() > COUNT_MAX {
         return wrong("durable");
     }
     if head.reserved.iter().any(|byte| *byte != 0) {

@@ -344,6 +344,58 @@ fn a_place_that_cannot_be_read_is_never_taken_for_the_end() {
     );
 }
 
+/// A fuzzer's: the number after the last one there is overflowed, and the daemon ended at its start.
+#[test]
+fn numbers_that_nobody_can_have_counted_to_are_refused() {
+    let journal = Journal::new();
+    let mut block = vec![0; ByteLen::new(JOURNAL_BLOCK_BYTES).as_usize()];
+    let mut read = |state: JournalState| {
+        state.encode(&mut block);
+        JournalState::decode(&block)
+    };
+    assert!(read(journal.state).is_ok());
+    let state = journal.state;
+    for (state, expected) in [
+        (
+            JournalState {
+                number: u64::MAX,
+                ..state
+            },
+            "number",
+        ),
+        (
+            JournalState {
+                counter: u64::MAX,
+                ..state
+            },
+            "counter",
+        ),
+        (
+            JournalState {
+                durable: u64::MAX - 1,
+                ..state
+            },
+            "durable",
+        ),
+    ] {
+        let Err(FormatError::Field { field, .. }) = read(state) else {
+            panic!("{expected} is refused");
+        };
+        assert_eq!(field, expected);
+    }
+    let mut journal = Journal::new();
+    journal.number = u64::MAX;
+    let batch = journal.seal(&[data(1, 512)]).unwrap();
+    let read = Batch::read(batch.slice(), Vec::new(), &ID, batch.info().position);
+    assert!(matches!(
+        read,
+        Err(FormatError::Field {
+            field: "number",
+            ..
+        })
+    ));
+}
+
 #[test]
 fn the_newer_head_is_chosen_and_one_torn_head_is_survived() {
     let state = JournalState::new(ID, CAPACITY, name(0));

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::error::FormatError;
 use crate::layout::{AncestorEntry, ReplicaHead, TextName, VolumeEntry, head_crc};
-use blkrep_types::limits::{GENERATION_HISTORY_MAX, GROUP_VOLUMES_MAX};
+use blkrep_types::limits::{COUNT_MAX, GENERATION_HISTORY_MAX, GROUP_VOLUMES_MAX};
 use blkrep_types::{
     Ancestor, BlockSize, ByteLen, DataState, ExtentSize, Generation, History, Incarnation,
     NameError, Seq, VolumeIndex,
@@ -128,6 +128,9 @@ fn checked_head(bytes: &[u8]) -> Result<ReplicaHead, FormatError> {
     if found == 0 {
         return Err(wrong("version"));
     }
+    if head.counter.get() > COUNT_MAX {
+        return Err(wrong("counter"));
+    }
     if u64::from(head.bytes.get()) > COPY_BYTES {
         return Err(wrong("bytes"));
     }
@@ -187,6 +190,12 @@ fn read_volumes(body: &[u8], count: usize) -> Result<Vec<ReplicaVolume>, FormatE
                 .map_err(|_| wrong("extent_bytes"))?,
             path: PathBuf::from(OsStr::from_bytes(path)),
         });
+    }
+    let sizes = volumes
+        .iter()
+        .map(|volume| (volume.len, volume.extent_size));
+    if !ExtentSize::fit_a_map(sizes) {
+        return Err(wrong("len"));
     }
     if paths.is_empty() {
         Ok(volumes)

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::error::FormatError;
+use blkrep_types::limits::COUNT_MAX;
 use blkrep_types::{Generation, Incarnation, Seq};
 use proptest::prelude::*;
 
@@ -110,6 +111,17 @@ fn a_newer_version_is_refused_even_beside_a_good_copy() {
     assert!(error.is_newer(), "{error}");
 }
 
+/// A fuzzer's: a map of 2^58 bits was asked for, which ended the daemon, and the next counter overflowed.
+#[test]
+fn what_nobody_can_have_written_is_refused() {
+    let mut large = replica(2, 1);
+    large.volumes[1].len = ByteLen::new(1 << 50);
+    assert!(Replica::decode(&large.encode(1)).is_err());
+    large.volumes[1].len = ByteLen::new(1 << 47);
+    assert!(Replica::decode(&large.encode(1)).is_ok());
+    assert!(Replica::decode(&replica(1, 1).encode(u64::MAX)).is_err());
+}
+
 fn states() -> impl Strategy<Value = (DataState, Part, bool, u16, u8)> {
     (
         prop::sample::select(DataState::ALL.to_vec()),
@@ -126,7 +138,7 @@ proptest! {
     #[test]
     fn facts_are_read_as_they_were_written(
         (data_state, part, paused, volumes, generations) in states(),
-        counter in any::<u64>(),
+        counter in 0..=COUNT_MAX,
     ) {
         let facts = Replica { data_state, part, paused, ..replica(volumes, generations) };
         prop_assert_eq!(Replica::decode(&facts.encode(counter)).unwrap(), (facts, counter));
