@@ -122,6 +122,18 @@ const RESYNC: &str = "--c-plan-ahead=0 --resync-rate=4000000";
 /// What the kernel calls on DRBD's events.
 const USERMODE_HELPER: &str = "/sys/module/drbd/parameters/usermode_helper";
 
+/// The kernel's words about each minor.
+const STATES: &str = "/proc/drbd";
+
+/// True if the kernel says this of a minor.
+fn minor_is(minor: u32, words: &str) -> Result<bool> {
+    let states = fs::read_to_string(STATES).context("read /proc/drbd")?;
+    let head = format!("{minor}:");
+    let mut lines = states.lines();
+    let line = lines.find(|line| line.trim_start().starts_with(&head));
+    Ok(line.is_some_and(|line| line.contains(words)))
+}
+
 fn setup(line: &str) -> Result<String> {
     run(&format!("{DRBD_SETUP} {line}"))
 }
@@ -157,7 +169,16 @@ impl Drbd {
                 "connect r{minor} {from} {to} --protocol={protocol} {NETWORK}"
             ))?;
         }
-        drbd.wait_until("cs:Connected")?;
+        // Each end must know the other's state: an order that crosses it can be forgotten by one of them.
+        for minor in 0..2 {
+            let known = wait_for("both ends of DRBD to be connected", LIMIT, || {
+                minor_is(
+                    minor,
+                    "cs:Connected ro:Secondary/Secondary ds:Inconsistent/Inconsistent",
+                )
+            });
+            known.with_context(|| fs::read_to_string(STATES).unwrap_or_default())?;
+        }
         Ok(drbd)
     }
 
@@ -175,20 +196,16 @@ impl Drbd {
         let started = Instant::now();
         setup("primary 0 --force")?;
         let seconds = mirror::ended(started, || self.is("ds:UpToDate/UpToDate"));
-        seconds.with_context(|| fs::read_to_string("/proc/drbd").unwrap_or_default())
+        seconds.with_context(|| fs::read_to_string(STATES).unwrap_or_default())
     }
 
     fn is(&self, words: &str) -> Result<bool> {
-        let state = fs::read_to_string("/proc/drbd").context("read /proc/drbd")?;
-        let minor = state
-            .lines()
-            .find(|line| line.trim_start().starts_with("0:"));
-        Ok(minor.is_some_and(|minor| minor.contains(words)))
+        minor_is(0, words)
     }
 
     fn wait_until(&self, words: &str) -> Result<()> {
         let waited = wait_for(words, LIMIT, || self.is(words));
-        waited.with_context(|| fs::read_to_string("/proc/drbd").unwrap_or_default())
+        waited.with_context(|| fs::read_to_string(STATES).unwrap_or_default())
     }
 }
 
