@@ -88,11 +88,16 @@ fn a_source_that_is_none_is_told_no_and_the_replica_stays_what_it_was() {
     };
     assert_eq!(ask(taken), RefuseCode::Busy);
     let huge = {
-        let mut hello = hello("other", (1 << 62) - 512, history(9));
+        let mut hello = hello("other", 1 << 44, history(9));
         hello.volumes[0].path = lab.file("b/replicas/x", MIB, 0).display().to_string();
         hello
     };
     assert_eq!(ask(huge), RefuseCode::TooSmall);
+    // What no volume can be is not understood at all: the map of it fits no memory.
+    let mut peer = Peer::connect(&target.address);
+    let absurd = hello("other", (1 << 62) - 512, history(9));
+    peer.say(&Message::Hello(Box::new(absurd)));
+    assert_eq!(peer.message(), None);
     target.alive();
     assert!(target.group("other").is_none());
     assert!(std::fs::read(&base).unwrap() == before);
