@@ -128,6 +128,14 @@ impl Config {
         Self::merge(options, file, &host_name())
     }
 
+    /// Reads the text of a file and puts the flags above it. A node without a name gets that of `host`.
+    ///
+    /// # Errors
+    /// The text cannot be understood, or a value is not legal.
+    pub fn from_text(options: Options, text: &str, host: &str) -> anyhow::Result<Self> {
+        Self::merge(options, parse(text)?, host)
+    }
+
     fn merge(options: Options, file: FileConfig, host: &str) -> anyhow::Result<Self> {
         let settings = settings_of(&file)?;
         let node = file.node;
@@ -249,7 +257,7 @@ mod tests {
     use super::*;
 
     fn load(options: Options, text: &str) -> anyhow::Result<Config> {
-        Config::merge(options, parse(text)?, "db1.example.net")
+        Config::from_text(options, text, "db1.example.net")
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::process::Command;
 /// Programs, and Debian's packages that have them.
 const NEEDED: &[(&str, &str)] = &[
     ("cc", "gcc"),
+    ("c++", "g++"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-img", "qemu-utils"),
     ("busybox", "busybox-static"),

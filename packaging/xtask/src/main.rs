@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod guests;
 mod install;
 mod limit;
@@ -34,6 +35,14 @@ enum Task {
     Demo(DemoArgs),
     /// Run guest tests by name; all of them without one
     Guest(GuestArgs),
+    /// Run one fuzz target, or each
+    Fuzz {
+        /// The target: a file of tests/fuzz/fuzz_targets; all without one
+        target: Option<String>,
+        /// How long each runs
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        seconds: u64,
+    },
     /// Install what the other commands need
     Deps,
 }
@@ -77,6 +86,7 @@ fn main() -> ExitCode {
         Task::Test { full } => stages::test(full),
         Task::Demo(args) => demo(&args),
         Task::Guest(args) => guest(args),
+        Task::Fuzz { target, seconds } => install::all().and_then(|()| fuzz::run(target, seconds)),
         Task::Deps => install::all().map(|()| true),
     };
     match done {

@@ -7,6 +7,8 @@
 
 mod device;
 mod filesystem;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod loop_device;
 mod mount;
 
