@@ -8,9 +8,8 @@ use blkrep_tests::guest::find_program;
 use std::process::Command;
 
 /// Programs, and Debian's packages that have them.
-const NEEDED: &[(&str, &str)] = &[
+const NEEDED: &[Need] = &[
     ("cc", "gcc"),
-    ("c++", "g++"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-img", "qemu-utils"),
     ("busybox", "busybox-static"),
@@ -36,10 +35,22 @@ const NEEDED: &[(&str, &str)] = &[
 /// Rounds of installation: a package that a first one pushed out comes back in the second.
 const ROUNDS: usize = 3;
 
-/// Installs what is missing.
+/// What libFuzzer is built with.
+const FUZZING: &[Need] = &[("c++", "g++")];
+
+/// Installs what is missing for tests and demonstrations.
 pub(crate) fn all() -> Result<()> {
+    these(NEEDED)
+}
+
+/// Installs what is missing for fuzzing.
+pub(crate) fn fuzzing() -> Result<()> {
+    these(FUZZING)
+}
+
+fn these(needs: &[Need]) -> Result<()> {
     let missing = || {
-        let needs = NEEDED.iter().copied();
+        let needs = needs.iter().copied();
         needs
             .filter(|(program, _)| find_program(program).is_none())
             .collect()

@@ -39,7 +39,7 @@ enum Task {
     Fuzz {
         /// The target: a file of tests/fuzz/fuzz_targets; all without one
         target: Option<String>,
-        /// How long each runs
+        /// Seconds that each runs
         #[arg(long, value_name = "N", default_value_t = 60)]
         seconds: u64,
     },
@@ -86,7 +86,9 @@ fn main() -> ExitCode {
         Task::Test { full } => stages::test(full),
         Task::Demo(args) => demo(&args),
         Task::Guest(args) => guest(args),
-        Task::Fuzz { target, seconds } => install::all().and_then(|()| fuzz::run(target, seconds)),
+        Task::Fuzz { target, seconds } => {
+            install::fuzzing().and_then(|()| fuzz::run(target, seconds))
+        }
         Task::Deps => install::all().map(|()| true),
     };
     match done {

@@ -3,6 +3,8 @@
 //! Bytes enter that may be anything, the same bytes leave with checksums that match. What is too short
 //! to have one stays as it is.
 
+use crate::Input;
+
 /// Bytes of a frame's header.
 pub const FRAME_HEADER: usize = 32;
 
@@ -95,4 +97,26 @@ pub fn batch(block: &mut [u8]) {
         block[100..104].copy_from_slice(&crc);
     }
     head(block, HEAD);
+}
+
+/// Both copies of a superblock with a head of `head` bytes. The input's first byte says which checksums stay
+/// wrong, and whether there is a second copy at all.
+#[must_use]
+pub fn superblocks(input: &mut Input<'_>, head: usize) -> [Vec<u8>; 2] {
+    const WRONG: [u8; 2] = [1, 2];
+    const BLANK_SECOND: u8 = 4;
+    let choice = input.byte();
+    let mut copies = WRONG.map(|wrong| {
+        let mut copy = input.piece().to_vec();
+        // The place of a copy is longer than what is written there.
+        copy.resize(copy.len().next_multiple_of(512) + 512, 0);
+        if choice & wrong == 0 {
+            superblock(&mut copy, head);
+        }
+        copy
+    });
+    if choice & BLANK_SECOND != 0 {
+        copies[1].fill(0);
+    }
+    copies
 }

@@ -98,6 +98,7 @@ fn a_source_that_is_none_is_told_no_and_the_replica_stays_what_it_was() {
     let absurd = hello("other", (1 << 62) - 512, history(9));
     peer.say(&Message::Hello(Box::new(absurd)));
     assert_eq!(peer.message(), None);
+    target.event("peer-rubbish", "volumes.len");
     target.alive();
     assert!(target.group("other").is_none());
     assert!(std::fs::read(&base).unwrap() == before);

@@ -448,7 +448,6 @@ mod tests {
             io.exact_now().since(begun)
         });
         let mut io = UringIo::new(8).unwrap();
-        assert!(io.messages, "this kernel passes messages between rings");
         for _ in 0..TIMES {
             let waker = told.recv().unwrap();
             let wake = waker.inner().downcast_ref::<EventWake>().unwrap();
