@@ -7,7 +7,7 @@ use super::io::SimIo;
 use super::net::SimSocket;
 use super::state::State;
 use super::storage::SimFile;
-use super::world::{NodeId, ProcessId, SimWorld};
+use super::world::{Moment, NodeId, ProcessId, SimWorld};
 use crate::host::{Access, Geometry, Host, HostError};
 use crate::memory::Region;
 use blkrep_types::{ByteLen, Errno};
@@ -30,6 +30,14 @@ pub(super) fn crash_or<R>(
     effect: impl FnOnce(&mut State) -> Result<R, Errno>,
 ) -> Result<R, Errno> {
     if !state.alive(process) {
+        return Err(Errno::EIO);
+    }
+    if let Some(moment) = state.begin_call(process) {
+        if moment == Moment::After {
+            // What came of it no longer matters to the process.
+            let _ = effect(state);
+        }
+        state.halt(process);
         return Err(Errno::EIO);
     }
     let Some(crash) = state.count(process) else {

@@ -91,7 +91,7 @@ impl SimIo {
     /// a wake included.
     fn take(&self, out: &mut Vec<Completion<SimSocket>>) -> bool {
         let mut state = self.world.lock();
-        let only_one = state.random.one_in(8);
+        let only_one = !state.options.steady && state.random.one_in(8);
         let Some(ring) = state.rings.get_mut(&self.ring) else {
             return false;
         };

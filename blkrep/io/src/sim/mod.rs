@@ -23,4 +23,4 @@ pub use io::SimIo;
 pub use net::SimSocket;
 pub use random::SimRandom;
 pub use storage::SimFile;
-pub use world::{Crash, Next, NodeId, ProcessId, RingId, SimOptions, SimWorld};
+pub use world::{Crash, Moment, Next, NodeId, ProcessId, RingId, SimOptions, SimWorld};

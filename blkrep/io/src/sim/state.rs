@@ -8,7 +8,7 @@ use super::event::{Event, Events};
 use super::net::{Caller, NetOut, NetShape, Network, SimSocket};
 use super::random::SimRandom;
 use super::storage::{DiskOp, SimFile, Storage};
-use super::world::{Crash, NodeId, ProcessId, RingId, SimOptions};
+use super::world::{Crash, Moment, NodeId, ProcessId, RingId, SimOptions};
 use crate::host::Access;
 use crate::memory::Region;
 use crate::proactor::Completion;
@@ -19,6 +19,9 @@ use std::sync::Arc;
 
 /// Turns that may happen at one instant before the world says that nobody waits any more.
 const TURNS_AT_ONE_INSTANT_MAX: u32 = 100_000;
+
+/// From an event of the network to its completion at a ring.
+const ANSWER_NANOS: (u64, u64) = (1_000, 20_000);
 
 /// A ring as the world sees it.
 #[derive(Debug)]
@@ -34,6 +37,12 @@ struct Process {
     node: NodeId,
     alive: bool,
     countdown: Option<(u32, Crash)>,
+    /// Calls it has made.
+    calls: u64,
+    /// The call in which it stops.
+    halt: Option<(u64, Moment)>,
+    /// It has stopped there, and nobody has said yet what becomes of its operations in flight.
+    halted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +106,9 @@ impl State {
             node,
             alive: true,
             countdown: None,
+            calls: 0,
+            halt: None,
+            halted: false,
         });
         ProcessId(self.processes.len() - 1)
     }
@@ -108,7 +120,38 @@ impl State {
     pub(super) fn crash_no_more(&mut self) {
         for process in &mut self.processes {
             process.countdown = None;
+            process.halt = None;
         }
+    }
+
+    pub(super) fn halt_at(&mut self, process: ProcessId, call: u64, moment: Moment) {
+        self.processes[process.0].halt = Some((call, moment));
+    }
+
+    pub(super) fn calls(&self, process: ProcessId) -> u64 {
+        self.processes[process.0].calls
+    }
+
+    pub(super) fn halted(&self, process: ProcessId) -> bool {
+        self.processes[process.0].halted
+    }
+
+    /// Counts a call of a living process, and says where in it the process stops.
+    pub(super) fn begin_call(&mut self, process: ProcessId) -> Option<Moment> {
+        let process = &mut self.processes[process.0];
+        let number = process.calls;
+        process.calls += 1;
+        let (call, moment) = process.halt?;
+        (call == number).then_some(moment)
+    }
+
+    /// Stops a process where it is: it does nothing more, and what it has in flight goes on until
+    /// somebody decides.
+    pub(super) fn halt(&mut self, process: ProcessId) {
+        let state = &mut self.processes[process.0];
+        (state.alive, state.halted) = (false, true);
+        self.rings.retain(|_, ring| ring.process != process);
+        self.keep_shared(process);
     }
 
     /// Opens a file for a process.
@@ -187,20 +230,7 @@ impl State {
     }
 
     pub(super) fn crash_process(&mut self, process: ProcessId) {
-        if !std::mem::take(&mut self.processes[process.0].alive) {
-            return;
-        }
-        self.rings.retain(|_, ring| ring.process != process);
-        self.network.process_gone(process);
-        // Memory that outlives the process is as it was at this instant, whatever the rest of
-        // the worker's turn still does to its own mapping.
-        let node = self.processes[process.0].node;
-        for region in self.nodes[node.0].shared.values_mut() {
-            let copy = Region::heap(region.len());
-            copy.whole().copy_from(&region.whole());
-            *region = copy;
-        }
-        for (at, op) in self.events.take_disk(|op| op.caller.process == process) {
+        for (at, op) in self.end_process(process) {
             if self.random.one_in(4) {
                 Storage::cancel(&op);
                 continue;
@@ -216,6 +246,48 @@ impl State {
         self.flush_network();
     }
 
+    /// As [`State::crash_process`], where somebody says of each operation in flight, in order of
+    /// time, by how much later it finishes, if it does.
+    pub(super) fn crash_process_with(
+        &mut self,
+        process: ProcessId,
+        mut fate: impl FnMut(usize) -> Option<u64>,
+    ) {
+        for (index, (at, op)) in self.end_process(process).into_iter().enumerate() {
+            match fate(index) {
+                Some(late) => self.events.add(at + late, Event::Disk(op)),
+                None => Storage::cancel(&op),
+            }
+        }
+        self.flush_network();
+    }
+
+    /// Ends a process that lives or was stopped; its operations in flight.
+    fn end_process(&mut self, process: ProcessId) -> Vec<(u64, DiskOp)> {
+        let state = &mut self.processes[process.0];
+        let halted = std::mem::take(&mut state.halted);
+        if !std::mem::take(&mut state.alive) && !halted {
+            return Vec::new();
+        }
+        self.rings.retain(|_, ring| ring.process != process);
+        self.network.process_gone(process);
+        if !halted {
+            self.keep_shared(process);
+        }
+        self.events.take_disk(|op| op.caller.process == process)
+    }
+
+    /// Memory that outlives the process is as it was at this instant, whatever the rest of the
+    /// worker's turn still does to its own mapping.
+    fn keep_shared(&mut self, process: ProcessId) {
+        let node = self.processes[process.0].node;
+        for region in self.nodes[node.0].shared.values_mut() {
+            let copy = Region::heap(region.len());
+            copy.whole().copy_from(&region.whole());
+            *region = copy;
+        }
+    }
+
     pub(super) fn power_loss(&mut self, node: NodeId) {
         let stores = &self.storage.stores;
         let lost = self
@@ -225,7 +297,11 @@ impl State {
         self.storage.power_loss(node, lost, &mut self.random);
         for index in 0..self.processes.len() {
             let process = &mut self.processes[index];
-            if process.node == node && std::mem::take(&mut process.alive) {
+            if process.node != node {
+                continue;
+            }
+            process.halted = false;
+            if std::mem::take(&mut process.alive) {
                 self.rings
                     .retain(|_, ring| ring.process != ProcessId(index));
             }
@@ -253,7 +329,7 @@ impl State {
             "workers take turns at {} without end",
             self.now
         );
-        let chosen = if count == 1 {
+        let chosen = if count == 1 || self.options.steady {
             0
         } else {
             self.random.index(count)
@@ -341,7 +417,7 @@ impl State {
                 NetOut::Answer(caller, result, socket) => {
                     let socket = socket.map(|id| SimSocket::new(id, &self.network.closed));
                     let token = caller.token;
-                    let soon = self.now + self.random.between(1_000, 20_000);
+                    let soon = self.now + self.answer_nanos();
                     let completion = Completion {
                         token,
                         result,
@@ -351,6 +427,14 @@ impl State {
                 }
             }
         }
+    }
+
+    /// How long an answer of the network takes to its ring.
+    fn answer_nanos(&mut self) -> u64 {
+        if self.options.steady {
+            return ANSWER_NANOS.0;
+        }
+        self.random.between(ANSWER_NANOS.0, ANSWER_NANOS.1)
     }
 
     /// How long an operation takes.

@@ -48,6 +48,16 @@ pub enum Crash {
     Power,
 }
 
+/// Where in a call a process stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Moment {
+    /// Before the call's effect.
+    Before,
+    /// After it: what was written by a blocking call is in the cache, what was submitted is under
+    /// way.
+    After,
+}
+
 /// How the world behaves. Times are virtual nanoseconds, from and to.
 #[derive(Debug, Clone)]
 pub struct SimOptions {
@@ -67,6 +77,9 @@ pub struct SimOptions {
     pub sync_lies: bool,
     /// Panic when the memory of a write changed before it completed.
     pub check_memory: bool,
+    /// The order of events has no chance in it: of several ready rings the oldest has its turn,
+    /// and a turn takes all that is ready. For worlds that go through every case in turn.
+    pub steady: bool,
 }
 
 impl Default for SimOptions {
@@ -80,6 +93,7 @@ impl Default for SimOptions {
             ghost_nanos_max: 3_000_000_000,
             sync_lies: false,
             check_memory: true,
+            steady: false,
         }
     }
 }
@@ -167,6 +181,18 @@ impl SimWorld {
         self.lock().crash_process(process);
     }
 
+    /// Kills a process, and says of each disk operation it has in flight, in order of time, by how
+    /// much later than otherwise it finishes; `None` for one that never does.
+    pub fn crash_process_with(
+        &self,
+        process: ProcessId,
+        mut fate: impl FnMut(usize) -> Option<Duration>,
+    ) {
+        let nanos = |late: Duration| Nanos::new(0).after(late).get();
+        self.lock()
+            .crash_process_with(process, |index| fate(index).map(nanos));
+    }
+
     /// A host loses power: all its processes, shared memory and unflushed sectors.
     pub fn power_loss(&self, node: NodeId) {
         self.lock().power_loss(node);
@@ -176,6 +202,25 @@ impl SimWorld {
     /// operations, before or after that one's effect.
     pub fn crash_after(&self, process: ProcessId, calls: u32, crash: Crash) {
         self.lock().crash_after(process, calls, crash);
+    }
+
+    /// Stops a process in its call of this number, counted from its start, before or after that
+    /// call's effect. Nothing is decided by chance: what it has in flight stays so until
+    /// [`SimWorld::crash_process`] or [`SimWorld::power_loss`] says what becomes of it.
+    pub fn halt_at(&self, process: ProcessId, call: u64, moment: Moment) {
+        self.lock().halt_at(process, call, moment);
+    }
+
+    /// True if the process was stopped by [`SimWorld::halt_at`] and nothing was decided since.
+    #[must_use]
+    pub fn halted(&self, process: ProcessId) -> bool {
+        self.lock().halted(process)
+    }
+
+    /// Blocking calls and submitted operations of a process so far.
+    #[must_use]
+    pub fn calls(&self, process: ProcessId) -> u64 {
+        self.lock().calls(process)
     }
 
     /// Forgets every crash that was asked for and has not happened.

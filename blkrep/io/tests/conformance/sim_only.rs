@@ -1,7 +1,7 @@
 //! What only a simulation can show: crashes, cuts, and that a seed is one run.
 
 use crate::place::{Place, Simulated, all, in_future, one};
-use blkrep_io::sim::{Crash, DiskFault, FaultKind, Next, SimOptions, SimWorld};
+use blkrep_io::sim::{Crash, DiskFault, FaultKind, Moment, Next, SimOptions, SimWorld};
 use blkrep_io::{Access, Completion, Host, Io, Op, Region, Slice, Worker};
 use blkrep_types::{ByteLen, Errno, Nanos};
 use std::path::Path;
@@ -64,6 +64,76 @@ fn a_killed_processs_writes_land_later_and_hold_its_claim() {
         never += usize::from(!landed(&place.world));
     }
     assert!(late > 10 && never > 5, "{late} landed late, {never} never");
+}
+
+/// A host that makes a file, writes it and stops: the calls are open, write and flush.
+fn stopped(call: u64, moment: Moment) -> (Simulated, std::path::PathBuf, u64) {
+    let place = Simulated::new(1);
+    let (host, path) = (place.host(), place.path("file"));
+    let before = place.world.calls(host.process());
+    place.world.halt_at(host.process(), before + call, moment);
+    if let Ok(file) = host.open(&path, ACCESS) {
+        let _ = host
+            .write_at(&file, 0, &[6; 512])
+            .and_then(|()| host.sync(&file));
+    }
+    assert!(place.world.halted(host.process()));
+    assert!(!place.world.alive(host.process()));
+    let made = place.world.calls(host.process()) - before;
+    (place, path, made)
+}
+
+#[test]
+fn a_process_stops_before_or_after_the_call_it_was_told() {
+    let first = |place: &Simulated, path: &Path| {
+        let exists = place.world.paths(place.node).contains(&path.to_owned());
+        exists.then(|| {
+            let durable = place.world.durable_image(place.node, path)[0];
+            (place.world.image(place.node, path)[0], durable)
+        })
+    };
+    let expected = [
+        (0, Moment::Before, None),
+        (0, Moment::After, Some((0, 0))),
+        (1, Moment::Before, Some((0, 0))),
+        (1, Moment::After, Some((6, 0))),
+        (2, Moment::Before, Some((6, 0))),
+        (2, Moment::After, Some((6, 6))),
+    ];
+    for (call, moment, shown) in expected {
+        let (place, path, made) = stopped(call, moment);
+        assert_eq!(first(&place, &path), shown, "call {call}, {moment:?}");
+        assert_eq!(made, call + 1);
+        place.world.power_loss(place.node);
+        assert!(!place.world.halted(place.host().process()));
+    }
+}
+
+#[test]
+fn what_a_stopped_process_had_in_flight_ends_as_it_is_told() {
+    for (fate, landed) in [(None, 0), (Some(Duration::from_secs(2)), 6)] {
+        let place = Simulated::new(1);
+        let (host, path) = (place.host(), place.path("file"));
+        let file = host.open(&path, ACCESS).unwrap();
+        let mut io = host.ring(8).unwrap();
+        let next = place.world.calls(host.process());
+        place.world.halt_at(host.process(), next, Moment::After);
+        let write = Op::Write {
+            file,
+            offset: 0,
+            slice: filled(4096, 6),
+            durable: false,
+        };
+        io.submit(1, write);
+        place.world.crash_process_with(host.process(), |_| fate);
+        let image = |after: u64| {
+            let then = place.world.now().after(Duration::from_secs(after));
+            assert_eq!(place.world.next(then), Next::Until);
+            place.world.image(place.node, &path)[0]
+        };
+        assert_eq!(image(1), 0, "it lands late if at all");
+        assert_eq!(image(2), landed);
+    }
 }
 
 #[test]
