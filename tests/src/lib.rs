@@ -6,6 +6,5 @@
 
 pub mod guest;
 pub mod inside;
-pub mod sim;
 
 pub use blkrep_order as order;

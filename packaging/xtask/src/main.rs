@@ -8,6 +8,7 @@ mod fuzz;
 mod guests;
 mod install;
 mod limit;
+mod sim;
 mod stages;
 
 use anyhow::{Context, Result};
@@ -42,6 +43,13 @@ enum Task {
         /// Seconds that each runs
         #[arg(long, value_name = "N", default_value_t = 60)]
         seconds: u64,
+    },
+    /// Run the simulator: see cargo xtask sim --help
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// What is passed on to it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Install what the other commands need
     Deps,
@@ -89,6 +97,7 @@ fn main() -> ExitCode {
         Task::Fuzz { target, seconds } => {
             install::fuzzing().and_then(|()| fuzz::run(target, seconds))
         }
+        Task::Sim { arguments } => sim::run(&arguments),
         Task::Deps => install::all().map(|()| true),
     };
     match done {

@@ -4,7 +4,7 @@
 //! later ones from running: one run shows everything that is wrong.
 
 use crate::limit::Limited;
-use crate::{guests, install};
+use crate::{guests, install, sim};
 use anyhow::{Context, Result, ensure};
 use blkrep_tests::guest::Kind;
 use std::fmt;
@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 
 /// Longer than any stage of cargo takes on two slow cores with nothing built; a guest has limits of its own.
 const STAGE_LIMIT: Duration = Duration::from_mins(25);
+
+/// Fresh seeds of the simulator that every change gets, and those of a whole campaign.
+const SEEDS: u64 = 3000;
+const SEEDS_FULL: u64 = 100_000;
 
 /// What passed and what did not.
 #[derive(Debug, Default, Clone, Copy)]
@@ -59,6 +63,11 @@ pub(crate) fn test(full: bool) -> Result<bool> {
         })?;
     }
     stage("workspace tests", || workspace_tests(full, &mut totals))?;
+    stage("simulator", || {
+        let seeds = if full { SEEDS_FULL } else { SEEDS };
+        totals.add(sim::run(&["--seeds".to_owned(), seeds.to_string()])?);
+        Ok(())
+    })?;
     stage("guest tests", || guest_tests(full, &mut totals))?;
     println!("{totals}");
     Ok(totals.failed == 0)

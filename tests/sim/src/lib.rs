@@ -4,6 +4,8 @@
 //! judges. A seed enters, a verdict leaves. Never replaces any part of the engine: what runs here
 //! are the same state machines, formats and workers that the daemon runs.
 
+#![forbid(unsafe_code)]
+
 pub mod app;
 pub mod campaign;
 mod ending;

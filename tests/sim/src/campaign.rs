@@ -52,14 +52,19 @@ pub fn carry_out(plan: Plan, aloud: bool) -> Result<Report, String> {
     }
 }
 
-/// Carries all seeds out, on as many threads as there are processors.
+/// As many threads as there are processors.
 #[must_use]
-pub fn seeds(range: Range<u64>) -> Totals {
+pub fn all_processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Carries all seeds out on `jobs` threads.
+#[must_use]
+pub fn seeds(range: Range<u64>, jobs: usize) -> Totals {
     let next = AtomicU64::new(range.start);
     let totals = Mutex::new(Totals::default());
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..jobs {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -100,8 +105,7 @@ impl Totals {
         let mut text = String::new();
         for (seed, why) in self.failed.iter().take(SHOWN_MAX) {
             text.push_str(&format!(
-                "seed {seed}: {why}\n  replay: BLKREP_SIM_SEED={seed} cargo test -p blkrep-tests \
-                 --test sim -- --nocapture\n"
+                "seed {seed}: {why}\n  replay: cargo xtask sim --seed {seed}\n"
             ));
         }
         if self.failed.len() > SHOWN_MAX {

@@ -4,7 +4,7 @@
 //! these two equal. Records and images enter, complaints leave.
 
 use super::app::Age;
-use crate::order::{Findings, Judgement, Keep, SECTOR_BYTES, Seen, Verdict, judge, scan};
+use blkrep_order::{Findings, Judgement, Keep, SECTOR_BYTES, Seen, Verdict, judge, scan};
 
 /// Judges images by one age.
 #[must_use]

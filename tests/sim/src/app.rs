@@ -5,8 +5,8 @@
 //! Requests leave to the fronts, answers come back; every read is judged at once.
 
 use super::front::{Answer, Front, REQUEST_BYTES_MAX};
-use crate::order::{Content, Event, History, Kind, SECTOR_BYTES, Stamp, decode, encode};
 use blkrep_io::sim::SimRandom;
+use blkrep_order::{Content, Event, History, Kind, SECTOR_BYTES, Stamp, decode, encode};
 use blkrep_types::{ByteLen, ByteOffset, Errno, Extent};
 use blkrep_ublk::{Request, RequestKind};
 use std::collections::BTreeMap;
