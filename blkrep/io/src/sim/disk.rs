@@ -4,13 +4,14 @@
 //! them. Between the two lie completed writes that nobody flushed; a power cut keeps any subset of
 //! their sectors. Pure: operations and chance enter, bytes and errors leave.
 
+use super::pages::{Pages, SECTOR};
 use super::random::SimRandom;
 use blkrep_types::limits::SECTOR_BYTES;
 use blkrep_types::{BlockSize, Errno};
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
-const SECTOR: usize = 512;
 const _: () = assert!(SECTOR as u64 == SECTOR_BYTES);
 
 /// What a disk does wrong.
@@ -42,7 +43,7 @@ pub enum FaultKind {
 struct Cached {
     order: u64,
     sector: usize,
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
 }
 
 /// What a simulated disk is.
@@ -58,10 +59,8 @@ pub(super) struct DiskShape {
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
     pub(super) shape: DiskShape,
-    view: Vec<u8>,
-    stable: Vec<u8>,
-    /// For each sector, the order of the write that `stable` has.
-    stable_order: Vec<u64>,
+    view: Pages,
+    stable: Pages,
     cached: VecDeque<Cached>,
     /// Order of the last completed write.
     order: u64,
@@ -73,9 +72,8 @@ impl Disk {
         let len = as_usize(len);
         Self {
             shape,
-            view: vec![0; len],
-            stable: vec![0; len],
-            stable_order: vec![0; len.div_ceil(SECTOR)],
+            view: Pages::new(len),
+            stable: Pages::new(len),
             cached: VecDeque::new(),
             order: 0,
             faults: Vec::new(),
@@ -87,12 +85,12 @@ impl Disk {
     }
 
     /// What a reader sees.
-    pub(super) fn view(&self) -> &[u8] {
+    pub(super) fn view(&self) -> &Pages {
         &self.view
     }
 
     /// What a power cut surely leaves.
-    pub(super) fn stable(&self) -> &[u8] {
+    pub(super) fn stable(&self) -> &Pages {
         &self.stable
     }
 
@@ -104,8 +102,10 @@ impl Disk {
     pub(super) fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
         let range = self.range(offset, bytes.len());
         self.fault(FaultKind::Read, &range)?;
-        let within = self.view.get(range.start..range.end).ok_or(Errno::EIO)?;
-        bytes.copy_from_slice(within);
+        if range.end > self.view.len() {
+            return Err(Errno::EIO);
+        }
+        self.view.read(range.start, bytes);
         Ok(())
     }
 
@@ -193,21 +193,20 @@ impl Disk {
                 }
             }
         }
-        self.view.copy_from_slice(&self.stable);
+        self.view = self.stable.clone();
     }
 
     /// Changes bytes behind everybody's back, durably: a bad medium, or a test's preparation.
     pub(super) fn poke(&mut self, offset: u64, bytes: &[u8]) {
         let range = self.range(offset, bytes.len());
-        self.view[range.clone()].copy_from_slice(bytes);
-        self.stable[range].copy_from_slice(bytes);
+        self.view.poke(range.start, bytes);
+        self.stable.poke(range.start, bytes);
     }
 
     pub(super) fn poke_all(&mut self, bytes: &[u8]) {
-        let len = bytes.len();
-        self.view = bytes.to_vec();
-        self.stable = bytes.to_vec();
-        self.stable_order = vec![self.order; len.div_ceil(SECTOR)];
+        self.stable = Pages::new(bytes.len());
+        self.stable.write(0, bytes, self.order);
+        self.view = self.stable.clone();
         self.cached.clear();
     }
 
@@ -217,22 +216,21 @@ impl Disk {
     }
 
     fn grow(&mut self, len: usize) {
-        self.view.resize(len, 0);
-        self.stable.resize(len, 0);
-        self.stable_order.resize(len.div_ceil(SECTOR), 0);
+        self.view.grow(len);
+        self.stable.grow(len);
     }
 
     /// Puts bytes where readers see them and remembers their sectors as not yet safe.
     fn land(&mut self, start: usize, bytes: &[u8]) {
         let end = start + bytes.len();
-        self.view[start..end].copy_from_slice(bytes);
         self.order += 1;
+        self.view.write(start, bytes, self.order);
         let first = start / SECTOR;
         let last = (end.div_ceil(SECTOR) * SECTOR).min(self.view.len());
         self.cached.push_back(Cached {
             order: self.order,
             sector: first,
-            bytes: self.view[first * SECTOR..last].to_vec(),
+            bytes: self.view.bytes(first * SECTOR..last).into(),
         });
     }
 
@@ -243,10 +241,8 @@ impl Disk {
     }
 
     fn keep_sector(&mut self, sector: usize, order: u64, bytes: &[u8]) {
-        if order > self.stable_order[sector] {
-            let start = sector * SECTOR;
-            self.stable[start..start + bytes.len()].copy_from_slice(bytes);
-            self.stable_order[sector] = order;
+        if order > self.stable.order(sector) {
+            self.stable.write(sector * SECTOR, bytes, order);
         }
     }
 
@@ -287,7 +283,7 @@ mod tests {
     }
 
     fn sector_of(disk: &Disk, sector: usize) -> u8 {
-        disk.stable()[sector * SECTOR]
+        disk.stable().bytes(sector * SECTOR..sector * SECTOR + 1)[0]
     }
 
     #[test]
@@ -301,7 +297,7 @@ mod tests {
             disk.write(1024, &[2; 1024], false, &mut random).unwrap();
             disk.sync(upto, &mut random).unwrap();
             disk.power_loss(&[], &mut random);
-            assert_eq!(disk.view()[..1024], [1; 1024]);
+            assert_eq!(disk.view().bytes(0..1024), [1; 1024]);
             for sector in [2, 3] {
                 match sector_of(&disk, sector) {
                     0 => lost += 1,
@@ -332,7 +328,9 @@ mod tests {
             let mut random = SimRandom::new(seed);
             let mut disk = disk(true);
             disk.power_loss(&[(512, vec![9; 4096])], &mut random);
-            let marks: Vec<bool> = disk.view()[512..512 + 4096]
+            let marks: Vec<bool> = disk
+                .view()
+                .bytes(512..512 + 4096)
                 .chunks(SECTOR)
                 .map(|sector| {
                     assert!(sector.iter().all(|byte| *byte == sector[0]));
@@ -340,7 +338,7 @@ mod tests {
                 })
                 .collect();
             torn += usize::from(marks.contains(&true) && marks.contains(&false));
-            assert!(disk.view()[..512].iter().all(|byte| *byte == 0));
+            assert!(disk.view().bytes(0..512).iter().all(|byte| *byte == 0));
         }
         assert!(torn > 20, "{torn} torn");
     }

@@ -12,6 +12,7 @@ mod event;
 mod host;
 mod io;
 mod net;
+mod pages;
 mod random;
 mod state;
 mod storage;

@@ -315,15 +315,8 @@ impl SimWorld {
     /// If the path does not exist.
     #[must_use]
     pub fn image(&self, node: NodeId, path: &Path) -> Vec<u8> {
-        self.lock().disk(node, path, |disk| disk.view().to_vec())
-    }
-
-    /// Calls `look` with a file as a reader sees it now, without a copy.
-    ///
-    /// # Panics
-    /// If the path does not exist.
-    pub fn look<R>(&self, node: NodeId, path: &Path, look: impl FnOnce(&[u8]) -> R) -> R {
-        self.lock().disk(node, path, |disk| look(disk.view()))
+        self.lock()
+            .disk(node, path, |disk| disk.view().bytes(0..disk.view().len()))
     }
 
     /// What a power cut now would surely leave of a file.
@@ -332,7 +325,9 @@ impl SimWorld {
     /// If the path does not exist.
     #[must_use]
     pub fn durable_image(&self, node: NodeId, path: &Path) -> Vec<u8> {
-        self.lock().disk(node, path, |disk| disk.stable().to_vec())
+        self.lock().disk(node, path, |disk| {
+            disk.stable().bytes(0..disk.stable().len())
+        })
     }
 
     /// Replaces a file's bytes durably: a restore from a backup.
