@@ -147,13 +147,13 @@ pub struct App {
 }
 
 impl App {
-    /// An application over volumes that hold `base`.
+    /// An application over volumes that hold `base`; `run` names its first age.
     #[must_use]
     pub fn new(
         random: SimRandom,
-        habits: Habits,
-        block_bytes: u64,
+        (habits, block_bytes): (Habits, u64),
         fronts: Vec<Front>,
+        run: u64,
         base: Vec<Vec<u8>>,
     ) -> Self {
         let volumes = fronts.len();
@@ -176,13 +176,13 @@ impl App {
             requests: 0,
             reads: 0,
         };
-        app.begin_age(base);
+        app.begin_age(run, base);
         app
     }
 
-    /// Ends the age, with what was in flight, and begins one with what the volumes hold now.
-    pub fn begin_age(&mut self, base: Vec<Vec<u8>>) -> Age {
-        let run = self.age.run + 1;
+    /// Ends the age, with what was in flight, and begins one with what the volumes hold now. No two
+    /// ages of a group have one number.
+    pub fn begin_age(&mut self, run: u64, base: Vec<Vec<u8>>) -> Age {
         let sectors = base
             .iter()
             .map(|bytes| to_u64(bytes.len()) / SECTOR)

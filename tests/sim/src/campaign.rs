@@ -4,7 +4,8 @@
 //! command that replays it. Seeds enter, totals or the failures leave.
 
 use super::plan::Plan;
-use super::run::{Report, Run};
+use super::report::Report;
+use super::run::Run;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -89,14 +90,7 @@ pub fn seeds(range: Range<u64>, jobs: usize) -> Totals {
 impl Totals {
     fn add(&mut self, report: &Report) {
         self.kept += 1;
-        let sum = &mut self.sum;
-        sum.requests += report.requests;
-        sum.reads += report.reads;
-        sum.failures += report.failures;
-        sum.deaths += report.deaths;
-        sum.promotions += report.promotions;
-        sum.refusals += report.refusals;
-        sum.names += report.names;
+        self.sum.add(report);
     }
 
     /// The failures in words, each with the command that replays it.

@@ -182,7 +182,13 @@ fn bench(seed: u64, flaw: Flaw) -> Bench {
     let host = world.start(node);
     let front = Front::new();
     let base = vec![world.image(node, path())];
-    let app = App::new(world.fork_random(), HABITS, 512, vec![front.clone()], base);
+    let app = App::new(
+        world.fork_random(),
+        (HABITS, 512),
+        vec![front.clone()],
+        1,
+        base,
+    );
     let (io, worker) = serve(&host, &front, flaw);
     Bench {
         world,

@@ -1,4 +1,4 @@
-//! The simulator: two nodes, a group, an application, faults and commands, under one virtual clock.
+//! The simulator: a cluster with its applications, faults and operators, under one virtual clock.
 //!
 //! Owns the scheduler that gives the product's own workers their turns, the application, and the
 //! judges. A seed enters, a verdict leaves. Never replaces any part of the engine: what runs here
@@ -8,17 +8,22 @@
 
 pub mod app;
 pub mod campaign;
-mod ending;
+pub mod cluster;
+pub mod daemon;
 pub mod front;
+pub mod group;
 pub mod judge;
 pub mod names;
+mod operator;
 pub mod plan;
 mod probe;
 pub mod program;
+pub mod received;
+pub mod report;
 pub mod run;
-pub mod source;
+pub mod served;
 pub mod start;
-pub mod target;
+mod takeover;
 pub mod told;
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! No name of a write is used twice.
+//! No name of a write is used twice on a link. (What is a record of one link's mirror is an empty one on
+//! another's.)
 //!
 //! Owns what every name stood for when it was first handed to a link. A port of the group is
 //! wrapped; whatever passes it must mean the same each time.
@@ -10,7 +11,7 @@ use blkrep_core::source::{
 };
 use blkrep_io::sim::{SimIo, SimSocket};
 use blkrep_io::{Completion, Slice};
-use blkrep_types::{Extent, Generation, MirrorKind, Nanos, Record, Seq, VolumeIndex};
+use blkrep_types::{Extent, Generation, LinkName, MirrorKind, Nanos, Record, Seq, VolumeIndex};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +19,7 @@ type Meaning = (Record, Option<u32>);
 
 #[derive(Debug, Default)]
 struct Table {
-    meanings: BTreeMap<([u8; 16], u64, u64), Meaning>,
+    meanings: BTreeMap<(LinkName, [u8; 16], u64, u64), Meaning>,
     complaint: Option<String>,
 }
 
@@ -45,8 +46,9 @@ impl Names {
         self.lock().complaint.clone().map_or(Ok(()), Err)
     }
 
-    fn note(&self, generation: Generation, record: Record, bytes: Option<u32>) {
+    fn note(&self, link: &LinkName, generation: Generation, record: Record, bytes: Option<u32>) {
         let name = (
+            link.clone(),
             *generation.as_bytes(),
             record.incarnation.get(),
             record.seq.get(),
@@ -65,6 +67,7 @@ impl Names {
 #[derive(Debug)]
 pub struct NamedPort<P> {
     port: P,
+    link: LinkName,
     names: Names,
     generation: Generation,
 }
@@ -72,9 +75,10 @@ pub struct NamedPort<P> {
 impl<P> NamedPort<P> {
     /// Notes in `names` what `port` hands out.
     #[must_use]
-    pub fn new(port: P, names: Names) -> Self {
+    pub fn new(port: P, link: LinkName, names: Names) -> Self {
         Self {
             port,
+            link,
             names,
             generation: Generation::NONE,
         }
@@ -121,7 +125,8 @@ impl<P: LinkPort<SimIo>> LinkPort<SimIo> for NamedPort<P> {
         for outgoing in &batch.records {
             let data = outgoing.record.kind.has_data();
             let crc = data.then(|| self.port.bytes(outgoing).with(crc32fast::hash));
-            self.names.note(self.generation, outgoing.record, crc);
+            let names = &self.names;
+            names.note(&self.link, self.generation, outgoing.record, crc);
         }
     }
 

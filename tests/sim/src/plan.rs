@@ -1,33 +1,27 @@
-//! What a seed means: the group, the load, three faults, a command and an ending.
+//! What a seed means: the cluster, the load, faults, commands, probes and takeovers.
 //!
-//! Owns the draw. A seed enters, a plan leaves; the same for ever as long as this file does not
-//! change. Never acts.
+//! Owns the words of a plan and its draw. A seed enters, a plan leaves; the same for ever as long as
+//! this file does not change. Never acts.
 
 use super::app::Habits;
 use blkrep_io::sim::{Crash, FaultKind, SimOptions, SimRandom};
-use blkrep_types::{Errno, MirrorKind, Mode};
+use blkrep_types::{Errno, MirrorKind};
 use std::time::Duration;
 
-/// Writes and other requests of a run without its last, quiet part.
+/// Requests of a run, of all groups together, without those of its takeovers.
 pub const REQUESTS: u64 = 320;
 
-/// Which of the two nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The source.
-    Source,
-    /// The target.
-    Target,
-}
+/// Faults in the load.
+const FAULTS: u64 = 3;
 
-/// Something that goes wrong.
+/// Something that goes wrong. Nodes are counted from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// A node's daemon is killed or its host loses power, at once or inside one of its next
     /// calls, and comes back after a while.
     Crash {
         /// Whose.
-        side: Side,
+        node: usize,
         /// How.
         crash: Crash,
         /// After so many of its calls; at once if `None`.
@@ -35,21 +29,28 @@ pub enum Fault {
         /// How long it is away.
         down: Duration,
     },
-    /// Nothing passes from a side to the other, or both ways if `both`.
+    /// Nothing passes from a node to another, or both ways if `both`.
     Cut {
         /// From here.
-        from: Side,
+        from: usize,
+        /// To there.
+        to: usize,
         /// And the other way.
         both: bool,
         /// How long.
         span: Duration,
     },
-    /// Every connection is reset.
-    Reset,
-    /// A data disk answers with errors.
+    /// Every connection of two nodes is reset.
+    Reset {
+        /// The one.
+        one: usize,
+        /// The other.
+        other: usize,
+    },
+    /// A disk answers with errors.
     Disk {
         /// Whose.
-        side: Side,
+        node: usize,
         /// What fails.
         kind: FaultKind,
         /// With what.
@@ -57,37 +58,141 @@ pub enum Fault {
         /// How often.
         times: u32,
     },
-    /// A data disk answers late.
+    /// A disk answers late.
     Stall {
         /// Whose.
-        side: Side,
+        node: usize,
         /// How long.
         span: Duration,
     },
 }
 
-/// What an operator does in the middle.
+/// What an operator does. `group` and `link` are taken modulo what there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Stops applying on the target for a while.
-    PauseTarget(Duration),
+    /// Stops applying on a target for a while.
+    PauseTarget {
+        /// Of this group.
+        group: usize,
+        /// The target of this link.
+        link: usize,
+        /// How long.
+        span: Duration,
+    },
     /// Asks for a mirror.
-    Mirror(MirrorKind),
+    Mirror {
+        /// Of this group.
+        group: usize,
+        /// On this link.
+        link: usize,
+        /// Which.
+        kind: MirrorKind,
+    },
+    /// Stops what mirror there is.
+    StopMirror {
+        /// Of this group.
+        group: usize,
+        /// On this link.
+        link: usize,
+    },
+    /// Pauses what mirror there is for a while.
+    PauseMirror {
+        /// Of this group.
+        group: usize,
+        /// On this link.
+        link: usize,
+        /// How long.
+        span: Duration,
+    },
+    /// Holds transmission for a while: paused, or stopped if `stop`.
+    HoldTransmission {
+        /// Of this group.
+        group: usize,
+        /// On this link.
+        link: usize,
+        /// The connection is ended as well.
+        stop: bool,
+        /// How long.
+        span: Duration,
+    },
     /// Stops and starts a node's daemon in order.
-    Restart(Side),
-    /// Ends the connection and makes it again.
-    Reconnect(Duration),
+    Restart {
+        /// Which.
+        node: usize,
+    },
+    /// Disconnects a link and connects it again.
+    Reconnect {
+        /// Of this group.
+        group: usize,
+        /// Which.
+        link: usize,
+        /// How long it is away.
+        span: Duration,
+    },
 }
 
-/// How the run ends, after everything is whole again.
+/// A target takes a group over after the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// Both ends are quiet and equal.
-    Quiet,
-    /// The source dies under load and the target is promoted.
-    PromoteDead,
-    /// The target is promoted behind a cut while the source goes on; then they hear of each other.
-    PromoteCut,
+pub struct Takeover {
+    /// Which group.
+    pub group: usize,
+    /// Which of its links leads to the new source.
+    pub link: usize,
+    /// What became of the old one.
+    pub why: TakeoverReason,
+    /// A crash of the new source while it serves, after so many of its calls.
+    pub crash: Option<(Crash, u32)>,
+    /// A crash of the old source while it becomes a target, after so many of its calls.
+    pub crash_old: Option<(Crash, u32)>,
+}
+
+/// Why a target is promoted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakeoverReason {
+    /// The source's daemon was killed.
+    Killed,
+    /// The source's host lost power.
+    PowerLost,
+    /// The source cannot be reached, and goes on.
+    Cut,
+}
+
+/// A replica is promoted in a copy of its world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// Of this group.
+    pub group: usize,
+    /// The target of this link.
+    pub link: usize,
+    /// Its host loses power first, or only its daemon is killed.
+    pub crash: Crash,
+}
+
+/// A group of the cluster.
+#[derive(Debug, Clone)]
+pub struct GroupPlan {
+    /// The node that serves it first.
+    pub home: usize,
+    /// The nodes it is replicated to.
+    pub targets: Vec<usize>,
+    /// Length of each volume in bytes.
+    pub volumes: Vec<u64>,
+    /// Block size of the volumes.
+    pub block_bytes: u64,
+    /// Grain of the dirty maps.
+    pub extent_bytes: u64,
+    /// Data bytes of the source's memory log.
+    pub log_bytes: u64,
+    /// Bytes of a target's journal.
+    pub journal_bytes: u64,
+    /// The mirror that links begin with.
+    pub first_mirror: MirrorKind,
+    /// How the application behaves.
+    pub habits: Habits,
+    /// Requests it has outstanding at most.
+    pub outstanding_max: usize,
+    /// How long it thinks between requests, at most.
+    pub think_nanos_max: u64,
 }
 
 /// A run.
@@ -97,39 +202,24 @@ pub struct Plan {
     pub seed: u64,
     /// How the world behaves.
     pub options: SimOptions,
-    /// Length of each volume in bytes.
-    pub volumes: Vec<u64>,
-    /// Block size of the volumes.
-    pub block_bytes: u64,
-    /// Grain of the dirty maps.
-    pub extent_bytes: u64,
-    /// Data bytes of the source's memory log.
-    pub log_bytes: u64,
-    /// Bytes of the target's journal.
-    pub journal_bytes: u64,
+    /// Hosts.
+    pub nodes: usize,
+    /// Groups.
+    pub groups: Vec<GroupPlan>,
     /// The backings may lose unflushed writes.
     pub write_cache: bool,
-    /// When writes complete.
-    pub mode: Mode,
-    /// The mirror that the link begins with.
-    pub first_mirror: MirrorKind,
     /// The front end gives requests in flight to a killed daemon's successor.
     pub reissues: bool,
-    /// How the application behaves.
-    pub habits: Habits,
-    /// Requests it has outstanding at most.
-    pub outstanding_max: usize,
-    /// How long it thinks between requests, at most.
-    pub think_nanos_max: u64,
+    /// Requests of the load.
+    pub requests: u64,
     /// What goes wrong, at which request.
     pub faults: Vec<(u64, Fault)>,
     /// What the operator does, at which request.
-    pub command: (u64, Command),
-    /// At which requests the target's disks are copied to another world, where the replica is
-    /// promoted by itself; with the power cut first, or only the daemon killed.
-    pub probes: Vec<(u64, Crash)>,
-    /// How it ends.
-    pub ending: Ending,
+    pub commands: Vec<(u64, Command)>,
+    /// Which replicas are tried, at which request.
+    pub probes: Vec<(u64, Probe)>,
+    /// What happens after the load, once everything was whole again.
+    pub takeovers: Vec<Takeover>,
 }
 
 impl Plan {
@@ -138,53 +228,82 @@ impl Plan {
     pub fn of(seed: u64) -> Self {
         // Apart from the world's own draws, which begin at the seed itself.
         let mut random = SimRandom::new(seed ^ 0x0070_6c61_6e00_0000);
-        let block_bytes = if random.one_in(3) { 4096 } else { 512 };
-        let volumes = (0..random.between(1, 3))
-            .map(|_| 4096 * random.between(16, 96))
-            .collect();
-        let mut faults: Vec<(u64, Fault)> = (0..3)
-            .map(|_| (random.between(10, REQUESTS - 20), fault(&mut random)))
-            .collect();
-        faults.sort_by_key(|(at, _)| *at);
+        let random = &mut random;
+        let nodes = *pick(random, &[2, 2, 2, 3, 3, 4]);
+        let count = *pick(random, &[1, 1, 1, 2, 3]);
+        let groups: Vec<_> = (0..count).map(|_| group(random, nodes)).collect();
+        let faults = at_requests(random, FAULTS, |random| fault(random, nodes));
+        let commands = 1 + random.below(3);
         Self {
             seed,
-            options: options(&mut random),
-            volumes,
-            block_bytes,
-            extent_bytes: 4096 << random.below(3),
-            log_bytes: 4 << 20,
-            journal_bytes: if random.one_in(3) { 4 << 20 } else { 16 << 20 },
+            options: options(random),
+            nodes,
             write_cache: !random.one_in(5),
-            mode: Mode::Async,
-            first_mirror: if random.one_in(3) {
-                MirrorKind::Checksum
-            } else {
-                MirrorKind::Full
-            },
             reissues: !random.one_in(4),
-            habits: Habits {
-                reads: random.between(5, 30),
-                flushes: random.between(1, 8),
-                clears: random.between(0, 8),
-                fua: random.between(0, 20),
-                hot: random.between(0, 70),
-                blocks_max: if random.one_in(4) {
-                    128
-                } else {
-                    random.between(1, 16)
-                },
-            },
-            outstanding_max: usize::try_from(random.between(1, 20)).expect("small"),
-            think_nanos_max: if random.one_in(2) { 200_000 } else { 5_000_000 },
+            requests: REQUESTS,
             faults,
-            probes: probes(&mut random),
-            command: (random.between(10, REQUESTS - 20), command(&mut random)),
-            ending: match random.below(4) {
-                0 | 1 => Ending::Quiet,
-                2 => Ending::PromoteDead,
-                _ => Ending::PromoteCut,
-            },
+            commands: at_requests(random, commands, |random| command(random, nodes)),
+            probes: at_requests(random, 2, probe),
+            takeovers: takeovers(random),
+            groups,
         }
+    }
+}
+
+fn pick<'a, T>(random: &mut SimRandom, all: &'a [T]) -> &'a T {
+    &all[random.index(all.len())]
+}
+
+/// So many of them, each at a request of the load, in the order of these.
+fn at_requests<T>(
+    random: &mut SimRandom,
+    count: u64,
+    mut draw: impl FnMut(&mut SimRandom) -> T,
+) -> Vec<(u64, T)> {
+    let mut all: Vec<_> = (0..count)
+        .map(|_| (random.between(5, REQUESTS - 20), draw(random)))
+        .collect();
+    all.sort_by_key(|(at, _)| *at);
+    all
+}
+
+fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
+    let home = random.index(nodes);
+    let mut others: Vec<usize> = (0..nodes).filter(|node| *node != home).collect();
+    let mut targets = vec![others.swap_remove(random.index(others.len()))];
+    if !others.is_empty() && random.one_in(2) {
+        targets.push(others.swap_remove(random.index(others.len())));
+    }
+    let habits = Habits {
+        reads: random.between(5, 30),
+        flushes: random.between(1, 8),
+        clears: random.between(0, 8),
+        fua: random.between(0, 20),
+        hot: random.between(0, 70),
+        blocks_max: if random.one_in(4) {
+            128
+        } else {
+            random.between(1, 16)
+        },
+    };
+    GroupPlan {
+        home,
+        targets,
+        volumes: (0..random.between(1, 3))
+            .map(|_| 4096 * random.between(16, 96))
+            .collect(),
+        block_bytes: if random.one_in(3) { 4096 } else { 512 },
+        extent_bytes: 4096 << random.below(3),
+        log_bytes: 4 << 20,
+        journal_bytes: if random.one_in(3) { 4 << 20 } else { 16 << 20 },
+        first_mirror: if random.one_in(3) {
+            MirrorKind::Checksum
+        } else {
+            MirrorKind::Full
+        },
+        habits,
+        outstanding_max: usize::try_from(random.between(1, 20)).expect("small"),
+        think_nanos_max: if random.one_in(2) { 200_000 } else { 5_000_000 },
     }
 }
 
@@ -202,26 +321,23 @@ fn options(random: &mut SimRandom) -> SimOptions {
     }
 }
 
-fn probes(random: &mut SimRandom) -> Vec<(u64, Crash)> {
-    let mut probes: Vec<(u64, Crash)> = (0..2)
-        .map(|_| {
-            let crash = if random.one_in(3) {
-                Crash::Process
-            } else {
-                Crash::Power
-            };
-            (random.between(5, REQUESTS - 1), crash)
-        })
-        .collect();
-    probes.sort_by_key(|(at, _)| *at);
-    probes
+fn crash(random: &mut SimRandom) -> Crash {
+    if random.one_in(2) {
+        Crash::Process
+    } else {
+        Crash::Power
+    }
 }
 
-fn side(random: &mut SimRandom) -> Side {
-    if random.one_in(2) {
-        Side::Source
-    } else {
-        Side::Target
+fn probe(random: &mut SimRandom) -> Probe {
+    Probe {
+        group: random.index(6),
+        link: random.index(2),
+        crash: if random.one_in(3) {
+            Crash::Process
+        } else {
+            Crash::Power
+        },
     }
 }
 
@@ -235,97 +351,121 @@ fn span(random: &mut SimRandom) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn fault(random: &mut SimRandom) -> Fault {
-    let side = side(random);
+fn small(random: &mut SimRandom, below: u64) -> u32 {
+    u32::try_from(random.below(below)).expect("small")
+}
+
+fn fault(random: &mut SimRandom, nodes: usize) -> Fault {
+    let node = random.index(nodes);
+    let other = (node + 1 + random.index(nodes - 1)) % nodes;
     match random.below(10) {
         0..=4 => Fault::Crash {
-            side,
-            crash: if random.one_in(2) {
-                Crash::Process
-            } else {
-                Crash::Power
-            },
-            calls: random
-                .one_in(2)
-                .then(|| u32::try_from(random.below(60)).expect("small")),
+            node,
+            crash: crash(random),
+            calls: random.one_in(2).then(|| small(random, 60)),
             down: span(random),
         },
         5 | 6 => Fault::Cut {
-            from: side,
+            from: node,
+            to: other,
             both: !random.one_in(3),
             span: span(random),
         },
-        7 => Fault::Reset,
-        8 => {
-            let kind = match random.below(3) {
-                0 => FaultKind::Read,
-                1 => FaultKind::Write,
-                _ => FaultKind::Sync,
-            };
-            let errno = if random.one_in(2) {
-                Errno::EIO
-            } else {
-                Errno::ENOSPC
-            };
-            let times = u32::try_from(random.between(1, 3)).expect("small");
-            Fault::Disk {
-                side,
-                kind,
-                errno,
-                times,
-            }
-        }
+        7 => Fault::Reset { one: node, other },
+        8 => Fault::Disk {
+            node,
+            kind: *pick(
+                random,
+                &[FaultKind::Read, FaultKind::Write, FaultKind::Sync],
+            ),
+            errno: *pick(random, &[Errno::EIO, Errno::ENOSPC]),
+            times: 1 + small(random, 3),
+        },
         _ => Fault::Stall {
-            side,
+            node,
             span: span(random),
         },
     }
 }
 
-fn command(random: &mut SimRandom) -> Command {
-    match random.below(6) {
-        0 => Command::PauseTarget(span(random)),
-        1 => Command::Mirror(MirrorKind::Full),
-        2 => Command::Mirror(MirrorKind::Difference),
-        3 => Command::Mirror(MirrorKind::Checksum),
-        4 => Command::Restart(side(random)),
-        _ => Command::Reconnect(span(random)),
+fn command(random: &mut SimRandom, nodes: usize) -> Command {
+    let (group, link, span) = (random.index(6), random.index(2), span(random));
+    match random.below(9) {
+        0 => Command::PauseTarget { group, link, span },
+        1 | 2 => Command::Mirror {
+            group,
+            link,
+            kind: *pick(
+                random,
+                &[
+                    MirrorKind::Full,
+                    MirrorKind::Difference,
+                    MirrorKind::Checksum,
+                ],
+            ),
+        },
+        3 => Command::StopMirror { group, link },
+        4 => Command::PauseMirror { group, link, span },
+        5 => Command::HoldTransmission {
+            group,
+            link,
+            stop: random.one_in(2),
+            span,
+        },
+        6 | 7 => Command::Restart {
+            node: random.index(nodes),
+        },
+        _ => Command::Reconnect { group, link, span },
     }
+}
+
+fn takeovers(random: &mut SimRandom) -> Vec<Takeover> {
+    let count = *pick(random, &[0, 1, 1, 2]);
+    let group = random.index(6);
+    let one = |random: &mut SimRandom| Takeover {
+        group,
+        link: random.index(2),
+        why: *pick(
+            random,
+            &[
+                TakeoverReason::Killed,
+                TakeoverReason::PowerLost,
+                TakeoverReason::Cut,
+                TakeoverReason::Cut,
+            ],
+        ),
+        crash: random.one_in(2).then(|| (crash(random), small(random, 80))),
+        crash_old: random.one_in(2).then(|| (crash(random), small(random, 40))),
+    };
+    (0..count).map(|_| one(random)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
+    use std::collections::HashSet;
     use std::mem::discriminant;
 
     #[test]
-    fn a_few_hundred_seeds_meet_every_fault_command_and_ending() {
+    fn a_few_hundred_seeds_meet_every_fault_command_and_shape() {
         let plans: Vec<Plan> = (0..300).map(Plan::of).collect();
-        let faults: Vec<_> = plans
+        let faults = plans.iter().flat_map(|plan| &plan.faults);
+        let kinds: HashSet<_> = faults.map(|(_, fault)| discriminant(fault)).collect();
+        assert_eq!(kinds.len(), 5);
+        let commands = plans.iter().flat_map(|plan| &plan.commands);
+        let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
+        assert_eq!(kinds.len(), 7);
+        let shapes: HashSet<_> = plans
             .iter()
-            .flat_map(|plan| &plan.faults)
-            .map(|(_, fault)| discriminant(fault))
+            .map(|plan| (plan.nodes, plan.groups.len(), plan.takeovers.len()))
             .collect();
-        let kinds = faults
-            .iter()
-            .collect::<std::collections::HashSet<_>>()
-            .len();
-        assert_eq!(kinds, 5);
-        let commands: BTreeSet<String> = plans
-            .iter()
-            .map(|plan| format!("{:?}", plan.command.1))
-            .map(|text| text.split('(').next().unwrap_or_default().to_owned())
-            .collect();
-        assert_eq!(commands.len(), 4);
-        for ending in [Ending::Quiet, Ending::PromoteDead, Ending::PromoteCut] {
-            assert!(plans.iter().any(|plan| plan.ending == ending));
+        assert_eq!(shapes.len(), 27);
+        for plan in &plans {
+            assert!(plan.faults.is_sorted_by_key(|(at, _)| *at));
+            for group in &plan.groups {
+                assert!(!group.targets.contains(&group.home));
+            }
         }
-        assert!(
-            plans
-                .iter()
-                .all(|plan| plan.faults.is_sorted_by_key(|(at, _)| *at))
-        );
     }
 
     #[test]

@@ -6,9 +6,21 @@
 use blkrep_io::sim::{ProcessId, RingId, SimHost, SimIo};
 use blkrep_io::{Host, HostError, Io, Worker};
 
+/// What a worker works for; all of one task's workers are waited for together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Taking connections.
+    Accept,
+    /// The queues and links of a group that is served here.
+    Serve(usize),
+    /// The replica of a group.
+    Receive(usize),
+}
+
 /// A worker with its ring.
 struct Seat {
     io: SimIo,
+    task: Task,
     worker: Box<dyn Worker<SimIo>>,
 }
 
@@ -55,10 +67,14 @@ impl Program {
     ///
     /// # Errors
     /// The process has died.
-    pub fn spawn(&mut self, mut worker: Box<dyn Worker<SimIo>>) -> Result<(), HostError> {
+    pub fn spawn(
+        &mut self,
+        task: Task,
+        mut worker: Box<dyn Worker<SimIo>>,
+    ) -> Result<(), HostError> {
         let mut io = self.host.ring(256)?;
         io.begin(&mut *worker);
-        self.seats.push(Seat { io, worker });
+        self.seats.push(Seat { io, task, worker });
         Ok(())
     }
 
@@ -68,7 +84,7 @@ impl Program {
         let Some(index) = self.seats.iter().position(|seat| seat.io.id() == ring) else {
             return false;
         };
-        let Seat { io, worker } = &mut self.seats[index];
+        let Seat { io, worker, .. } = &mut self.seats[index];
         io.turn(&mut **worker);
         if worker.finished() {
             self.seats.remove(index);
@@ -85,5 +101,11 @@ impl Program {
     #[must_use]
     pub fn finished(&self) -> bool {
         self.seats.is_empty()
+    }
+
+    /// True when every worker of a task has finished.
+    #[must_use]
+    pub fn has_done(&self, task: Task) -> bool {
+        !self.seats.iter().any(|seat| seat.task == task)
     }
 }

@@ -1,24 +1,24 @@
 //! One run: the plan carried out under the virtual clock, and judged.
 //!
-//! Owns the schedule of faults, restarts and the operator's command, and the ages of the record. A
-//! plan enters; a report or a complaint leaves.
+//! Owns the schedule: turns of workers, requests, restarts, and what is due later. A plan enters; a
+//! report or a complaint leaves.
 
-use super::app::{Age, App};
-use super::front::Front;
+use super::cluster::{Cluster, Table};
+use super::daemon::Daemon;
+use super::group::GroupRun;
 use super::judge;
 use super::names::Names;
-use super::plan::{Command, Ending, Fault, Plan, REQUESTS, Side};
-use super::source::{Opening, Source};
+use super::plan::Plan;
+use super::report::Report;
 use super::start::StartError;
-use super::target::Target;
 use super::told::Told;
-use blkrep_io::sim::{Crash, DiskFault, Next, NodeId, SimRandom, SimWorld};
+use blkrep_io::sim::{Next, SimRandom, SimWorld};
 use blkrep_types::{BlockSize, ByteLen, Nanos};
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long everything may take to become quiet and equal once nothing is wrong any more.
-const QUIET_MAX: Duration = Duration::from_secs(600);
+const QUIET_MAX: Duration = Duration::from_secs(300);
 
 /// How long the application may need for its requests, with every fault on the way: far longer
 /// than the faults can last.
@@ -27,137 +27,89 @@ const LOAD_MAX: Duration = Duration::from_secs(600);
 /// How long a daemon is tried to be started: longer than the latest write of a dead one.
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// How soon the application looks again when it could not issue a request.
-const FULL_WAIT: Duration = Duration::from_millis(2);
-
 /// How often what is not yet so is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// What a run did, for the totals that a campaign prints.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Requests of the application.
-    pub requests: u64,
-    /// Reads judged.
-    pub reads: u64,
-    /// Requests that were answered with an error.
-    pub failures: u64,
-    /// Times a daemon died.
-    pub deaths: u64,
-    /// Times a replica was promoted and its image judged.
-    pub promotions: u64,
-    /// Times a promotion was refused.
-    pub refusals: u64,
-    /// Names of writes seen on the wire.
-    pub names: u64,
+/// What is to happen by itself later.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Todo {
+    /// A node's daemon is started.
+    Start(usize),
+    /// Bytes pass again from a node to another, or both ways.
+    Heal { from: usize, to: usize, both: bool },
+    /// An operator takes back what he did.
+    Undo(super::operator::Undo),
 }
 
-#[derive(Debug, Clone, PartialEq)]
-enum Todo {
-    Start(Side),
-    Heal { from: Side, both: bool },
-    Unpause,
-    Connect,
+/// A host and its daemon.
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    pub(super) daemon: Option<Daemon>,
+    /// How long it is away the next time.
+    pub(super) down: Duration,
+    start_since: Option<Nanos>,
+    /// Nobody starts it.
+    pub(super) held_down: bool,
 }
 
 /// A run under way.
 pub struct Run {
-    pub(super) plan: Plan,
+    pub(super) cluster: Cluster,
     pub(super) world: SimWorld,
     pub(super) random: SimRandom,
-    pub(super) nodes: [NodeId; 2],
-    pub(super) fronts: Vec<Front>,
-    pub(super) app: App,
-    /// Ages that have ended.
-    ages: Vec<Age>,
-    pub(super) source: Option<Source>,
-    pub(super) target: Option<Target>,
-    todo: Vec<(Nanos, Todo)>,
-    down: [Duration; 2],
-    start_since: [Option<Nanos>; 2],
-    issue_at: Nanos,
-    /// The source's host lost power and has not served since: its age is over.
-    age_over: bool,
+    pub(super) nodes: Vec<Node>,
+    pub(super) groups: Vec<GroupRun>,
+    pub(super) todo: Vec<(Nanos, Todo)>,
+    look_at: Nanos,
     pub(super) report: Report,
-    pub(super) names: Names,
-    pub(super) told: Told,
 }
 
 impl std::fmt::Debug for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Run(seed {}, {:?})", self.plan.seed, self.report)
-    }
-}
-
-/// Where the source's volumes are.
-#[must_use]
-pub fn source_path(volume: usize) -> PathBuf {
-    PathBuf::from(format!("/dev/source{volume}"))
-}
-
-/// Where the target's are.
-#[must_use]
-pub fn target_path(volume: usize) -> PathBuf {
-    PathBuf::from(format!("/dev/target{volume}"))
-}
-
-const fn index(side: Side) -> usize {
-    match side {
-        Side::Source => 0,
-        Side::Target => 1,
-    }
-}
-
-const fn other(side: Side) -> Side {
-    match side {
-        Side::Source => Side::Target,
-        Side::Target => Side::Source,
+        write!(f, "Run(seed {}, {:?})", self.plan().seed, self.report)
     }
 }
 
 impl Run {
-    /// A world for the plan, nothing started; `told` prints every step.
+    /// A world for the plan, nothing started; `aloud` tells every step.
+    ///
+    /// # Panics
+    /// If the plan is none.
     #[must_use]
     pub fn new(plan: Plan, aloud: bool) -> Self {
         let world = SimWorld::new(plan.seed, plan.options.clone());
-        let nodes = [world.add_node(), world.add_node()];
-        let block = BlockSize::try_from(plan.block_bytes).expect("512 or 4096");
-        for (volume, len) in plan.volumes.iter().enumerate() {
-            let len = ByteLen::new(*len);
-            world.add_device(nodes[0], &source_path(volume), len, block, plan.write_cache);
-            world.add_device(nodes[1], &target_path(volume), len, block, plan.write_cache);
-        }
-        let fronts: Vec<Front> = plan.volumes.iter().map(|_| Front::new()).collect();
-        let base = plan
-            .volumes
-            .iter()
-            .map(|len| vec![0; usize::try_from(*len).expect("small")]);
-        let app = App::new(
-            world.fork_random(),
-            plan.habits,
-            plan.block_bytes,
-            fronts.clone(),
-            base.collect(),
-        );
-        Self {
+        let cluster = Cluster {
+            hosts: (0..plan.nodes).map(|_| world.add_node()).collect(),
+            table: Table::default(),
+            names: plan.groups.iter().map(|_| Names::default()).collect(),
             told: Told::new(&world, aloud),
-            names: Names::default(),
+            world: world.clone(),
+            plan: Arc::new(plan),
+        };
+        add_devices(&cluster);
+        let groups = 0..cluster.plan.groups.len();
+        let run = Self {
             random: world.fork_random(),
-            issue_at: world.now(),
-            plan,
-            world,
-            nodes,
-            fronts,
-            app,
-            ages: Vec::new(),
-            source: None,
-            target: None,
+            nodes: (0..cluster.plan.nodes).map(|_| Node::default()).collect(),
+            groups: groups.map(|group| GroupRun::new(&cluster, group)).collect(),
             todo: Vec::new(),
-            down: [Duration::ZERO; 2],
-            start_since: [None; 2],
-            age_over: false,
-            report: Report::default(),
+            look_at: world.now(),
+            report: Report::of(&cluster.plan),
+            cluster,
+            world,
+        };
+        for (group, plan) in run.cluster.plan.groups.iter().enumerate() {
+            let entry = super::cluster::Entry {
+                promoted: false,
+                untracked: false,
+            };
+            run.cluster.table.put(plan.home, group, entry);
         }
+        run
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.cluster.plan
     }
 
     /// Carries the plan out.
@@ -165,350 +117,233 @@ impl Run {
     /// # Errors
     /// A promise that was not kept.
     pub fn carry_out(mut self) -> Result<Report, String> {
-        self.start(Side::Target)?;
-        self.start(Side::Source)?;
+        for node in 0..self.nodes.len() {
+            self.start(node)?;
+        }
         self.load()?;
         self.settle()?;
-        // One that is still to come would hit a daemon that was promoted and ends.
-        self.world.crash_no_more();
-        match self.plan.ending {
-            Ending::Quiet => {}
-            Ending::PromoteDead => self.promote_dead()?,
-            Ending::PromoteCut => self.promote_cut()?,
+        for takeover in self.plan().takeovers.clone() {
+            self.take_over(takeover)?;
         }
-        self.names.judge()?;
-        self.report.names = self.names.count();
-        self.report.requests = self.app.requests;
-        self.report.reads = self.app.reads;
-        self.report.failures = self.app.failures;
+        for names in &self.cluster.names {
+            names.judge()?;
+        }
+        self.sum_up();
         Ok(self.report)
     }
 
-    fn later(&mut self, after: Duration, todo: Todo) {
+    fn sum_up(&mut self) {
+        let lives = self.groups.iter().flat_map(GroupRun::lives);
+        for life in lives {
+            self.report.requests += life.app.requests;
+            self.report.reads += life.app.reads;
+            self.report.failures += life.app.failures;
+        }
+        self.report.names = self.cluster.names.iter().map(Names::count).sum();
+        self.report.virtual_time = Duration::from_nanos(self.world.now().get());
+    }
+
+    pub(super) fn later(&mut self, after: Duration, todo: Todo) {
         let at = self.world.now().after(after);
         self.todo.push((at, todo));
     }
 
-    /// The load, with faults and the command in it.
+    /// Requests of all applications so far.
+    pub(super) fn requests(&self) -> u64 {
+        let lives = self.groups.iter().flat_map(GroupRun::lives);
+        lives.map(|life| life.app.requests).sum()
+    }
+
+    /// The load, with faults and commands in it.
     fn load(&mut self) -> Result<(), String> {
-        let mut faults = self.plan.faults.clone().into_iter().peekable();
-        let mut probes = self.plan.probes.clone().into_iter().peekable();
-        let mut command = Some(self.plan.command);
+        let plan = Arc::clone(&self.cluster.plan);
+        let mut faults = plan.faults.iter().peekable();
+        let mut probes = plan.probes.iter().peekable();
+        let mut commands = plan.commands.iter().peekable();
+        for group in &mut self.groups {
+            group.life_mut().active = true;
+        }
         let end = self.world.now().after(LOAD_MAX);
-        while self.app.requests < REQUESTS {
+        while self.requests() < plan.requests {
             if self.world.now() > end {
-                let outstanding = self.app.outstanding();
-                return Err(format!(
-                    "the load stands still with {outstanding} requests under way\n{}",
-                    self.status()
-                ));
+                return Err(format!("the load stands still\n{}", self.status()));
             }
-            while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= self.app.requests) {
-                self.strike(&fault);
+            let requests = self.requests();
+            while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= requests) {
+                self.strike(fault);
             }
-            while let Some((_, crash)) = probes.next_if(|(at, _)| *at <= self.app.requests) {
-                self.probe(crash)?;
+            while let Some((_, probe)) = probes.next_if(|(at, _)| *at <= requests) {
+                self.probe(*probe)?;
             }
-            if let Some((_, what)) = command.take_if(|(at, _)| *at <= self.app.requests) {
-                self.operate(what);
+            while let Some((_, command)) = commands.next_if(|(at, _)| *at <= requests) {
+                self.operate(*command);
             }
-            self.maybe_issue();
-            self.step(self.issue_at)?;
+            let soon = self.world.now().after(LOOK_AGAIN);
+            self.step(soon)?;
         }
         Ok(())
     }
 
-    /// Issues a request if it is time and somebody is there, or will be.
-    pub(super) fn maybe_issue(&mut self) {
-        let now = self.world.now();
-        if now < self.issue_at {
-            return;
-        }
-        let served = self.source.is_some() || (self.plan.reissues && !self.age_over);
-        let room = self.app.outstanding() < self.plan.outstanding_max;
-        let issued = served && room && self.app.issue();
-        let think = Duration::from_nanos(self.random.below(self.plan.think_nanos_max) + 1000);
-        self.issue_at = now.after(if issued { think } else { think.max(FULL_WAIT) });
-    }
-
-    /// A side's host.
-    pub(super) fn node(&self, side: Side) -> NodeId {
-        self.nodes[index(side)]
-    }
-
-    /// When the next request is due.
-    pub(super) fn issue_time(&self) -> Nanos {
-        self.issue_at
-    }
-
-    /// Ends the source's daemon, or its host, and lets neither come back.
-    pub(super) fn source_dies_for_good(&mut self, power: bool) {
-        if let Some(source) = self.source.take() {
-            if power {
-                self.world.power_loss(self.nodes[0]);
-            } else {
-                self.world.crash_process(source.process());
-            }
-        }
-    }
-
     /// Runs to the next thing that happens, at most to `until`.
     pub(super) fn step(&mut self, until: Nanos) -> Result<(), String> {
-        let due = self.todo.iter().map(|(at, _)| *at).min();
-        let limit = due.map_or(until, |due| due.min(until));
-        match self.world.next(limit) {
+        self.issue();
+        let due = self.todo.iter().map(|(at, _)| *at);
+        let issues = self.groups.iter().filter_map(GroupRun::issue_at);
+        let limit = due.chain(issues).chain([self.look_at]).min();
+        match self
+            .world
+            .next(limit.map_or(until, |limit| limit.min(until)))
+        {
             Next::Ring(ring) => {
-                let mine = self.source.as_mut().is_some_and(|source| source.turn(ring));
-                if !mine && !self.target.as_mut().is_some_and(|target| target.turn(ring)) {
+                let mut mine = false;
+                for node in &mut self.nodes {
+                    if let Some(daemon) = &mut node.daemon {
+                        mine = mine || daemon.turn(ring)?;
+                    }
+                }
+                if !mine {
                     return Err(format!("{ring:?} belongs to nobody"));
                 }
             }
             Next::Until => self.do_due()?,
         }
-        self.app.take_answers()?;
+        for group in &mut self.groups {
+            group.take_answers()?;
+        }
         self.notice_deaths()
+    }
+
+    fn issue(&mut self) {
+        let now = self.world.now();
+        let nodes = &self.nodes;
+        let reissues = self.cluster.plan.reissues;
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            if group.issue_at().is_none_or(|at| at > now) {
+                continue;
+            }
+            let daemon = |node: usize| nodes[node].daemon.as_ref();
+            let served = |node| daemon(node).is_some_and(|daemon| daemon.gate(index).is_some());
+            let waits = |node: usize| reissues && daemon(node).is_none() && !nodes[node].held_down;
+            group.issue(&served, &waits);
+        }
     }
 
     fn do_due(&mut self) -> Result<(), String> {
         let now = self.world.now();
+        if now >= self.look_at {
+            self.look_at = now.after(LOOK_AGAIN);
+            for node in &mut self.nodes {
+                node.daemon.as_mut().map_or(Ok(()), Daemon::tend)?;
+            }
+            self.look()?;
+        }
         while let Some(place) = self.todo.iter().position(|(at, _)| *at <= now) {
             let (_, todo) = self.todo.remove(place);
-            self.told.say(&todo);
+            self.cluster.told.say(&todo);
             match todo {
-                Todo::Start(side) => self.start(side)?,
-                Todo::Heal { from, both } => self.heal(from, both),
-                Todo::Unpause => {
-                    if let Some(target) = &self.target {
-                        target.pause(false);
-                    }
-                }
-                Todo::Connect => {
-                    if let Some(source) = &self.source {
-                        source.connect();
-                    }
-                }
+                Todo::Start(node) => self.start(node)?,
+                Todo::Heal { from, to, both } => self.heal(from, to, both),
+                Todo::Undo(undo) => self.undo(undo),
             }
         }
         Ok(())
     }
 
-    fn process_of(&self, side: Side) -> Option<blkrep_io::sim::ProcessId> {
-        match side {
-            Side::Source => self.source.as_ref().map(Source::process),
-            Side::Target => self.target.as_ref().map(Target::process),
-        }
-    }
-
-    fn strike(&mut self, fault: &Fault) {
-        self.told.say(fault);
-        match fault {
-            Fault::Crash {
-                side,
-                crash,
-                calls,
-                down,
-            } => {
-                let Some(process) = self.process_of(*side) else {
-                    return;
-                };
-                self.down[index(*side)] = *down;
-                match (calls, crash) {
-                    (Some(calls), crash) => self.world.crash_after(process, *calls, *crash),
-                    (None, Crash::Process) => self.world.crash_process(process),
-                    (None, Crash::Power) => self.world.power_loss(self.nodes[index(*side)]),
-                }
-            }
-            Fault::Cut { from, both, span } => {
-                let (here, there) = (self.nodes[index(*from)], self.nodes[index(other(*from))]);
-                self.world.cut(here, there);
-                if *both {
-                    self.world.cut(there, here);
-                }
-                self.later(
-                    *span,
-                    Todo::Heal {
-                        from: *from,
-                        both: *both,
-                    },
-                );
-            }
-            Fault::Reset => self.world.reset_connections(self.nodes[0], self.nodes[1]),
-            Fault::Disk {
-                side,
-                kind,
-                errno,
-                times,
-            } => {
-                let path = self.data_path(*side);
-                let (kind, errno, times) = (*kind, *errno, *times);
-                let fault = DiskFault {
-                    kind,
-                    errno,
-                    bytes: None,
-                    times,
-                };
-                self.world.inject(self.nodes[index(*side)], &path, fault);
-            }
-            Fault::Stall { side, span } => {
-                let path = self.data_path(*side);
-                self.world.stall(self.nodes[index(*side)], &path, *span);
-            }
-        }
-    }
-
-    /// Any file or device of a side: data, journal, maps, superblock.
-    fn data_path(&mut self, side: Side) -> PathBuf {
-        let paths = self.world.paths(self.nodes[index(side)]);
-        paths[self.random.index(paths.len())].clone()
-    }
-
-    fn heal(&self, from: Side, both: bool) {
-        let (here, there) = (self.nodes[index(from)], self.nodes[index(other(from))]);
-        self.world.heal(here, there);
-        if both {
-            self.world.heal(there, here);
-        }
-    }
-
-    fn operate(&mut self, command: Command) {
-        self.told.say(&command);
-        match command {
-            Command::PauseTarget(span) => {
-                if let Some(target) = &self.target {
-                    target.pause(true);
-                }
-                self.later(span, Todo::Unpause);
-            }
-            Command::Mirror(kind) => {
-                if let Some(source) = &self.source {
-                    source.mirror(kind);
-                }
-            }
-            Command::Reconnect(span) => {
-                if let Some(source) = &self.source {
-                    source.disconnect();
-                }
-                self.later(span, Todo::Connect);
-            }
-            Command::Restart(side) => match side {
-                Side::Source => self.source.iter_mut().for_each(Source::stop),
-                Side::Target => self.target.iter_mut().for_each(Target::stop),
-            },
-        }
+    /// What must be so at any moment.
+    fn look(&mut self) -> Result<(), String> {
+        Ok(())
     }
 
     /// Finds daemons that died or ended, and has them come back.
     fn notice_deaths(&mut self) -> Result<(), String> {
-        let ended = |finished: bool, alive: bool| finished || !alive;
-        if let Some(source) = &self.source {
-            let alive = self.world.alive(source.process());
-            if ended(source.finished(), alive) {
-                self.source_ended(alive)?;
+        for index in 0..self.nodes.len() {
+            let node = &mut self.nodes[index];
+            let gone = |daemon: &Daemon| daemon.finished() || !self.world.alive(daemon.process());
+            if !node.daemon.as_ref().is_some_and(gone) {
+                continue;
             }
-        }
-        if let Some(target) = &self.target {
-            let alive = self.world.alive(target.process());
-            if ended(target.finished(), alive) {
-                let process = target.process();
-                self.target = None;
-                self.world.crash_process(process);
-                self.report.deaths += u64::from(!alive);
-                self.told.say(&"the target's daemon ended");
-                self.later(self.down[1], Todo::Start(Side::Target));
+            let daemon = node.daemon.take().expect("it was there a line ago");
+            let (down, held) = (std::mem::take(&mut node.down), node.held_down);
+            self.bury(index, &daemon)?;
+            drop(daemon);
+            if !held {
+                self.later(down, Todo::Start(index));
             }
         }
         Ok(())
     }
 
-    fn source_ended(&mut self, alive: bool) -> Result<(), String> {
-        let source = self.source.take().expect("just seen");
-        if alive && !source.close() {
-            self.told.say(&"the source's run was not clean");
+    fn bury(&mut self, node: usize, daemon: &Daemon) -> Result<(), String> {
+        let process = daemon.process();
+        let alive = self.world.alive(process);
+        if alive {
+            daemon.close();
         }
-        self.world.crash_process(source.process());
-        drop(source);
-        self.report.deaths += u64::from(!alive);
-        if !self.world.powered(self.nodes[0]) {
-            self.told.say(&"the source's host lost power");
-            judge::after_power_loss(self.app.age(), &self.images(Side::Source))?;
-            self.fronts.iter().for_each(Front::forget);
-            self.age_over = true;
-        } else {
-            self.told.say(&"the source's daemon ended");
-            if !self.plan.reissues {
-                self.fronts.iter().for_each(Front::fail_outstanding);
-                self.app.take_answers()?;
-            }
+        self.world.crash_process(process);
+        let power = !self.world.powered(self.cluster.hosts[node]);
+        self.report.restarts += u64::from(alive);
+        self.report.kills += u64::from(!alive && !power);
+        self.report.power_cuts += u64::from(power);
+        let told = self.cluster.told.of(format!("node{node}"));
+        told.say(&match (power, alive) {
+            (true, _) => "its host lost power",
+            (_, true) => "its daemon ended",
+            _ => "its daemon was killed",
+        });
+        let reissues = self.plan().reissues;
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            group
+                .node_is_gone(node, power, reissues)
+                .map_err(|why| format!("group {index}, node {node}: {why}"))?;
         }
-        self.later(self.down[0], Todo::Start(Side::Source));
         Ok(())
-    }
-
-    /// A side's volumes as a reader sees them.
-    #[must_use]
-    pub(super) fn images(&self, side: Side) -> Vec<Vec<u8>> {
-        let node = self.nodes[index(side)];
-        let path = |volume| match side {
-            Side::Source => source_path(volume),
-            Side::Target => target_path(volume),
-        };
-        (0..self.plan.volumes.len())
-            .map(|volume| self.world.image(node, &path(volume)))
-            .collect()
     }
 
     /// Starts a daemon, or tries again later if its predecessor's last writes have not landed.
-    fn start(&mut self, side: Side) -> Result<(), String> {
-        let place = index(side);
+    pub(super) fn start(&mut self, node: usize) -> Result<(), String> {
         let now = self.world.now();
-        let since = *self.start_since[place].get_or_insert(now);
-        let host = self.world.start(self.nodes[place]);
+        let since = *self.nodes[node].start_since.get_or_insert(now);
+        let host = self.world.start(self.cluster.hosts[node]);
         let process = host.process();
-        if side == Side::Source && self.age_over {
-            let base = self.images(Side::Source);
-            let age = self.app.begin_age(base);
-            self.ages.push(age);
-            self.age_over = false;
+        for group in &mut self.groups {
+            group.node_is_back(node);
         }
-        let started = match side {
-            Side::Source => {
-                let (plan, fronts) = (&self.plan, &self.fronts);
-                let told = self.told.clone();
-                let opening = Opening::first(plan, fronts, self.nodes[1], &self.names, told);
-                Source::open(host, &opening).map(|source| self.source = Some(source))
+        let groups = &self.groups;
+        let fronts = groups.iter().map(|group| group.fronts(node).to_vec());
+        let all = 0..groups.len();
+        let opened = Daemon::open(&self.cluster, host, node, all, fronts.collect());
+        match opened {
+            Ok(daemon) => {
+                self.nodes[node].daemon = Some(daemon);
+                self.nodes[node].start_since = None;
             }
-            Side::Target => Target::open(host, &self.plan, self.told.clone())
-                .map(|target| self.target = Some(target)),
-        };
-        match started {
-            Ok(()) => self.start_since[place] = None,
             Err(_) if !self.world.alive(process) => {
-                self.told.say(&"died while it started");
-                if side == Side::Source && !self.world.powered(self.nodes[0]) {
-                    self.age_over = true;
+                self.cluster.told.say(&("died while it started", node));
+                if !self.world.powered(self.cluster.hosts[node]) {
+                    let groups = self.groups.iter_mut();
+                    groups.for_each(|group| group.start_lost_power(node));
                 }
-                self.later(LOOK_AGAIN, Todo::Start(side));
+                self.later(LOOK_AGAIN, Todo::Start(node));
             }
             Err(StartError::Busy(why)) => {
                 self.world.crash_process(process);
                 if now.since(since) > START_MAX {
-                    return Err(format!("the {side:?} cannot be started: {why}"));
+                    return Err(format!("node {node} cannot be started: {why}"));
                 }
-                self.later(LOOK_AGAIN, Todo::Start(side));
+                self.later(LOOK_AGAIN, Todo::Start(node));
             }
-            Err(StartError::Failed(why)) => return Err(format!("start the {side:?}: {why}")),
+            Err(StartError::Failed(why)) => return Err(format!("start node {node}: {why}")),
         }
         Ok(())
     }
 
-    /// Nothing is wrong any more: both ends must become equal, with everything answered.
-    fn settle(&mut self) -> Result<(), String> {
-        self.told.say(&"nothing is wrong from here on");
-        for from in [Side::Source, Side::Target] {
-            self.heal(from, false);
-            self.world.clear_faults(self.nodes[index(from)]);
+    /// Nothing is wrong any more: all ends must become equal, with everything answered.
+    pub(super) fn settle(&mut self) -> Result<(), String> {
+        self.cluster.told.say(&"nothing is wrong from here on");
+        for group in &mut self.groups {
+            group.lives_mut().for_each(|life| life.active = false);
         }
-        self.todo.retain(|(_, todo)| matches!(todo, Todo::Start(_)));
+        self.mend();
         let end = self.world.now().after(QUIET_MAX);
         let mut look = self.world.now();
         loop {
@@ -517,12 +352,7 @@ impl Run {
                 continue;
             }
             look = self.world.now().after(LOOK_AGAIN);
-            if let Some(target) = &self.target {
-                target.pause(false);
-            }
-            if let Some(source) = &self.source {
-                source.calm();
-            }
+            self.calm();
             match self.quiet() {
                 Ok(()) => break,
                 Err(why) if self.world.now() > end => {
@@ -531,30 +361,65 @@ impl Run {
                 Err(_) => {}
             }
         }
-        judge::source(self.app.age(), &self.images(Side::Source))
-    }
-
-    fn quiet(&self) -> Result<(), String> {
-        let (Some(source), Some(target)) = (&self.source, &self.target) else {
-            return Err("a daemon is down".to_owned());
-        };
-        if self.app.outstanding() > 0 {
-            return Err(format!(
-                "{} requests are not answered",
-                self.app.outstanding()
-            ));
+        for (index, group) in self.groups.iter().enumerate() {
+            let life = group.life();
+            let images = self.cluster.images(life.node, index);
+            judge::source(life.app.age(), &images)
+                .map_err(|why| format!("group {index} on node {}: {why}", life.node))?;
         }
-        source.quiet()?;
-        target.quiet()?;
-        judge::equal(&self.images(Side::Source), &self.images(Side::Target))
+        Ok(())
     }
 
-    fn status(&self) -> String {
-        format!("source: {:#?}\ntarget: {:#?}", self.source, self.target)
+    fn quiet(&mut self) -> Result<(), String> {
+        for index in 0..self.groups.len() {
+            self.group_is_quiet(index)
+                .map_err(|why| format!("group {index}: {why}"))?;
+        }
+        Ok(())
     }
 
-    /// Every age, the current one last.
-    pub(super) fn ages(&self) -> Vec<&Age> {
-        self.ages.iter().chain([self.app.age()]).collect()
+    fn group_is_quiet(&mut self, index: usize) -> Result<(), String> {
+        let life = self.groups[index].life();
+        let home = life.node;
+        let outstanding = life.app.outstanding();
+        if outstanding > 0 {
+            return Err(format!("{outstanding} requests are not answered"));
+        }
+        let Some(daemon) = &mut self.nodes[home].daemon else {
+            return Err(format!("node {home} is down"));
+        };
+        let served = daemon.with_served(index, |served, _| (served.quiet(), served.targets()));
+        let Some((quiet, targets)) = served else {
+            return Err(format!("node {home} does not serve it"));
+        };
+        quiet?;
+        for target in targets {
+            let Some(daemon) = &self.nodes[target].daemon else {
+                return Err(format!("node {target} is down"));
+            };
+            let quiet = daemon.with_received(index, |received| received.quiet());
+            quiet.unwrap_or_else(|| Err(format!("node {target} has no replica")))?;
+            let images = |node| self.cluster.images(node, index);
+            judge::equal(&images(home), &images(target))
+                .map_err(|why| format!("nodes {home} and {target}: {why}"))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn status(&self) -> String {
+        format!("{:#?}", self.nodes)
+    }
+}
+
+fn add_devices(cluster: &Cluster) {
+    for (group, plan) in cluster.plan.groups.iter().enumerate() {
+        let block = BlockSize::try_from(plan.block_bytes).expect("512 or 4096");
+        for (path, len) in cluster.backings(group).iter().zip(&plan.volumes) {
+            for host in &cluster.hosts {
+                let cache = cluster.plan.write_cache;
+                let len = ByteLen::new(*len);
+                cluster.world.add_device(*host, path, len, block, cache);
+            }
+        }
     }
 }

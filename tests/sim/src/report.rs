@@ -1,0 +1,135 @@
+//! What a run did, for the totals that a campaign prints.
+//!
+//! Owns the counters. Faults and commands enter, sums leave.
+
+use super::plan::{Command, Fault, Plan};
+use std::time::Duration;
+
+macro_rules! report {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a run did.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Report {
+            /// How long it took by its own clock.
+            pub virtual_time: Duration,
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Report {
+            /// Adds another run's.
+            pub fn add(&mut self, other: &Self) {
+                self.virtual_time += other.virtual_time;
+                $(self.$name += other.$name;)*
+            }
+
+            /// Every counter by its name.
+            #[must_use]
+            pub fn counters(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+report! {
+    /// Runs.
+    runs,
+    /// Hosts.
+    nodes,
+    /// Groups.
+    groups,
+    /// Groups with two targets.
+    fans,
+    /// Volumes.
+    volumes,
+    /// Requests of the applications.
+    requests,
+    /// Reads judged.
+    reads,
+    /// Requests that were answered with an error.
+    failures,
+    /// Names of writes seen on the wire.
+    names,
+    /// Times a daemon was killed.
+    kills,
+    /// Times a host lost power.
+    power_cuts,
+    /// Times a daemon ended in order.
+    restarts,
+    /// Cuts of the network.
+    cuts,
+    /// Resets of connections.
+    resets,
+    /// Disks that answered with errors.
+    disk_errors,
+    /// Disks that answered late.
+    stalls,
+    /// Targets paused.
+    pauses,
+    /// Mirrors asked for.
+    mirrors,
+    /// Mirrors stopped or paused.
+    mirror_stops,
+    /// Transmissions held.
+    holds,
+    /// Links disconnected and connected.
+    reconnects,
+    /// Replicas promoted in a copy of their world, and judged.
+    probes_promoted,
+    /// Replicas that refused there.
+    probes_refused,
+    /// Takeovers.
+    takeovers,
+    /// Of them, behind a cut while the old source went on.
+    takeovers_behind_cut,
+    /// Old sources that became targets.
+    rejoins,
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).expect("64-bit platform")
+}
+
+impl Report {
+    /// What can be said of a plan before it is carried out.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        let groups = &plan.groups;
+        Self {
+            runs: 1,
+            nodes: count(plan.nodes),
+            groups: count(groups.len()),
+            fans: count(
+                groups
+                    .iter()
+                    .filter(|group| group.targets.len() > 1)
+                    .count(),
+            ),
+            volumes: count(groups.iter().map(|group| group.volumes.len()).sum()),
+            ..Self::default()
+        }
+    }
+
+    /// Counts a fault; crashes are counted when they happen.
+    pub fn note_fault(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Crash { .. } => {}
+            Fault::Cut { .. } => self.cuts += 1,
+            Fault::Reset { .. } => self.resets += 1,
+            Fault::Disk { .. } => self.disk_errors += 1,
+            Fault::Stall { .. } => self.stalls += 1,
+        }
+    }
+
+    /// Counts a command; restarts are counted when they happen.
+    pub fn note_command(&mut self, command: &Command) {
+        match command {
+            Command::Restart { .. } => {}
+            Command::PauseTarget { .. } => self.pauses += 1,
+            Command::Mirror { .. } => self.mirrors += 1,
+            Command::StopMirror { .. } | Command::PauseMirror { .. } => self.mirror_stops += 1,
+            Command::HoldTransmission { .. } => self.holds += 1,
+            Command::Reconnect { .. } => self.reconnects += 1,
+        }
+    }
+}
