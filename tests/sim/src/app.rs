@@ -138,6 +138,10 @@ pub struct App {
     retired: Vec<Claim>,
     /// For each sector of each volume, what was written there, in order of issue.
     written: Vec<BTreeMap<u64, Vec<Written>>>,
+    /// Since which line of the record its device is fenced.
+    fenced: Option<u64>,
+    /// A write that was answered though it was.
+    complaint: Option<String>,
     /// Answers that were errors.
     pub failures: u64,
     /// Requests issued in all.
@@ -172,6 +176,8 @@ impl App {
             claims: BTreeMap::new(),
             retired: Vec::new(),
             written: Vec::new(),
+            fenced: None,
+            complaint: None,
             failures: 0,
             requests: 0,
             reads: 0,
@@ -193,6 +199,7 @@ impl App {
         self.retired.clear();
         self.written = vec![BTreeMap::new(); base.len()];
         self.counter = 0;
+        self.fenced = None;
         let events = vec![Event::Run { run, sectors }];
         std::mem::replace(&mut self.age, Age { run, events, base })
     }
@@ -201,6 +208,18 @@ impl App {
     #[must_use]
     pub fn age(&self) -> &Age {
         &self.age
+    }
+
+    /// Its device returns errors from now on, or does not.
+    pub fn set_fenced(&mut self, fenced: bool) {
+        let now = to_u64(self.age.events.len());
+        self.fenced = fenced.then(|| self.fenced.unwrap_or(now));
+    }
+
+    /// A write that was issued to a fenced device and answered as done.
+    #[must_use]
+    pub fn answered_though_fenced(&self) -> Option<&str> {
+        self.complaint.as_deref()
     }
 
     /// Requests not yet answered.
@@ -377,6 +396,9 @@ impl App {
         let issued = issued.ok_or_else(|| format!("tag {} was answered twice", answer.tag))?;
         if answer.result.is_err() {
             self.failures += 1;
+        } else if self.fenced.is_some_and(|line| issued.submitted >= line) {
+            let what = format!("a request of line {} was answered", issued.submitted);
+            self.complaint = Some(format!("{what} by a fenced source"));
         }
         match issued.counter {
             Some(counter) => self.completed(&issued, counter, answer.result),

@@ -36,7 +36,8 @@ struct Shared {
     taken: usize,
     answers: Vec<Answer>,
     stopping: bool,
-    memory: Slice,
+    /// That of the daemon that serves; what is issued before is in `outstanding`.
+    memory: Option<Slice>,
     waker: Option<Waker>,
 }
 
@@ -61,8 +62,10 @@ impl std::fmt::Debug for Front {
     }
 }
 
+/// Little of it is ever touched.
 fn memory() -> Slice {
-    Region::heap(usize::from(DEPTH) * REQUEST_BYTES_MAX).whole()
+    let region = Region::anonymous(usize::from(DEPTH) * REQUEST_BYTES_MAX);
+    region.expect("there is memory for a simulation").whole()
 }
 
 impl Front {
@@ -75,7 +78,7 @@ impl Front {
             taken: 0,
             answers: Vec::new(),
             stopping: false,
-            memory: memory(),
+            memory: None,
             waker: None,
         })))
     }
@@ -89,12 +92,12 @@ impl Front {
     #[must_use]
     pub fn serve(&self) -> SimFront {
         let mut shared = self.lock();
-        shared.memory = memory();
+        let memory = memory();
+        shared.memory = Some(memory.clone());
         shared.stopping = false;
         shared.waker = None;
         shared.fresh = shared.outstanding.keys().copied().collect();
         shared.taken = 0;
-        let memory = shared.memory.clone();
         for (tag, outstanding) in &shared.outstanding {
             data_of(&memory, *tag).write(0, &outstanding.bytes);
         }
@@ -138,7 +141,9 @@ impl Front {
     pub fn issue(&self, request: Request, bytes: Vec<u8>) {
         let waker = {
             let mut shared = self.lock();
-            data_of(&shared.memory, request.tag).write(0, &bytes);
+            if let Some(memory) = &shared.memory {
+                data_of(memory, request.tag).write(0, &bytes);
+            }
             let old = shared
                 .outstanding
                 .insert(request.tag, Outstanding { request, bytes });

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// How soon an application looks again when it could not issue a request.
 const FULL_WAIT: Duration = Duration::from_millis(2);
 
+/// How long one thinks that only keeps going.
+const TRICKLE: Duration = Duration::from_millis(50);
+
 /// An application on a node.
 #[derive(Debug)]
 pub struct Life {
@@ -24,6 +27,8 @@ pub struct Life {
     pub app: App,
     /// It issues requests.
     pub active: bool,
+    /// Nobody waits for its requests.
+    pub trickles: bool,
     /// Its node will never serve it again, or nobody cares.
     pub over: bool,
     /// Its host lost power and has not served since: its age is over.
@@ -83,6 +88,7 @@ impl GroupRun {
                 self.cluster.images(node, self.group),
             ),
             active: false,
+            trickles: false,
             over: false,
             age_over: false,
             issue_at: self.cluster.world.now(),
@@ -148,7 +154,12 @@ impl GroupRun {
             let room = life.app.outstanding() < plan.outstanding_max;
             let issued = served && room && life.app.issue();
             let think = Duration::from_nanos(self.random.below(plan.think_nanos_max) + 1000);
-            life.issue_at = now.after(if issued { think } else { think.max(FULL_WAIT) });
+            let least = match (life.trickles, issued) {
+                (true, _) => TRICKLE,
+                (false, true) => Duration::ZERO,
+                (false, false) => FULL_WAIT,
+            };
+            life.issue_at = now.after(think.max(least));
         }
     }
 

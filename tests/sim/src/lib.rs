@@ -15,6 +15,7 @@ pub mod group;
 pub mod judge;
 pub mod names;
 mod operator;
+mod oracles;
 pub mod plan;
 mod probe;
 pub mod program;

@@ -50,6 +50,8 @@ report! {
     failures,
     /// Names of writes seen on the wire.
     names,
+    /// Times a pair of ends was compared while the run went on.
+    looks,
     /// Times a daemon was killed.
     kills,
     /// Times a host lost power.

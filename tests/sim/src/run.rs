@@ -249,11 +249,6 @@ impl Run {
         Ok(())
     }
 
-    /// What must be so at any moment.
-    fn look(&mut self) -> Result<(), String> {
-        Ok(())
-    }
-
     /// Finds daemons that died or ended, and has them come back.
     fn notice_deaths(&mut self) -> Result<(), String> {
         for index in 0..self.nodes.len() {

@@ -102,8 +102,18 @@ impl Run {
         }
     }
 
-    /// The application works for some requests, if anybody serves it.
+    /// The application works for some requests, if anybody serves it. Before and after it keeps going.
     fn work(&mut self, group: usize, requests: u64) -> Result<(), String> {
+        self.groups[group]
+            .lives_mut()
+            .for_each(|life| life.trickles = true);
+        self.groups[group].life_mut().trickles = false;
+        let worked = self.work_on(group, requests);
+        self.groups[group].life_mut().trickles = true;
+        worked
+    }
+
+    fn work_on(&mut self, group: usize, requests: u64) -> Result<(), String> {
         let done = |run: &Self| run.groups[group].life().app.requests;
         let until = done(self) + requests;
         let end = self.world.now().after(ACT_MAX);

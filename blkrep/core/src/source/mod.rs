@@ -12,6 +12,7 @@
 
 mod admit;
 mod blocks;
+mod coverage;
 mod facts;
 mod flush;
 mod leaving;

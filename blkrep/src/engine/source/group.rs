@@ -436,6 +436,24 @@ impl<H: Host> SourceShared<H> {
         self.lock().group.gate()
     }
 
+    /// True if a difference of this extent at a link's target would be found, as far as this memory
+    /// knows; see [`SourceGroup::covers`].
+    #[must_use]
+    pub fn covers(&self, link: &LinkName, volume: VolumeIndex, extent: Extent) -> bool {
+        let place = {
+            let admin = self.admin();
+            let mut links = admin.record.links.iter();
+            links
+                .find(|other| other.name == *link)
+                .map(|link| link.place)
+        };
+        let covers = |place: u8| {
+            let link = LinkIndex::new(usize::from(place));
+            self.lock().group.covers(link, volume, extent)
+        };
+        place.is_some_and(covers)
+    }
+
     /// What happened since the last call, for the event log.
     #[must_use]
     pub fn take_events(&self) -> Vec<GroupEvent> {

@@ -1,0 +1,75 @@
+//! What must be so at any moment, asked whenever the run looks around.
+//!
+//! Owns the order of the questions. The run enters, the first complaint leaves. Images, reads and names
+//! are judged where they come up: see `judge.rs`, `app.rs` and `names.rs`.
+
+mod bounds;
+mod coverage;
+mod one_writer;
+mod truth;
+
+use super::run::Run;
+use super::served::Served;
+use blkrep::engine::target::TargetStatus;
+use blkrep_types::LinkName;
+
+/// A group on its source, and one of its targets that has it.
+struct Pair<'a> {
+    group: usize,
+    home: usize,
+    target: usize,
+    served: &'a Served,
+    link: LinkName,
+    replica: TargetStatus,
+}
+
+impl Run {
+    /// Asks every question.
+    ///
+    /// # Errors
+    /// What is not as it must be.
+    pub(super) fn look(&mut self) -> Result<(), String> {
+        for group in 0..self.groups.len() {
+            self.one_writer(group)?;
+            let home = self.groups[group].life().node;
+            let targets = (0..self.nodes.len()).filter(|node| *node != home);
+            for target in targets {
+                self.look_at_pair(group, home, target)
+                    .map_err(|why| format!("group {group}, nodes {home} and {target}: {why}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_pair(&mut self, group: usize, home: usize, target: usize) -> Result<(), String> {
+        let Some(daemon) = &self.nodes[target].daemon else {
+            return Ok(());
+        };
+        let Some(Some(replica)) = daemon.with_received(group, |received| received.status()) else {
+            return Ok(());
+        };
+        let outstanding = self.groups[group].life().app.outstanding();
+        let cluster = self.cluster.clone();
+        let Some(daemon) = &mut self.nodes[home].daemon else {
+            return Ok(());
+        };
+        let looked = daemon.with_served(group, |served, _| {
+            let Some(link) = served.link(target) else {
+                return Ok(false);
+            };
+            let pair = Pair {
+                group,
+                home,
+                target,
+                served,
+                link,
+                replica,
+            };
+            bounds::judge(&pair, &cluster)?;
+            truth::judge(&pair, &cluster, outstanding)?;
+            coverage::judge(&pair, &cluster)
+        });
+        self.report.looks += u64::from(looked.unwrap_or(Ok(false))?);
+        Ok(())
+    }
+}
