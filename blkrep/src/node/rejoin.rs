@@ -175,8 +175,13 @@ impl Inner {
             }
         }
         drop(known);
+        // What is compared with the newer side must be what the disk has.
+        let secured = engine.secure().map_err(|error| {
+            let text = format!("a flush failed there, and what it may have lost cannot be written again: {error}; see to the disk");
+            refuse(RefuseCode::Unavailable, text)
+        });
         self.stop_engine(group, engine, true);
-        Ok(())
+        secured
     }
 
     fn make_on_own(&self, hello: &Hello, own: &[OwnBase]) -> Result<Opened<RealHost>, Route> {

@@ -44,9 +44,11 @@ enum Task {
         #[arg(long, value_name = "N", default_value_t = 60)]
         seconds: u64,
     },
-    /// Run the simulator: see cargo xtask sim --help
-    #[command(disable_help_flag = true)]
+    /// Run the simulator: its own options follow; see cargo xtask sim -- --help
     Sim {
+        /// From a copy of what is committed, with this change to it
+        #[arg(long, value_name = "FILE")]
+        patch: Option<PathBuf>,
         /// What is passed on to it
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -97,7 +99,7 @@ fn main() -> ExitCode {
         Task::Fuzz { target, seconds } => {
             install::fuzzing().and_then(|()| fuzz::run(target, seconds))
         }
-        Task::Sim { arguments } => sim::run(&arguments),
+        Task::Sim { patch, arguments } => sim::run(patch.as_deref(), &arguments),
         Task::Deps => install::all().map(|()| true),
     };
     match done {

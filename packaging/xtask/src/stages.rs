@@ -65,7 +65,7 @@ pub(crate) fn test(full: bool) -> Result<bool> {
     stage("workspace tests", || workspace_tests(full, &mut totals))?;
     stage("simulator", || {
         let seeds = if full { SEEDS_FULL } else { SEEDS };
-        totals.add(sim::run(&["--seeds".to_owned(), seeds.to_string()])?);
+        totals.add(sim::run(None, &["--seeds".to_owned(), seeds.to_string()])?);
         Ok(())
     })?;
     stage("guest tests", || guest_tests(full, &mut totals))?;

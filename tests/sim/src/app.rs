@@ -146,6 +146,8 @@ pub struct App {
     pub failures: u64,
     /// Requests issued in all.
     pub requests: u64,
+    /// Of them, those that change something.
+    pub writes: u64,
     /// Reads judged.
     pub reads: u64,
 }
@@ -180,6 +182,7 @@ impl App {
             complaint: None,
             failures: 0,
             requests: 0,
+            writes: 0,
             reads: 0,
         };
         app.begin_age(run, base);
@@ -239,6 +242,7 @@ impl App {
         };
         self.requests += 1;
         let recorded = record_kind(kind);
+        self.writes += u64::from(recorded.is_some_and(|kind| kind != Kind::Flush));
         let counter = recorded.map(|_| {
             self.counter += 1;
             self.counter

@@ -21,6 +21,8 @@ pub struct Totals {
     pub kept: u64,
     /// Their sums.
     pub sum: Report,
+    /// Fewest writes of one.
+    pub writes_min: Option<u64>,
     /// Seeds that failed, with why.
     pub failed: Vec<(u64, String)>,
 }
@@ -29,12 +31,8 @@ pub struct Totals {
 ///
 /// # Errors
 /// The promise that was not kept, in words.
-pub fn seed(seed: u64, aloud: bool) -> Result<Report, String> {
-    let plan = Plan::of(seed);
-    if aloud {
-        eprintln!("{plan:#?}");
-    }
-    carry_out(plan, aloud)
+pub fn seed(seed: u64) -> Result<Report, String> {
+    carry_out(Plan::of(seed), false)
 }
 
 /// Carries a plan out; a panic of the engine is a complaint too.
@@ -72,7 +70,7 @@ pub fn seeds(range: Range<u64>, jobs: usize) -> Totals {
                     if number >= range.end {
                         return;
                     }
-                    let result = seed(number, false);
+                    let result = seed(number);
                     let mut totals = totals.lock().expect("a seed's panic is caught");
                     match result {
                         Ok(report) => totals.add(&report),
@@ -87,19 +85,42 @@ pub fn seeds(range: Range<u64>, jobs: usize) -> Totals {
     totals
 }
 
+fn ratio(count: u64, of: u64) -> f64 {
+    let number = |count: u64| u32::try_from(count).map_or(f64::from(u32::MAX), f64::from);
+    number(count) / number(of).max(1.0)
+}
+
 impl Totals {
     fn add(&mut self, report: &Report) {
         self.kept += 1;
         self.sum.add(report);
+        let least = self.writes_min.unwrap_or(u64::MAX);
+        self.writes_min = Some(least.min(report.writes));
+    }
+
+    /// What the seeds contained that kept every promise.
+    #[must_use]
+    pub fn histogram(&self) -> String {
+        let hours = self.sum.virtual_time.as_secs_f64() / 3600.0;
+        let mut text = format!("  {hours:.1} virtual hours\n");
+        for (name, count) in self.sum.counters() {
+            let name = name.replace('_', " ");
+            let each = ratio(count, self.kept);
+            text.push_str(&format!("  {name:<22} {count:>12} {each:>9.2} a seed\n"));
+        }
+        let least = self.writes_min.unwrap_or_default();
+        text.push_str(&format!("  fewest writes of a seed: {least}\n"));
+        text
     }
 
     /// The failures in words, each with the command that replays it.
     #[must_use]
     pub fn complaints(&self) -> String {
         let mut text = String::new();
+        let commit = std::env::var("BLKREP_COMMIT").unwrap_or_else(|_| "unknown".to_owned());
         for (seed, why) in self.failed.iter().take(SHOWN_MAX) {
             text.push_str(&format!(
-                "seed {seed}: {why}\n  replay: cargo xtask sim --seed {seed}\n"
+                "seed {seed}: {why}\n  commit {commit}; replay: cargo xtask sim --seed {seed}\n"
             ));
         }
         if self.failed.len() > SHOWN_MAX {

@@ -429,6 +429,10 @@ impl Daemon {
         }
         let served = desk.hosted().served.remove(&group);
         if let Some(served) = served {
+            if served.engine().secure().is_err() {
+                desk.hosted().served.insert(group, served);
+                return Ok(());
+            }
             // A disk that does not let it be clean costs nothing: all will be compared.
             let _ = served.close(true);
             served.fronts().iter().for_each(Front::fail_outstanding);

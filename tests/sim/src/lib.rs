@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod front;
 pub mod group;
 pub mod judge;
+pub mod minimize;
 pub mod names;
 mod operator;
 mod oracles;

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 use blkrep_sim::campaign;
+use blkrep_sim::minimize::{Less, minimize};
+use blkrep_sim::plan::Plan;
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -25,12 +27,21 @@ struct Cli {
     /// Replay one seed and tell every step
     #[arg(long, value_name = "S", conflicts_with_all = ["seeds", "from", "jobs"])]
     seed: Option<u64>,
+    /// Leave out what the failure of the seed does not need, and tell what is left
+    #[arg(long, requires = "seed")]
+    minimize: bool,
+    /// Leave a part of the seed's plan out: fault0, command1, probe0, takeover1
+    #[arg(long, value_name = "PART", requires = "seed")]
+    without: Vec<String>,
+    /// End the seed's load after so many requests
+    #[arg(long, value_name = "N", requires = "seed")]
+    requests: Option<u64>,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let kept = match cli.seed {
-        Some(seed) => replay(seed),
+        Some(seed) => one(seed, &cli),
         None => many(&cli),
     };
     if kept {
@@ -53,22 +64,41 @@ fn many(cli: &Cli) -> bool {
     let totals = campaign::seeds(first..first.saturating_add(cli.seeds), jobs);
     let seconds = begun.elapsed().as_secs_f64();
     println!(
-        "{} of {} seeds from {first} on kept every promise, in {seconds:.0} s on {jobs} threads: {:?}",
-        totals.kept, cli.seeds, totals.sum
+        "{} of {} seeds from {first} on kept every promise, in {seconds:.0} s on {jobs} threads",
+        totals.kept, cli.seeds,
     );
-    print!("{}", totals.complaints());
+    print!("{}{}", totals.histogram(), totals.complaints());
     totals.failed.is_empty()
 }
 
-fn replay(seed: u64) -> bool {
-    match campaign::seed(seed, true) {
-        Ok(report) => {
-            println!("seed {seed} kept every promise: {report:?}");
-            true
-        }
-        Err(why) => {
-            println!("seed {seed}: {why}");
-            false
+fn one(seed: u64, cli: &Cli) -> bool {
+    let plan = Plan::of(seed);
+    let mut less = Less {
+        without: cli.without.clone(),
+        requests: cli.requests,
+    };
+    if cli.minimize {
+        match minimize(&plan, &less) {
+            Some((smaller, _)) => less = smaller,
+            None => {
+                println!("seed {seed} keeps every promise: there is nothing to leave out");
+                return true;
+            }
         }
     }
+    let result = less.of(&plan).and_then(|plan| {
+        println!("{plan:#?}");
+        campaign::carry_out(plan, true)
+    });
+    if cli.minimize {
+        println!("smallest: cargo xtask sim --seed {seed}{}", less.options());
+    }
+    match result {
+        Ok(report) => println!("seed {seed} kept every promise: {report:?}"),
+        Err(why) => {
+            println!("seed {seed}: {why}");
+            return false;
+        }
+    }
+    true
 }

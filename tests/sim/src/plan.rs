@@ -8,8 +8,8 @@ use blkrep_io::sim::{Crash, FaultKind, SimOptions, SimRandom};
 use blkrep_types::{Errno, MirrorKind};
 use std::time::Duration;
 
-/// Requests of a run, of all groups together, without those of its takeovers.
-pub const REQUESTS: u64 = 320;
+/// Requests of a run, of all groups together, without those of its takeovers: at least 200 writes.
+pub const REQUESTS: u64 = 350;
 
 /// Faults in the load.
 const FAULTS: u64 = 3;

@@ -44,6 +44,8 @@ report! {
     volumes,
     /// Requests of the applications.
     requests,
+    /// Of them, those that change something.
+    writes,
     /// Reads judged.
     reads,
     /// Requests that were answered with an error.

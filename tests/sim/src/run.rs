@@ -136,6 +136,7 @@ impl Run {
         let lives = self.groups.iter().flat_map(GroupRun::lives);
         for life in lives {
             self.report.requests += life.app.requests;
+            self.report.writes += life.app.writes;
             self.report.reads += life.app.reads;
             self.report.failures += life.app.failures;
         }

@@ -17,6 +17,7 @@ mod open;
 mod port;
 mod queue;
 mod recover;
+mod secure;
 mod stop;
 #[cfg(test)]
 mod tests;
