@@ -20,6 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The page size blkrep aligns to, in bytes.
 pub const PAGE_BYTES: usize = 4096;
 
+/// From here on the kernel's zeroes are cheaper than ours: it gives a page when it is touched.
+const HEAP_BYTES_MAX: usize = 128 << 10;
+
 enum Kind {
     Mapped,
     Heap(Layout),
@@ -44,18 +47,21 @@ impl Region {
     /// # Errors
     /// ENOMEM or EINVAL, as the kernel says.
     pub fn anonymous(len: usize) -> Result<Arc<Self>, Errno> {
+        let len = len.next_multiple_of(PAGE_BYTES);
+        let (start, kind) = (Self::map(len)?, Kind::Mapped);
+        Ok(Arc::new(Self { start, len, kind }))
+    }
+
+    fn map(len: usize) -> Result<NonNull<u8>, Errno> {
         use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-        let len = NonZeroUsize::new(len.next_multiple_of(PAGE_BYTES)).ok_or(Errno::EINVAL)?;
+        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let start = unsafe { mmap_anonymous(None, len, access, flags) }
-            .map_err(|errno| Errno::new(errno as i32))?;
-        Ok(Arc::new(Self {
-            start: start.cast(),
-            len: len.get(),
-            kind: Kind::Mapped,
-        }))
+        let start = unsafe { mmap_anonymous(None, len, access, flags) };
+        start
+            .map(NonNull::cast)
+            .map_err(|errno| Errno::new(errno as i32))
     }
 
     /// The first `len` bytes of `file`, shared with every other mapping of it. Every page is there
@@ -91,7 +97,8 @@ impl Region {
             .map_err(|errno| Errno::new(errno as i32))
     }
 
-    /// Zeroed page-aligned memory of the allocator: cheap to make, for simulations and small pools.
+    /// Zeroed page-aligned memory of the allocator, or of the kernel where zeroing all of it would
+    /// cost more than a mapping: cheap to make, for simulations and small pools.
     ///
     /// # Panics
     /// If `len` is 0 or memory is exhausted.
@@ -100,16 +107,17 @@ impl Region {
         assert!(len > 0, "a region has at least one byte");
         let layout =
             Layout::from_size_align(len, PAGE_BYTES).expect("length fits the address space");
-        // SAFETY: the layout has a non-zero size.
-        let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
+        let (start, kind) = if len >= HEAP_BYTES_MAX {
+            (Self::map(len).ok(), Kind::Mapped)
+        } else {
+            // SAFETY: the layout has a non-zero size.
+            let start = unsafe { std::alloc::alloc_zeroed(layout) };
+            (NonNull::new(start), Kind::Heap(layout))
+        };
+        let Some(start) = start else {
             std::alloc::handle_alloc_error(layout)
         };
-        Arc::new(Self {
-            start,
-            len,
-            kind: Kind::Heap(layout),
-        })
+        Arc::new(Self { start, len, kind })
     }
 
     /// Length in bytes.
@@ -320,6 +328,7 @@ mod tests {
         for region in [
             Region::anonymous(5000).unwrap(),
             Region::heap(5000),
+            Region::heap(HEAP_BYTES_MAX + 5000),
             Region::shared(&file, 5000).unwrap(),
         ] {
             let slice = region.slice(4000..5000);

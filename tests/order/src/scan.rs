@@ -46,8 +46,9 @@ pub fn scan(
 ) -> io::Result<Vec<Seen>> {
     let sectors = history.sectors[usize::from(volume)];
     let mut seen = Vec::with_capacity(usize::try_from(sectors).unwrap_or(0));
-    let mut bytes = vec![0; CHUNK_SECTORS * SECTOR_BYTES];
-    let mut before = vec![0; CHUNK_SECTORS * SECTOR_BYTES];
+    let chunk = usize::try_from(sectors).unwrap_or(usize::MAX);
+    let chunk = chunk.min(CHUNK_SECTORS) * SECTOR_BYTES;
+    let (mut bytes, mut before) = (vec![0; chunk], vec![0; chunk]);
     while (seen.len() as u64) < sectors {
         let wanted = usize::try_from(sectors - seen.len() as u64).unwrap_or(usize::MAX);
         let wanted = wanted.min(CHUNK_SECTORS) * SECTOR_BYTES;

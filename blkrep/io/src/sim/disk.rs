@@ -38,6 +38,9 @@ pub enum FaultKind {
     Sync,
 }
 
+/// A write on its way: its first byte, and its bytes.
+pub(super) type Write = (u64, Arc<[u8]>);
+
 /// A completed write that a power cut may lose, as whole sectors.
 #[derive(Debug, Clone)]
 struct Cached {
@@ -81,7 +84,7 @@ impl Disk {
     }
 
     pub(super) fn len(&self) -> u64 {
-        u64::try_from(self.view.len()).expect("64-bit platform")
+        as_u64(self.view.len())
     }
 
     /// What a reader sees.
@@ -113,7 +116,7 @@ impl Disk {
     pub(super) fn write(
         &mut self,
         offset: u64,
-        bytes: &[u8],
+        bytes: &Arc<[u8]>,
         durable: bool,
         random: &mut SimRandom,
     ) -> Result<(), Errno> {
@@ -130,7 +133,7 @@ impl Disk {
             }
             return Err(errno);
         }
-        self.land(range.start, bytes);
+        self.land(range.start, bytes, Some(bytes));
         if durable || !self.shape.write_cache {
             let last = self.cached.pop_back().expect("just landed");
             self.keep(&last);
@@ -147,7 +150,7 @@ impl Disk {
         while at < end {
             let next = ((at / SECTOR + 1) * SECTOR).min(end);
             if whole || random.one_in(2) {
-                self.land(at, &bytes[at - start..next - start]);
+                self.land(at, &bytes[at - start..next - start], None);
             }
             at = next;
         }
@@ -173,7 +176,7 @@ impl Disk {
 
     /// The power fails: of what was not flushed, and of the writes in flight, each sector is kept
     /// or lost by chance. What is left is all there is.
-    pub(super) fn power_loss(&mut self, in_flight: &[(u64, Vec<u8>)], random: &mut SimRandom) {
+    pub(super) fn power_loss(&mut self, in_flight: &[Write], random: &mut SimRandom) {
         for (offset, bytes) in in_flight {
             self.write_torn(*offset, bytes, random);
         }
@@ -194,6 +197,45 @@ impl Disk {
             }
         }
         self.view = self.stable.clone();
+    }
+
+    /// First byte and length of each completed write that a power cut may lose.
+    pub(super) fn unflushed(&self) -> impl Iterator<Item = (u64, u64)> {
+        let loose = self.cached.iter().filter(|cached| self.loose(cached));
+        loose.map(|cached| (as_u64(cached.sector * SECTOR), as_u64(cached.bytes.len())))
+    }
+
+    fn loose(&self, cached: &Cached) -> bool {
+        let sectors = cached.sector..cached.sector + cached.bytes.len().div_ceil(SECTOR);
+        sectors
+            .into_iter()
+            .any(|sector| self.stable.order(sector) < cached.order)
+    }
+
+    /// The power fails, and `keep` says which sectors are kept of the unflushed writes, and then
+    /// of those in flight; how many writes there were.
+    pub(super) fn power_loss_keeping(
+        &mut self,
+        in_flight: &[Write],
+        mut keep: impl FnMut(usize, u64) -> bool,
+    ) -> usize {
+        let mut writes = std::mem::take(&mut self.cached);
+        writes.retain(|cached| self.loose(cached));
+        for (offset, bytes) in in_flight {
+            let start = as_usize(*offset).min(self.view.len());
+            let len = bytes.len().min(self.view.len() - start);
+            self.land(start, &bytes[..len], None);
+        }
+        writes.append(&mut self.cached);
+        for (index, cached) in writes.iter().enumerate() {
+            for (at, sector) in cached.bytes.chunks(SECTOR).enumerate() {
+                if keep(index, as_u64(at)) {
+                    self.keep_sector(cached.sector + at, cached.order, sector);
+                }
+            }
+        }
+        self.view = self.stable.clone();
+        writes.len()
     }
 
     /// Changes bytes behind everybody's back, durably: a bad medium, or a test's preparation.
@@ -220,17 +262,22 @@ impl Disk {
         self.stable.grow(len);
     }
 
-    /// Puts bytes where readers see them and remembers their sectors as not yet safe.
-    fn land(&mut self, start: usize, bytes: &[u8]) {
+    /// Puts bytes where readers see them and remembers their sectors as not yet safe. `whole` is
+    /// the same bytes, to be shared if they are whole sectors.
+    fn land(&mut self, start: usize, bytes: &[u8], whole: Option<&Arc<[u8]>>) {
         let end = start + bytes.len();
         self.order += 1;
         self.view.write(start, bytes, self.order);
         let first = start / SECTOR;
         let last = (end.div_ceil(SECTOR) * SECTOR).min(self.view.len());
+        let bytes = match whole {
+            Some(whole) if (start, end) == (first * SECTOR, last) => Arc::clone(whole),
+            _ => self.view.bytes(first * SECTOR..last).into(),
+        };
         self.cached.push_back(Cached {
             order: self.order,
             sector: first,
-            bytes: self.view.bytes(first * SECTOR..last).into(),
+            bytes,
         });
     }
 
@@ -264,6 +311,10 @@ impl Disk {
     }
 }
 
+fn as_u64(number: usize) -> u64 {
+    u64::try_from(number).expect("64-bit platform")
+}
+
 pub(super) fn as_usize(number: u64) -> usize {
     usize::try_from(number).expect("64-bit platform")
 }
@@ -292,9 +343,11 @@ mod tests {
         for seed in 0..200 {
             let mut random = SimRandom::new(seed);
             let mut disk = disk(true);
-            disk.write(0, &[1; 1024], false, &mut random).unwrap();
+            disk.write(0, &[1; 1024].into(), false, &mut random)
+                .unwrap();
             let upto = disk.completed();
-            disk.write(1024, &[2; 1024], false, &mut random).unwrap();
+            disk.write(1024, &[2; 1024].into(), false, &mut random)
+                .unwrap();
             disk.sync(upto, &mut random).unwrap();
             disk.power_loss(&[], &mut random);
             assert_eq!(disk.view().bytes(0..1024), [1; 1024]);
@@ -313,8 +366,8 @@ mod tests {
     fn a_durable_write_is_not_undone_by_an_older_one_flushed_later() {
         let mut random = SimRandom::new(3);
         let mut disk = disk(true);
-        disk.write(0, &[1; 512], false, &mut random).unwrap();
-        disk.write(0, &[2; 512], true, &mut random).unwrap();
+        disk.write(0, &[1; 512].into(), false, &mut random).unwrap();
+        disk.write(0, &[2; 512].into(), true, &mut random).unwrap();
         assert_eq!(sector_of(&disk, 0), 2);
         disk.sync(disk.completed(), &mut random).unwrap();
         disk.power_loss(&[], &mut random);
@@ -327,7 +380,7 @@ mod tests {
         for seed in 0..100 {
             let mut random = SimRandom::new(seed);
             let mut disk = disk(true);
-            disk.power_loss(&[(512, vec![9; 4096])], &mut random);
+            disk.power_loss(&[(512, [9; 4096].into())], &mut random);
             let marks: Vec<bool> = disk
                 .view()
                 .bytes(512..512 + 4096)
@@ -347,7 +400,7 @@ mod tests {
     fn without_a_cache_a_completed_write_is_safe() {
         let mut random = SimRandom::new(5);
         let mut disk = disk(false);
-        disk.write(0, &[1; 512], false, &mut random).unwrap();
+        disk.write(0, &[1; 512].into(), false, &mut random).unwrap();
         disk.power_loss(&[], &mut random);
         assert_eq!(sector_of(&disk, 0), 1);
     }
@@ -364,7 +417,7 @@ mod tests {
                 bytes: None,
                 times: 1,
             });
-            disk.write(0, &[1; 512], false, &mut random).unwrap();
+            disk.write(0, &[1; 512].into(), false, &mut random).unwrap();
             assert_eq!(disk.sync(disk.completed(), &mut random), Err(Errno::EIO));
             disk.sync(disk.completed(), &mut random).unwrap();
             disk.power_loss(&[], &mut random);
@@ -383,14 +436,20 @@ mod tests {
             bytes: Some(1024..1536),
             times: 1,
         });
-        assert_eq!(disk.write(512, &[1; 512], false, &mut random), Ok(()));
         assert_eq!(
-            disk.write(512, &[1; 1024], false, &mut random),
+            disk.write(512, &[1; 512].into(), false, &mut random),
+            Ok(())
+        );
+        assert_eq!(
+            disk.write(512, &[1; 1024].into(), false, &mut random),
             Err(Errno::ENOSPC)
         );
-        assert_eq!(disk.write(512, &[1; 1024], false, &mut random), Ok(()));
         assert_eq!(
-            disk.write(63 * 512, &[1; 1024], false, &mut random),
+            disk.write(512, &[1; 1024].into(), false, &mut random),
+            Ok(())
+        );
+        assert_eq!(
+            disk.write(63 * 512, &[1; 1024].into(), false, &mut random),
             Err(Errno::ENOSPC)
         );
     }

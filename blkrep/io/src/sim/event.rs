@@ -23,11 +23,12 @@ pub(super) enum Event {
     Wake(RingId),
 }
 
+/// When an event happens, and where it waits: small, for the heap moves it about.
 #[derive(Debug)]
 struct Scheduled {
     at: u64,
     order: u64,
-    event: Event,
+    place: usize,
 }
 
 impl Ord for Scheduled {
@@ -55,16 +56,24 @@ impl Eq for Scheduled {}
 #[derive(Debug, Default)]
 pub(super) struct Events {
     heap: BinaryHeap<Scheduled>,
+    /// What waits, by place.
+    waiting: Vec<Option<Event>>,
+    free: Vec<usize>,
     order: u64,
 }
 
 impl Events {
     pub(super) fn add(&mut self, at: u64, event: Event) {
         self.order += 1;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.waiting.push(None);
+            self.waiting.len() - 1
+        });
+        self.waiting[place] = Some(event);
         self.heap.push(Scheduled {
             at,
             order: self.order,
-            event,
+            place,
         });
     }
 
@@ -74,7 +83,26 @@ impl Events {
     }
 
     pub(super) fn pop(&mut self) -> Option<Event> {
-        self.heap.pop().map(|next| next.event)
+        let next = self.heap.pop()?;
+        Some(self.leave(next.place))
+    }
+
+    fn leave(&mut self, place: usize) -> Event {
+        self.free.push(place);
+        self.waiting[place].take().expect("a place has its event")
+    }
+
+    /// The disk operations to come, in order of time.
+    pub(super) fn disk(&self) -> Vec<&DiskOp> {
+        let mut all: Vec<&Scheduled> = self.heap.iter().collect();
+        all.sort_by(|one, other| other.cmp(one));
+        let waiting = all.into_iter().map(|next| &self.waiting[next.place]);
+        waiting
+            .filter_map(|event| match event {
+                Some(Event::Disk(op)) => Some(op),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Takes out the disk operations that `which` names, in order of time.
@@ -83,9 +111,11 @@ impl Events {
         all.sort_by(|one, other| other.cmp(one));
         let mut taken = Vec::new();
         for next in all {
-            match next.event {
-                Event::Disk(op) if which(&op) => taken.push((next.at, op)),
-                event => self.heap.push(Scheduled { event, ..next }),
+            let wanted = matches!(&self.waiting[next.place], Some(Event::Disk(op)) if which(op));
+            if !wanted {
+                self.heap.push(next);
+            } else if let Event::Disk(op) = self.leave(next.place) {
+                taken.push((next.at, op));
             }
         }
         taken

@@ -91,7 +91,7 @@ impl Host for SimHost {
 
     fn ring(&self, _entries: u32) -> Result<SimIo, HostError> {
         let ring = self.call("make a ring", Path::new("ring"), |state| {
-            Ok(state.add_ring(self.process))
+            Ok(state.rings.add(self.process))
         })?;
         Ok(SimIo::new(
             self.world.clone(),
@@ -149,7 +149,7 @@ impl Host for SimHost {
             } = state;
             storage.stores[file.disk()]
                 .disk
-                .write(offset, bytes, false, random)
+                .write(offset, &bytes.into(), false, random)
         })
     }
 

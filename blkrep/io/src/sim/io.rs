@@ -82,7 +82,7 @@ impl SimIo {
     /// Says when the worker wants its next turn.
     fn expect(&self, deadline: Option<Nanos>) {
         let mut state = self.world.lock();
-        if let Some(ring) = state.rings.get_mut(&self.ring) {
+        if let Some(ring) = state.rings.get_mut(self.ring) {
             ring.deadline = deadline.map(Nanos::get);
         }
     }
@@ -92,7 +92,7 @@ impl SimIo {
     fn take(&self, out: &mut Vec<Completion<SimSocket>>) -> bool {
         let mut state = self.world.lock();
         let only_one = !state.options.steady && state.random.one_in(8);
-        let Some(ring) = state.rings.get_mut(&self.ring) else {
+        let Some(ring) = state.rings.get_mut(self.ring) else {
             return false;
         };
         let woken = std::mem::take(&mut ring.woken);
@@ -184,7 +184,7 @@ impl Io for SimIo {
 
 impl Drop for SimIo {
     fn drop(&mut self) {
-        self.world.lock().rings.remove(&self.ring);
+        self.world.lock().rings.remove(self.ring);
     }
 }
 
@@ -202,7 +202,7 @@ impl Wake for SimWake {
         let mut state = state
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(ring) = state.rings.get_mut(&self.ring) {
+        if let Some(ring) = state.rings.get_mut(self.ring) {
             ring.woken = true;
         }
     }

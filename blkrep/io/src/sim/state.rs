@@ -7,13 +7,14 @@ use super::disk::Disk;
 use super::event::{Event, Events};
 use super::net::{Caller, NetOut, NetShape, Network, SimSocket};
 use super::random::SimRandom;
+use super::rings::Rings;
 use super::storage::{DiskOp, SimFile, Storage};
 use super::world::{Crash, Moment, NodeId, ProcessId, RingId, SimOptions};
 use crate::host::Access;
 use crate::memory::Region;
 use crate::proactor::Completion;
 use blkrep_types::Errno;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,15 +23,6 @@ const TURNS_AT_ONE_INSTANT_MAX: u32 = 100_000;
 
 /// From an event of the network to its completion at a ring.
 const ANSWER_NANOS: (u64, u64) = (1_000, 20_000);
-
-/// A ring as the world sees it.
-#[derive(Debug)]
-pub(super) struct Ring {
-    process: ProcessId,
-    pub(super) ready: VecDeque<Completion<SimSocket>>,
-    pub(super) woken: bool,
-    pub(super) deadline: Option<u64>,
-}
 
 #[derive(Debug)]
 struct Process {
@@ -59,10 +51,9 @@ pub(super) struct State {
     pub(super) events: Events,
     pub(super) storage: Storage,
     pub(super) network: Network,
-    pub(super) rings: BTreeMap<RingId, Ring>,
+    pub(super) rings: Rings,
     nodes: Vec<Node>,
     processes: Vec<Process>,
-    next_ring: u64,
     turns_now: u32,
 }
 
@@ -83,10 +74,9 @@ impl State {
             events: Events::default(),
             storage: Storage::new(sync_lies),
             network,
-            rings: BTreeMap::new(),
+            rings: Rings::default(),
             nodes: Vec::new(),
             processes: Vec::new(),
-            next_ring: 1,
             turns_now: 0,
         }
     }
@@ -150,7 +140,7 @@ impl State {
     pub(super) fn halt(&mut self, process: ProcessId) {
         let state = &mut self.processes[process.0];
         (state.alive, state.halted) = (false, true);
-        self.rings.retain(|_, ring| ring.process != process);
+        self.rings.remove_process(process);
         self.keep_shared(process);
     }
 
@@ -187,19 +177,6 @@ impl State {
 
     pub(super) fn shared(&mut self, node: NodeId) -> &mut BTreeMap<String, Arc<Region>> {
         &mut self.nodes[node.0].shared
-    }
-
-    pub(super) fn add_ring(&mut self, process: ProcessId) -> RingId {
-        let id = RingId(self.next_ring);
-        self.next_ring += 1;
-        let ring = Ring {
-            process,
-            ready: VecDeque::new(),
-            woken: false,
-            deadline: None,
-        };
-        self.rings.insert(id, ring);
-        id
     }
 
     /// Counts a call of a process, and says how it is to crash in it.
@@ -269,7 +246,7 @@ impl State {
         if !std::mem::take(&mut state.alive) && !halted {
             return Vec::new();
         }
-        self.rings.retain(|_, ring| ring.process != process);
+        self.rings.remove_process(process);
         self.network.process_gone(process);
         if !halted {
             self.keep_shared(process);
@@ -288,13 +265,8 @@ impl State {
         }
     }
 
-    pub(super) fn power_loss(&mut self, node: NodeId) {
-        let stores = &self.storage.stores;
-        let lost = self
-            .events
-            .take_disk(|op| stores[op.file.disk()].node == node);
-        let lost = lost.into_iter().map(|(_, op)| op).collect();
-        self.storage.power_loss(node, lost, &mut self.random);
+    /// A host without power: nothing of it runs.
+    pub(super) fn go_dark(&mut self, node: NodeId) {
         for index in 0..self.processes.len() {
             let process = &mut self.processes[index];
             if process.node != node {
@@ -302,8 +274,7 @@ impl State {
             }
             process.halted = false;
             if std::mem::take(&mut process.alive) {
-                self.rings
-                    .retain(|_, ring| ring.process != ProcessId(index));
+                self.rings.remove_process(ProcessId(index));
             }
         }
         let host = &mut self.nodes[node.0];
@@ -316,10 +287,7 @@ impl State {
     /// A ring whose worker has something to see, by chance among several.
     pub(super) fn runnable(&mut self) -> Option<RingId> {
         let now = self.now;
-        let ready = |ring: &Ring| {
-            !ring.ready.is_empty() || ring.woken || ring.deadline.is_some_and(|at| at <= now)
-        };
-        let count = self.rings.values().filter(|ring| ready(ring)).count();
+        let count = self.rings.ready(now);
         if count == 0 {
             return None;
         }
@@ -334,16 +302,12 @@ impl State {
         } else {
             self.random.index(count)
         };
-        self.rings
-            .iter()
-            .filter(|(_, ring)| ready(ring))
-            .nth(chosen)
-            .map(|(id, _)| *id)
+        self.rings.nth_ready(now, chosen)
     }
 
     /// Goes to the next instant at which something happens; false if that is after `until`.
     pub(super) fn advance(&mut self, until: u64) -> bool {
-        let deadline = self.rings.values().filter_map(|ring| ring.deadline).min();
+        let deadline = self.rings.deadline();
         let event = self.events.next_at();
         let next = [deadline, event].into_iter().flatten().min();
         let Some(next) = next.filter(|next| *next <= until) else {
@@ -373,12 +337,12 @@ impl State {
                 self.flush_network();
             }
             Event::Answer(caller, completion) => {
-                if let Some(ring) = self.rings.get_mut(&caller.ring) {
+                if let Some(ring) = self.rings.get_mut(caller.ring) {
                     ring.ready.push_back(completion);
                 }
             }
             Event::Wake(ring) => {
-                if let Some(ring) = self.rings.get_mut(&ring) {
+                if let Some(ring) = self.rings.get_mut(ring) {
                     ring.woken = true;
                 }
             }
@@ -392,7 +356,7 @@ impl State {
             return self.events.add(later, Event::Disk(op));
         }
         let result = self.storage.finish(&op, &mut self.random);
-        let Some(ring) = self.rings.get_mut(&op.caller.ring) else {
+        let Some(ring) = self.rings.get_mut(op.caller.ring) else {
             return;
         };
         assert!(

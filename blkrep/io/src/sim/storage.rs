@@ -1,9 +1,9 @@
 //! Files of the simulated hosts: handles, claims, and operations on their way to a disk.
 //!
-//! Owns which file is which disk, who holds a claim, and what a crash does to operations in
-//! flight. The bytes themselves are the disk's.
+//! Owns which file is which disk, who holds a claim, and what becomes of an operation. The bytes
+//! themselves are the disk's.
 
-use super::disk::{Disk, DiskShape};
+use super::disk::{Disk, DiskShape, Write};
 use super::net::Caller;
 use super::random::SimRandom;
 use super::world::{NodeId, ProcessId};
@@ -64,7 +64,7 @@ pub(super) enum DiskWork {
     },
     Write {
         offset: u64,
-        bytes: Vec<u8>,
+        bytes: Arc<[u8]>,
         source: Option<Slice>,
         durable: bool,
     },
@@ -82,8 +82,19 @@ pub(super) struct DiskOp {
 }
 
 impl DiskOp {
+    /// First byte and length of what it writes.
+    pub(super) fn write_bytes(&self) -> Option<(u64, u64)> {
+        match &self.work {
+            DiskWork::Write { offset, bytes, .. } => {
+                let len = u64::try_from(bytes.len()).expect("64-bit platform");
+                Some((*offset, len))
+            }
+            DiskWork::Read { .. } | DiskWork::Sync { .. } => None,
+        }
+    }
+
     /// The bytes it may leave behind if it is cut short.
-    fn into_write(self) -> Option<(u64, Vec<u8>)> {
+    pub(super) fn into_write(self) -> Option<Write> {
         match self.work {
             DiskWork::Write { offset, bytes, .. } => Some((offset, bytes)),
             DiskWork::Read { .. } | DiskWork::Sync { .. } => None,
@@ -92,10 +103,10 @@ impl DiskOp {
 }
 
 #[derive(Debug)]
-struct Entry {
-    disk: DiskId,
+pub(super) struct Entry {
+    pub(super) disk: DiskId,
     /// The name survives a power cut.
-    durable: bool,
+    pub(super) durable: bool,
 }
 
 /// A disk with what its host knows about it.
@@ -113,7 +124,7 @@ pub(super) struct Storage {
     /// Flushes do nothing.
     pub(super) sync_lies: bool,
     pub(super) stores: Vec<Store>,
-    names: BTreeMap<(NodeId, PathBuf), Entry>,
+    pub(super) names: BTreeMap<(NodeId, PathBuf), Entry>,
     /// Bytes that a host may still allocate to new files; unlimited if absent.
     space: BTreeMap<NodeId, u64>,
 }
@@ -296,7 +307,7 @@ impl Storage {
                 durable,
             } => {
                 self.check_direct(&file, offset, &slice)?;
-                let bytes = slice.with(<[u8]>::to_vec);
+                let bytes = slice.with(|bytes| bytes.into());
                 (
                     file,
                     DiskWork::Write {
@@ -310,12 +321,12 @@ impl Storage {
             Op::Zero {
                 file, offset, len, ..
             } => {
-                let bytes = vec![0; usize::try_from(len).map_err(|_| Errno::EINVAL)?];
+                let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
                 (
                     file,
                     DiskWork::Write {
                         offset,
-                        bytes,
+                        bytes: vec![0; len].into(),
                         source: None,
                         durable: false,
                     },
@@ -383,7 +394,7 @@ impl Storage {
                 bytes,
                 source: Some(source),
                 ..
-            } => source.with(|now| now == bytes.as_slice()),
+            } => source.with(|now| now == &**bytes),
             _ => true,
         }
     }
@@ -393,31 +404,11 @@ impl Storage {
         op.file.pending(-1);
     }
 
-    /// The host lost power with these operations in flight.
-    pub(super) fn power_loss(
-        &mut self,
-        node: NodeId,
-        in_flight: Vec<DiskOp>,
-        random: &mut SimRandom,
-    ) {
-        let mut torn: BTreeMap<DiskId, Vec<(u64, Vec<u8>)>> = BTreeMap::new();
-        for op in in_flight {
-            Self::cancel(&op);
-            let disk = op.file.disk();
-            torn.entry(disk).or_default().extend(op.into_write());
-        }
-        for (id, store) in self.stores.iter_mut().enumerate() {
-            if store.node == node {
-                let writes = torn.remove(&id).unwrap_or_default();
-                store.disk.power_loss(&writes, random);
-                store.claim = None;
-                store.stalled_until = 0;
-            }
-        }
-        self.names
-            .retain(|(at, _), entry| *at != node || entry.durable || random.one_in(2));
-        for ((at, _), entry) in &mut self.names {
-            entry.durable |= *at == node;
+    /// Nobody holds a file of a host without power, and nothing of it stalls.
+    pub(super) fn release(&mut self, node: NodeId) {
+        for store in self.stores.iter_mut().filter(|store| store.node == node) {
+            store.claim = None;
+            store.stalled_until = 0;
         }
     }
 }

@@ -7,6 +7,7 @@
 use super::disk::{DiskFault, DiskShape};
 use super::event::Event;
 use super::host::SimHost;
+use super::loss::Unflushed;
 use super::random::SimRandom;
 use super::state::State;
 use blkrep_types::{BlockSize, ByteLen, Nanos};
@@ -196,6 +197,19 @@ impl SimWorld {
     /// A host loses power: all its processes, shared memory and unflushed sectors.
     pub fn power_loss(&self, node: NodeId) {
         self.lock().power_loss(node);
+    }
+
+    /// What a power cut of a host now would keep or lose: names of new files, and of each file
+    /// its completed writes, oldest first, then those in flight, in order of time.
+    #[must_use]
+    pub fn unflushed(&self, node: NodeId) -> Vec<Unflushed> {
+        self.lock().unflushed(node)
+    }
+
+    /// A host loses power and keeps what `keep` says, asked with an index into
+    /// [`SimWorld::unflushed`] and a number below that one's [`Unflushed::sectors`].
+    pub fn power_loss_keeping(&self, node: NodeId, mut keep: impl FnMut(usize, u64) -> bool) {
+        self.lock().power_loss_keeping(node, &mut keep);
     }
 
     /// Crashes a process within one of its next calls: after `calls` blocking calls and submitted

@@ -7,14 +7,14 @@ use blkrep_types::{ByteLen, Errno, Nanos};
 use std::path::Path;
 use std::time::Duration;
 
-const ACCESS: Access = Access {
+pub(crate) const ACCESS: Access = Access {
     read_only: false,
     direct: false,
     claim: true,
     create: Some(ByteLen::new(64 << 10)),
 };
 
-fn filled(len: usize, byte: u8) -> Slice {
+pub(crate) fn filled(len: usize, byte: u8) -> Slice {
     let slice = Region::heap(len).whole();
     slice.with_mut(|bytes| bytes.fill(byte));
     slice

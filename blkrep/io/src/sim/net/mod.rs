@@ -359,8 +359,7 @@ impl Network {
                 return;
             }
             let taken = piece(&mut self.random, wanted.min(room));
-            let mut bytes = vec![0; taken];
-            first.slice.read(0, &mut bytes);
+            let bytes = first.slice.with(|bytes| bytes[..taken].to_vec());
             me.sending.pop_front();
             let sent = u32::try_from(taken).expect("a window is small");
             self.answer(caller, Ok(sent), None);
@@ -397,8 +396,7 @@ impl Network {
                 Ok(0)
             } else if !me.inbox.is_empty() {
                 let len = piece(&mut self.random, first.slice.len().min(me.inbox.len()));
-                let bytes: Vec<u8> = me.inbox.drain(..len).collect();
-                first.slice.write(0, &bytes);
+                take(&mut me.inbox, len, &first.slice);
                 Ok(u32::try_from(len).expect("a window is small"))
             } else if me.reset {
                 Err(Errno::ECONNRESET)
@@ -506,6 +504,15 @@ fn piece(random: &mut SimRandom, len: usize) -> usize {
     } else {
         len
     }
+}
+
+/// Moves the first bytes of an inbox to the start of a slice.
+fn take(inbox: &mut VecDeque<u8>, len: usize, slice: &Slice) {
+    let (front, back) = inbox.as_slices();
+    let split = len.min(front.len());
+    slice.write(0, &front[..split]);
+    slice.write(split, &back[..len - split]);
+    inbox.drain(..len);
 }
 
 fn two(ends: &mut [End; 2], end: usize) -> (&mut End, &mut End) {
