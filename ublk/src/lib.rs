@@ -9,6 +9,7 @@ mod front;
 pub mod fuse_loop;
 mod mailbox;
 pub mod nbd;
+mod sync;
 
 pub use front::{
     Device, DeviceSpec, FRONT_TOKEN, FrontEnd, FrontError, FrontKind, FrontQueue, Made, Owner,

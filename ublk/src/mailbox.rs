@@ -6,13 +6,13 @@
 //! them. Bounded by the number of tags: who finds none free waits. Nothing is allocated once it
 //! runs. Never holds its lock across I/O, and never looks at the bytes.
 
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
 use crate::front::{FrontQueue, Request, RequestKind};
 use blkrep_io::{Completion, Io, PAGE_BYTES, Region, Slice, Waker};
 use blkrep_types::{Errno, Extent};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 
 /// Who takes the answer of a request.
 ///

@@ -28,6 +28,7 @@ pub use kernel::{KnownFault, known_fault};
 pub use left_behind::{Found, Meant, ServerState, meant};
 
 use crate::front::{DeviceSpec, FrontEnd, FrontError, FrontKind, FrontQueue, Made};
+use crate::sync;
 use abi::DeviceInfo;
 use blkrep_io::real::UringIo;
 use blkrep_types::Errno;

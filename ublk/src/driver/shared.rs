@@ -3,10 +3,9 @@
 //! Owns a few flags and counts, and the wakers of the queues' threads. Never on the way of a
 //! request: a queue only reads one flag a turn.
 
+use super::sync::{AtomicBool, AtomicI32, Condvar, Mutex, MutexGuard, Ordering};
 use blkrep_io::Waker;
 use blkrep_types::Errno;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// The meeting point of a device and its queues.

@@ -5,7 +5,8 @@
 //! protocol or stalls within a request loses its connection, and nobody else notices.
 
 use super::handshake::{Handshake, NoAgreement};
-use super::outbox::{Ask, Outbox, Parts, SEND_LIMIT, What};
+use super::outbox::{Ask, Outbox, SEND_LIMIT, What};
+use super::parts::Parts;
 use super::protocol::{Command, PAYLOAD_BYTES_MAX, REQUEST_BYTES, RawRequest, Shape};
 use super::socket::{Limited, Stream};
 use crate::front::RequestKind;

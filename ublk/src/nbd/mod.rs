@@ -9,10 +9,12 @@ mod connection;
 mod device;
 mod handshake;
 mod outbox;
+mod parts;
 mod protocol;
 mod socket;
 
 use crate::front::{DeviceSpec, FrontEnd, FrontError, FrontKind, Made};
+use crate::sync;
 use blkrep_io::Io;
 use device::NbdDevice;
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@
 //! bytes. A client that does not read its answers holds only its own share of the tags, and loses
 //! its connection after [`SEND_LIMIT`]. Never blocks who answers.
 
+use super::parts::Parts;
 use super::protocol;
 use super::socket::Stream;
 use crate::front::RequestKind;
@@ -13,7 +14,6 @@ use blkrep_types::Errno;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -262,41 +262,6 @@ fn put_data(
     stream.write_all(gathered)?;
     gathered.clear();
     data.with(|bytes| stream.write_all(bytes))
-}
-
-/// Parts of one request that is longer than a tag.
-#[derive(Debug)]
-pub(super) struct Parts {
-    left: AtomicU32,
-    /// The first error's number, or 0.
-    error: AtomicI32,
-}
-
-impl Parts {
-    pub(super) fn new(count: u32) -> Arc<Self> {
-        Arc::new(Self {
-            left: AtomicU32::new(count),
-            error: AtomicI32::new(0),
-        })
-    }
-
-    /// True once a part has failed.
-    pub(super) fn failed(&self) -> bool {
-        self.error.load(Ordering::Relaxed) != 0
-    }
-
-    /// Counts one part as done; `Some` with the outcome of all if it was the last.
-    fn done(&self, result: Result<(), Errno>) -> Option<Result<(), Errno>> {
-        if let Err(errno) = result {
-            // Which of several errors is told does not matter.
-            self.error.store(errno.get(), Ordering::Relaxed);
-        }
-        let last = self.left.fetch_sub(1, Ordering::AcqRel) == 1;
-        last.then(|| match self.error.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            number => Err(Errno::new(number)),
-        })
-    }
 }
 
 /// What to do with the engine's answer.

@@ -13,6 +13,7 @@ mod host;
 mod notice;
 pub mod process;
 mod ring;
+mod sleep;
 mod socket;
 mod wake;
 mod zero;
@@ -23,6 +24,8 @@ pub use ring::UringIo;
 pub use socket::RealSocket;
 
 use blkrep_types::Errno;
+// What threads share: a model of it is given another one (tests/models).
+use std::sync::atomic as sync;
 
 /// The kernel's error number of a call of `nix`.
 fn errno_of(errno: nix::errno::Errno) -> Errno {

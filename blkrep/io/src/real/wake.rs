@@ -1,19 +1,15 @@
 //! Waking a ring from another thread.
 //!
-//! Owns an eventfd and a word that says whether the ring's thread sleeps. A wake costs something
-//! only when it does: a system call, or a message that the waking thread's ring takes along; the sleeper looks at the word after it said that it will sleep, so no
-//! wake is lost between the two.
+//! Owns an eventfd beside the word that says whether the ring's thread sleeps ([`super::sleep`]). A
+//! wake costs something only when it does: a system call, or a message that the waking thread's
+//! ring takes along.
 
 use super::errno_of;
+use super::sleep::Sleep;
 use crate::proactor::Wake;
 use blkrep_types::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU8, Ordering};
-
-const AWAKE: u8 = 0;
-const ASLEEP: u8 = 1;
-const NOTIFIED: u8 = 2;
 
 /// The shared part of a ring's wakers.
 #[derive(Debug)]
@@ -21,7 +17,7 @@ pub(super) struct EventWake {
     event: EventFd,
     /// The sleeper's ring. Not kept open by this: see [`super::notice`].
     ring: RawFd,
-    state: AtomicU8,
+    sleep: Sleep,
 }
 
 impl EventWake {
@@ -32,7 +28,7 @@ impl EventWake {
         Ok(Self {
             event,
             ring,
-            state: AtomicU8::new(AWAKE),
+            sleep: Sleep::new(),
         })
     }
 
@@ -46,15 +42,13 @@ impl EventWake {
 
     /// Says that the thread is about to sleep; false if it was woken already and must not.
     pub(super) fn may_sleep(&self) -> bool {
-        self.state
-            .compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
+        self.sleep.may_sleep()
     }
 
     /// Leaves a notice; true if the thread sleeps and must be woken, by a message or by
     /// [`EventWake::write`].
     pub(super) fn notice(&self) -> bool {
-        self.state.swap(NOTIFIED, Ordering::SeqCst) == ASLEEP
+        self.sleep.notice()
     }
 
     /// Wakes the thread by its eventfd, whatever the word says.
@@ -67,7 +61,7 @@ impl EventWake {
 
     /// Says that the thread is awake; true if somebody woke it.
     pub(super) fn awake(&self) -> bool {
-        self.state.swap(AWAKE, Ordering::SeqCst) == NOTIFIED
+        self.sleep.awake()
     }
 }
 
@@ -75,7 +69,7 @@ impl EventWake {
 #[allow(clippy::unwrap_used)]
 impl EventWake {
     pub(super) fn is_awake(&self) -> bool {
-        self.state.load(Ordering::SeqCst) == AWAKE
+        self.sleep.is_awake()
     }
 
     /// Times it was written and nobody has read it. Blocks if there are none.
@@ -89,23 +83,5 @@ impl Wake for EventWake {
         if self.notice() {
             self.write();
         }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wake_before_the_sleep_prevents_it() {
-        let wake = EventWake::new(-1).unwrap();
-        wake.wake();
-        assert!(!wake.may_sleep());
-        assert!(wake.awake());
-        assert!(wake.may_sleep());
-        wake.wake();
-        assert!(wake.awake());
-        assert!(!wake.awake());
     }
 }

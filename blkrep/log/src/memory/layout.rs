@@ -56,11 +56,6 @@ pub(super) mod mark {
     pub(in super::super) const ACKED_SEQ: usize = 16;
 }
 
-/// State of an entry: its bytes are complete.
-pub(super) const PUBLISHED: u64 = 1;
-/// State of an entry: no local write of it is outstanding.
-pub(super) const LOCAL_DONE: u64 = 2;
-
 const DATA: u64 = 1;
 const ZERO: u64 = 2;
 const VOID: u64 = 3;

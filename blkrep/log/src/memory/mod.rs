@@ -7,6 +7,7 @@
 //! time, under its group's mutex. Never talks to a disk or the network.
 
 mod layout;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -16,12 +17,13 @@ use blkrep_types::{
     ByteLen, ByteOffset, Extent, Generation, Incarnation, Record, RecordKind, Seq, VolumeIndex,
 };
 use layout::{
-    ENTRY_BYTES, HEADER_BYTES, LOCAL_DONE, MAGIC, MARK_BYTES, MARKS, PUBLISHED, entry, header,
-    mark, pack_kind, unpack_kind,
+    ENTRY_BYTES, HEADER_BYTES, MAGIC, MARK_BYTES, MARKS, entry, header, mark, pack_kind,
+    unpack_kind,
 };
+use state::{LOCAL_DONE, PUBLISHED, Words};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
 
 /// Bytes of data for each entry the ring has room for: half of the smallest usual write, so that
 /// entries never run out before bytes do unless most writes are smaller than this.
@@ -340,7 +342,7 @@ impl MemoryLog {
         } else {
             None
         };
-        let state = self.region.load(self.entry_at(seq) + entry::STATE, Acquire);
+        let state = state::read(&*self.region, self.entry_at(seq) + entry::STATE);
         let start = self.word(seq, entry::DATA);
         let incarnation = Incarnation::new(self.word(seq, entry::INCARNATION));
         let named = self.word(seq, entry::SEQ) == seq.get() && incarnation <= self.incarnation;
@@ -489,9 +491,7 @@ impl MemoryLog {
 
     fn add_state(&self, seq: Seq, bit: u64) {
         assert!(self.holds(seq), "entry {seq} is held");
-        let at = self.entry_at(seq) + entry::STATE;
-        let state = self.region.load(at, Relaxed);
-        self.region.store(at, state | bit, Release);
+        state::add(&*self.region, self.entry_at(seq) + entry::STATE, bit);
     }
 
     /// The bytes of an entry are complete. To be called after they were copied.
@@ -622,6 +622,16 @@ impl MemoryLog {
     }
 }
 
+impl Words for Region {
+    fn load(&self, at: usize, order: Ordering) -> u64 {
+        self.load(at, order)
+    }
+
+    fn store(&self, at: usize, word: u64, order: Ordering) {
+        self.store(at, word, order);
+    }
+}
+
 /// Fills and publishes slots without the log's mutex: an unpublished entry belongs to the thread
 /// that was told to fill it.
 #[derive(Debug, Clone)]
@@ -651,9 +661,7 @@ impl LogHandle {
         let index = usize_of(seq.get() % self.shape.entries);
         let at = HEADER_BYTES + index * ENTRY_BYTES;
         debug_assert_eq!(self.region.load(at + entry::SEQ, Relaxed), seq.get());
-        let state = self.region.load(at + entry::STATE, Relaxed);
-        self.region
-            .store(at + entry::STATE, state | PUBLISHED, Release);
+        state::add(&*self.region, at + entry::STATE, PUBLISHED);
     }
 }
 

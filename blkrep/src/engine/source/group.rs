@@ -6,7 +6,9 @@
 //! what it is to do; no operation is made under it.
 
 use super::adapter::{GroupLog, SharedWords};
+use super::idle::IdleLinks;
 use super::jobs::{CommitJob, Report};
+use super::mail::Mail;
 use super::metadata::{MapFile, SuperblockFile};
 use super::{OpenError, SourceOptions};
 use blkrep_core::identity::Place;
@@ -14,12 +16,12 @@ use blkrep_core::source::{
     Action, Gate, GroupEvent, LINKS_MAX, LinkIndex, LinkStatus, MapId, NewRequest, RequestId,
     SourceGroup, WorkerId, WriteLog,
 };
-use blkrep_io::{Host, Io, Op, Region, Slice, Waker};
+use blkrep_io::{Host, Io, Op, Region, Slice};
 use blkrep_log::superblock::Group;
 use blkrep_log::{LogHandle, map};
 use blkrep_types::{Errno, Extent, Generation, History, LinkName, Nanos, Seq, VolumeIndex};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub(super) type FileOf<H> = <<H as Host>::Io as Io>::File;
@@ -56,51 +58,6 @@ impl<F: Clone> VolumeFile<F> {
             offset: self.offset + extent.offset().get(),
             len: extent.len().get(),
             free,
-        }
-    }
-}
-
-/// How a worker is told that there is something for it.
-#[derive(Debug, Default)]
-pub(super) struct Mail {
-    waiting: AtomicBool,
-    waker: OnceLock<Waker>,
-    gone: AtomicBool,
-}
-
-impl Mail {
-    pub(super) fn register(&self, waker: Waker) {
-        // A worker starts once; a second waker would be the same one.
-        let _ = self.waker.set(waker);
-    }
-
-    /// Takes the flag: what was sent before is seen by the next turn.
-    pub(super) fn take(&self) -> bool {
-        self.waiting.swap(false, Ordering::AcqRel)
-    }
-
-    pub(super) fn retire(&self) {
-        self.gone.store(true, Ordering::Release);
-    }
-
-    fn is_alive(&self) -> bool {
-        !self.gone.load(Ordering::Acquire) && self.waker.get().is_some()
-    }
-
-    pub(super) fn send(&self) {
-        if !self.waiting.swap(true, Ordering::AcqRel)
-            && let Some(waker) = self.waker.get()
-        {
-            waker.wake();
-        }
-    }
-
-    /// The same from a worker, whose next wait tells it.
-    fn notify(&self, io: &mut impl Io) {
-        if !self.waiting.swap(true, Ordering::AcqRel)
-            && let Some(waker) = self.waker.get()
-        {
-            io.notify(waker);
         }
     }
 }
@@ -230,8 +187,7 @@ pub struct SourceShared<H: Host> {
     admin: Mutex<Admin<H>>,
     log: OnceLock<LogHandle>,
     gate: AtomicU8,
-    /// Links, by bit, that wait for something to send.
-    idle_links: AtomicU64,
+    idle_links: IdleLinks,
     /// A newer generation that could not be remembered yet.
     pub(super) fence_due: Mutex<Option<Generation>>,
 }
@@ -254,7 +210,7 @@ impl<H: Host> SourceShared<H> {
             admin: Mutex::new(admin),
             log: OnceLock::new(),
             gate: AtomicU8::new(GATE_OPEN),
-            idle_links: AtomicU64::new(0),
+            idle_links: IdleLinks::default(),
             fence_due: Mutex::default(),
         };
         let state = shared.lock();
@@ -290,7 +246,7 @@ impl<H: Host> SourceShared<H> {
     pub(super) fn add_worker(&self) -> (WorkerId, Arc<Mail>) {
         let mut state = self.lock();
         let places = state.mails.iter().enumerate();
-        let mut ended = places.filter(|(_, mail)| mail.gone.load(Ordering::Acquire));
+        let mut ended = places.filter(|(_, mail)| mail.is_retired());
         let again = ended.find_map(|(place, _)| state.group.reuse_worker(place));
         let id = if std::mem::take(&mut state.first_free) {
             state.group.first_worker()
@@ -380,11 +336,7 @@ impl<H: Host> SourceShared<H> {
 
     /// Something was published: wakes the links that wait for it.
     pub(super) fn wake_links(&self, io: &mut H::Io, out: &mut Outbox<FileOf<H>>) {
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if self.idle_links.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        if self.idle_links.swap(0, Ordering::SeqCst) != 0 {
+        if self.idle_links.take() {
             let state = self.lock();
             let mails = state.group.link_workers();
             let mails = mails.map(|worker| Arc::clone(&state.mails[worker.as_usize()]));
@@ -398,9 +350,7 @@ impl<H: Host> SourceShared<H> {
 
     /// A link found nothing to send and will wait. It must look once more after this.
     pub(super) fn link_waits(&self, link: LinkIndex) {
-        self.idle_links
-            .fetch_or(1 << link.as_usize(), Ordering::SeqCst);
-        std::sync::atomic::fence(Ordering::SeqCst);
+        self.idle_links.wait(link.as_usize());
     }
 
     /// Changes the superblock's facts, durably.

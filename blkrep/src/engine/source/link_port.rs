@@ -3,8 +3,9 @@
 //! Owns the translation between the driver of a connection and the state machine, and the reads
 //! that a mirror needs, on the driver's ring. Never talks to the network.
 
-use super::group::{Event, FileOf, Mail, Outbox, SourceShared, apply};
+use super::group::{Event, FileOf, Outbox, SourceShared, apply};
 use super::jobs::{JOB_TOKEN, Jobs};
+use super::mail::Mail;
 use super::{Batch, LinkPort, PORT_TOKEN};
 use blkrep_core::source::{
     Acks, Action, DigestReply, DownReason, HelloFacts, LinkIndex, LinkStatus, Outgoing, Rejection,

@@ -10,8 +10,10 @@ mod command;
 mod fencing;
 mod forget;
 mod group;
+mod idle;
 mod jobs;
 mod link_port;
+mod mail;
 mod metadata;
 mod open;
 mod port;
@@ -22,6 +24,9 @@ mod stop;
 #[cfg(test)]
 mod tests;
 mod volumes;
+
+// What threads share: a model of it is given another one (tests/models).
+use std::sync::atomic as sync;
 
 pub use closed::{distrust_group, fence_closed, history_of_closed};
 pub use command::{InitialMap, LinkSpec};

@@ -3,7 +3,8 @@
 //! Owns the order of a start: claim the backings, read the superblock, recover log and maps, make
 //! the new run durable. Nothing is served before all of it is done.
 
-use super::group::{Admin, FileOf, Mail, SourceShared, State, VolumeFile};
+use super::group::{Admin, FileOf, SourceShared, State, VolumeFile};
+use super::mail::Mail;
 use super::metadata::{MapFile, SuperblockFile, intent_path, read_map};
 use super::recover::Recovery;
 use blkrep_core::dirty::{Bits, MapLayout};

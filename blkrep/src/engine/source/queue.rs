@@ -4,8 +4,9 @@
 //! bypass the group while its gate is open. All other requests and all completions of a turn are
 //! handed to the group under one lock. Never decides an order itself.
 
-use super::group::{Event, FileOf, Mail, Outbox, SourceShared, VolumeFile, apply};
+use super::group::{Event, FileOf, Outbox, SourceShared, VolumeFile, apply};
 use super::jobs::{JOB_TOKEN, Jobs};
+use super::mail::Mail;
 use blkrep_core::source::{Action, NewRequest, RequestId, RequestOp, WorkerId};
 use blkrep_io::{Completion, Host, Io, Token, Worker};
 use blkrep_types::{Errno, Extent, Nanos, VolumeIndex};
