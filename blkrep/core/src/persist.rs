@@ -186,12 +186,6 @@ impl KeptMap {
         }
         self.writing.clear();
     }
-
-    /// True while a commit is in flight.
-    #[must_use]
-    pub const fn in_flight(&self) -> bool {
-        self.in_flight
-    }
 }
 
 #[cfg(test)]

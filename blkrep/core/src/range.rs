@@ -146,12 +146,6 @@ impl RangeLock {
         self.entries.iter().any(|entry| entry.holder == holder)
     }
 
-    /// Holders and waiters together.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// True if nobody holds or waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -183,6 +183,7 @@ fn crc(bytes: &[u8]) -> u32 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::layout::put;
     use blkrep_types::{Generation, Incarnation, Seq};
     use proptest::prelude::*;
 
@@ -243,6 +244,45 @@ mod tests {
         fn bits_are_read_as_they_were_written(seed in any::<u64>()) {
             let words = std::array::from_fn(|word| seed.rotate_left(u32::try_from(word).unwrap()));
             prop_assert_eq!(decode_sector(&MAP, 9, &sector(words)).unwrap(), words);
+        }
+    }
+
+    /// Writes the right checksum over what was changed.
+    fn sealed(mut bytes: [u8; SECTOR_BYTES], fields: Fields, field: &str, value: u64) -> Vec<u8> {
+        put(&mut bytes, fields, field, value);
+        let crc = crc(&bytes);
+        put(&mut bytes, fields, "crc", crc.into());
+        bytes.to_vec()
+    }
+
+    type Fields = &'static [(&'static str, usize, usize)];
+
+    #[test]
+    fn an_impossible_field_is_refused_by_its_name() {
+        let named = |error, expected: &str| match error {
+            FormatError::Field { field, .. } => assert_eq!(field, expected),
+            other => panic!("{expected}: {other}"),
+        };
+        let sector = |field, value| {
+            let bytes = sealed(sector([1; SECTOR_WORDS]), MapSector::FIELDS, field, value);
+            decode_sector(&MAP, 9, &bytes).unwrap_err()
+        };
+        let head = |field, value| {
+            let bytes = sealed(head().0, MapHead::FIELDS, field, value);
+            decode_head(&MAP, &bytes).unwrap_err()
+        };
+        for (field, value) in [("version", 0), ("reserved", 1), ("sector", 8), ("map", 1)] {
+            named(sector(field, value), field);
+        }
+        for (field, value) in [("version", 0), ("reserved", 1), ("counter", u64::MAX)] {
+            named(head(field, value), field);
+        }
+        named(head("reserved_end", 1), "reserved");
+        for newer in [sector("version", 2), head("version", 2)] {
+            assert!(
+                matches!(newer, FormatError::Newer { found: 2, .. }),
+                "{newer}"
+            );
         }
     }
 

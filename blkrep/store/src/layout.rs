@@ -113,3 +113,12 @@ impl From<NameBytes> for WriteName {
 pub(crate) fn head_crc(bytes: &[u8]) -> u32 {
     crc32fast::hash(&bytes[..bytes.len() - 4])
 }
+
+/// Overwrites the first bytes of a field, at most eight of them, of a structure that `bytes` begin with.
+#[cfg(test)]
+pub(crate) fn put(bytes: &mut [u8], fields: &[(&str, usize, usize)], field: &str, value: u64) {
+    let named = |(name, _, _): &&(&str, usize, usize)| *name == field;
+    let (_, at, len) = fields.iter().find(named).expect("a field of that name");
+    let len = (*len).min(8);
+    bytes[*at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+}

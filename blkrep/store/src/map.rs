@@ -114,6 +114,7 @@ fn crc(sector: &MapSector) -> u32 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::layout::put;
     use proptest::prelude::*;
 
     const NAME: SectorName = SectorName {
@@ -159,6 +160,30 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(decode_sector(&NAME, &bytes).is_err());
         }
+    }
+
+    #[test]
+    fn an_impossible_field_is_refused_by_its_name() {
+        let changed = |field, value| {
+            let mut bytes = sector(&[1]);
+            put(&mut bytes, MapSector::FIELDS, field, value);
+            let crc = crc(&MapSector::read_from_bytes(&bytes).unwrap());
+            put(&mut bytes, MapSector::FIELDS, "crc", crc.into());
+            decode_sector(&NAME, &bytes).unwrap_err()
+        };
+        for (field, value) in [
+            ("version", 0),
+            ("reserved", 1),
+            ("counter", u64::MAX),
+            ("sector", 8),
+            ("replica", 1),
+        ] {
+            match changed(field, value) {
+                FormatError::Field { field: named, .. } => assert_eq!(named, field),
+                other => panic!("{field}: {other}"),
+            }
+        }
+        assert!(changed("version", 2).is_newer());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod coverage;
 mod fuzz;
 mod guests;
 mod install;
@@ -53,6 +54,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure which lines of core, log, store and wire the tests and the simulator run
+    Coverage {
+        /// Seeds of the simulator's campaign
+        #[arg(long, value_name = "N", default_value_t = 300)]
+        seeds: u64,
+    },
     /// Install what the other commands need
     Deps,
 }
@@ -100,6 +107,7 @@ fn main() -> ExitCode {
             install::fuzzing().and_then(|()| fuzz::run(target, seconds))
         }
         Task::Sim { patch, arguments } => sim::run(patch.as_deref(), &arguments),
+        Task::Coverage { seeds } => coverage::run(seeds),
         Task::Deps => install::all().map(|()| true),
     };
     match done {

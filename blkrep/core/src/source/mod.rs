@@ -251,7 +251,7 @@ pub enum GroupEvent {
     },
 }
 
-/// Events kept until somebody takes them; more are dropped and counted.
+/// Events kept until somebody takes them; more are dropped.
 const EVENTS_MAX: usize = 256;
 
 #[derive(Debug)]
@@ -288,7 +288,6 @@ pub struct SourceGroup<L, W> {
     granted: Vec<u32>,
     outboxes: Vec<Vec<Action>>,
     events: VecDeque<GroupEvent>,
-    events_dropped: u64,
     /// When a place was given, sampled: the age of what waits.
     ages: VecDeque<(Seq, Nanos)>,
     lazy_commit_at: Nanos,
@@ -344,7 +343,6 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             granted: Vec::with_capacity(capacity),
             outboxes: Vec::new(),
             events: VecDeque::with_capacity(EVENTS_MAX),
-            events_dropped: 0,
             ages: VecDeque::with_capacity(upkeep::AGES_MAX),
             lazy_commit_at: Nanos::default(),
             tick_at: Nanos::default(),
@@ -420,12 +418,6 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.events.pop_front()
     }
 
-    /// Events that nobody took in time.
-    #[must_use]
-    pub const fn events_dropped(&self) -> u64 {
-        self.events_dropped
-    }
-
     /// Whether requests are served.
     #[must_use]
     pub const fn gate(&self) -> Gate {
@@ -487,9 +479,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     }
 
     fn event(&mut self, event: GroupEvent) {
-        if self.events.len() == EVENTS_MAX {
-            self.events_dropped += 1;
-        } else {
+        if self.events.len() < EVENTS_MAX {
             self.events.push_back(event);
         }
     }

@@ -13,7 +13,7 @@ use super::incoming::Place;
 use super::part::Part;
 use crate::dirty::MapLayout;
 use blkrep_types::{
-    ByteLen, DataState, Generation, Incarnation, MirrorKind, Record, RecordKind, Seq, WriteName,
+    DataState, Generation, Incarnation, MirrorKind, Record, RecordKind, Seq, WriteName,
 };
 
 /// The records of one batch, wherever they are.
@@ -450,14 +450,5 @@ impl Applier {
     #[must_use]
     pub const fn needs_flush(&self) -> bool {
         self.flushed != self.begun
-    }
-
-    /// Bytes in extents that held records write, for a status.
-    #[must_use]
-    pub fn held_bytes(&self) -> ByteLen {
-        match &self.mode {
-            Mode::Holding { held, .. } => held.bytes(),
-            Mode::Applying => ByteLen::ZERO,
-        }
     }
 }

@@ -56,7 +56,6 @@ pub struct Incoming {
     generation: Generation,
     last: Place,
     volumes: Vec<VolumeShape>,
-    duplicates: u64,
 }
 
 impl Incoming {
@@ -72,7 +71,6 @@ impl Incoming {
             generation,
             last: (incarnation, seq),
             volumes,
-            duplicates: 0,
         }
     }
 
@@ -84,12 +82,6 @@ impl Incoming {
             incarnation: self.last.0,
             seq: self.last.1,
         }
-    }
-
-    /// Records skipped since the start.
-    #[must_use]
-    pub const fn duplicates(&self) -> u64 {
-        self.duplicates
     }
 
     /// Goes on after `last`, of another history or after records that were given up.
@@ -105,7 +97,6 @@ impl Incoming {
     pub fn take(&mut self, record: &Record) -> Result<Taken, RecordError> {
         let place = (record.incarnation, record.seq);
         if place <= self.last {
-            self.duplicates += 1;
             return Ok(Taken::Duplicate);
         }
         // Everything a mirror's begin jumps over is dirty at the source; nothing else may jump.

@@ -1,6 +1,6 @@
 //! The target's part of the dirty map: extents in which it knows that it differs.
 
-use crate::dirty::{Bits, MapLayout, SECTOR_BITS, SECTOR_WORDS};
+use crate::dirty::{Bits, MapLayout, SECTOR_WORDS};
 use blkrep_types::{ByteLen, Extent, VolumeIndex};
 
 /// How the part is recorded.
@@ -87,13 +87,6 @@ impl Part {
             }
         }
         bytes
-    }
-
-    /// The sectors that hold the bits of `extent`, first and last.
-    #[must_use]
-    pub fn sectors_of(&self, volume: VolumeIndex, extent: Extent) -> (u64, u64) {
-        let (first, last) = self.layout.bits_of(volume, extent);
-        (first / SECTOR_BITS, last / SECTOR_BITS)
     }
 
     /// How it is recorded.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::FormatError;
+use crate::layout::{AncestorEntry, GroupHead, LinkEntry, VolumeEntry, put};
 use blkrep_types::limits::COUNT_MAX;
 use proptest::prelude::*;
 
@@ -155,6 +156,116 @@ fn what_nobody_can_have_written_is_refused() {
         refused(Group::decode(&sized.encode(7).unwrap()), "len");
     }
     refused(Group::decode(&group().encode(u64::MAX).unwrap()), "counter");
+}
+
+/// Where in a superblock a field is.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    Head,
+    Volume,
+    Link,
+}
+
+/// The superblock above with one field changed, and right checksums.
+fn with(at: At, field: &str, value: u64) -> Result<(Group, u64), FormatError> {
+    let mut bytes = group().encode(7).unwrap();
+    let said = u32::from_le_bytes(bytes[12..16].try_into().unwrap());
+    let said = usize::try_from(said).unwrap();
+    let volumes = size_of::<GroupHead>() + 2 * size_of::<AncestorEntry>();
+    let links = volumes + size_of::<VolumeEntry>();
+    match at {
+        At::Head => put(&mut bytes, GroupHead::FIELDS, field, value),
+        At::Volume => put(&mut bytes[volumes..], VolumeEntry::FIELDS, field, value),
+        At::Link => put(&mut bytes[links..], LinkEntry::FIELDS, field, value),
+    }
+    let body = crc32fast::hash(&bytes[512..said]);
+    put(&mut bytes, GroupHead::FIELDS, "body_crc", body.into());
+    let crc = crc32fast::hash(&bytes[..508]);
+    put(&mut bytes, GroupHead::FIELDS, "crc", crc.into());
+    Group::decode(&bytes)
+}
+
+#[test]
+fn an_impossible_field_is_refused_by_its_name() {
+    assert!(
+        with(At::Head, "version", 1).is_ok(),
+        "the checksums are right"
+    );
+    for (at, field, value) in [
+        (At::Head, "version", 0),
+        (At::Head, "generation_count", 65),
+        (At::Head, "volume_count", 0),
+        (At::Head, "link_count", 17),
+        (At::Head, "reserved", 1),
+        (At::Head, "bytes", COPY_BYTES + 1),
+        (At::Head, "bytes", 511),
+        (At::Head, "group", 0),
+        (At::Head, "clean", 2),
+        (At::Head, "distrust", 2),
+        (At::Volume, "index", 1),
+        (At::Volume, "block_bytes", 3),
+        (At::Volume, "extent_bytes", 5),
+        (At::Volume, "name", 0),
+        (At::Link, "mode", 4),
+        (At::Link, "transmit", 0),
+        (At::Link, "overwrite", 2),
+        (At::Link, "first_mirror", 4),
+        (At::Link, "wanted", 2),
+        (At::Link, "peer_bytes", 0xffff),
+        (At::Link, "name", 0),
+    ] {
+        match with(at, field, value) {
+            Err(FormatError::Field { field: named, .. }) => assert_eq!(named, field),
+            other => panic!("{at:?} {field} {value}: {other:?}"),
+        }
+    }
+    for (at, field, value, named) in [
+        (At::Volume, "reserved", 1, "index"),
+        (At::Link, "reserved", 1, "text_bytes"),
+        (At::Link, "place", 16, "text_bytes"),
+        // A peer that is two bytes shorter makes the length of the path that of other bytes.
+        (At::Link, "peer_bytes", 12, "path"),
+        (At::Head, "link_count", 0, "bytes"),
+    ] {
+        match with(at, field, value) {
+            Err(FormatError::Field { field: found, .. }) => assert_eq!(found, named),
+            other => panic!("{at:?} {field} {value}: {other:?}"),
+        }
+    }
+}
+
+/// All kinds of link there are, in one superblock.
+#[test]
+fn every_setting_of_a_link_is_read_as_it_was_written() {
+    let mut whole = group();
+    let one = whole.links.remove(0);
+    let modes = [Mode::Async, Mode::Memory, Mode::Sync, Mode::Sync];
+    let held = [
+        TransmitHeld::Started,
+        TransmitHeld::Paused,
+        TransmitHeld::Stopped,
+        TransmitHeld::Started,
+    ];
+    let mirrors = [
+        None,
+        Some(MirrorKind::Full),
+        Some(MirrorKind::Difference),
+        Some(MirrorKind::Checksum),
+    ];
+    for (place, ((mode, transmit), first_mirror)) in
+        (0..).zip(modes.into_iter().zip(held).zip(mirrors))
+    {
+        whole.links.push(GroupLink {
+            place,
+            mode,
+            transmit,
+            first_mirror,
+            overwrite: place % 2 == 0,
+            ..one.clone()
+        });
+    }
+    let bytes = whole.encode(8).unwrap();
+    assert_eq!(Group::decode(&bytes).unwrap(), (whole, 8));
 }
 
 #[test]

@@ -120,12 +120,6 @@ impl BatchPlan {
         self.records.is_empty()
     }
 
-    /// The records taken so far; where their bytes are is said only once it is sealed.
-    #[must_use]
-    pub fn records(&self) -> &[BatchRecord] {
-        &self.records
-    }
-
     /// Bytes it would have in the journal.
     #[must_use]
     pub const fn bytes(&self) -> u64 {

@@ -95,12 +95,6 @@ impl Space {
         self.head
     }
 
-    /// The first byte that is still needed.
-    #[must_use]
-    pub const fn tail(&self) -> u64 {
-        self.tail
-    }
-
     /// Bytes in use, skipped ones included.
     #[must_use]
     pub const fn used(&self) -> u64 {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod refusals;
+
 use super::*;
 use crate::error::FormatError;
 use blkrep_io::{Region, Slice};

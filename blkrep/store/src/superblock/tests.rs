@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::error::FormatError;
+use crate::layout::{AncestorEntry, ReplicaHead, VolumeEntry, head_crc, put};
 use blkrep_types::limits::COUNT_MAX;
 use blkrep_types::{Generation, Incarnation, Seq};
 use proptest::prelude::*;
@@ -120,6 +121,74 @@ fn what_nobody_can_have_written_is_refused() {
     large.volumes[1].len = ByteLen::new(1 << 47);
     assert!(Replica::decode(&large.encode(1)).is_ok());
     assert!(Replica::decode(&replica(1, 1).encode(u64::MAX)).is_err());
+}
+
+/// A superblock of two volumes with one field changed, in its head or in the entry of its last volume, and
+/// right checksums.
+fn with(volume: bool, field: &str, value: u64) -> Result<(Replica, u64), FormatError> {
+    let mut bytes = replica(2, 1).encode(1);
+    let len = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    let entries = 512 + size_of::<AncestorEntry>();
+    if volume {
+        let entry = &mut bytes[entries + size_of::<VolumeEntry>()..];
+        put(entry, VolumeEntry::FIELDS, field, value);
+    } else {
+        put(&mut bytes, ReplicaHead::FIELDS, field, value);
+    }
+    let body = crc32fast::hash(&bytes[512..len]);
+    put(&mut bytes, ReplicaHead::FIELDS, "body_crc", body.into());
+    let crc = head_crc(&bytes[..512]);
+    put(&mut bytes, ReplicaHead::FIELDS, "crc", crc.into());
+    Replica::decode(&bytes)
+}
+
+#[test]
+fn an_impossible_field_is_refused_by_its_name() {
+    assert!(with(false, "version", 1).is_ok(), "the checksums are right");
+    for (volume, field, value) in [
+        (false, "version", 0),
+        (false, "bytes", COPY_BYTES + 1),
+        (false, "reserved", 1),
+        (false, "generation_count", 65),
+        (false, "volume_count", 0),
+        (false, "volume_count", 65),
+        (false, "group", 0),
+        (false, "role", 3),
+        (false, "data_state", 200),
+        (false, "part", 0),
+        (false, "paused", 2),
+        (true, "path_bytes", 0),
+        (true, "path_bytes", 0xffff),
+        (true, "index", 0),
+        (true, "reserved", 1),
+        (true, "block_bytes", 3),
+        (true, "extent_bytes", 5),
+        (true, "len", 0),
+        (true, "len", 4095),
+    ] {
+        match with(volume, field, value) {
+            Err(FormatError::Field { field: named, .. }) => assert_eq!(named, field),
+            other => panic!("{field} {value}: {other:?}"),
+        }
+    }
+    // A path that is shorter than its entry says ends another one's, or leaves bytes over.
+    let shorter = with(true, "path_bytes", 5);
+    assert!(matches!(
+        shorter,
+        Err(FormatError::Field { field: "bytes", .. })
+    ));
+    assert!(matches!(
+        with(true, "path_bytes", 500),
+        Err(FormatError::Short { .. })
+    ));
+    assert!(matches!(
+        with(false, "magic", 1),
+        Err(FormatError::Magic { .. })
+    ));
+    assert!(matches!(
+        Replica::decode(&replica(1, 1).encode(1)[..100]),
+        Err(FormatError::Short { .. })
+    ));
 }
 
 fn states() -> impl Strategy<Value = (DataState, Part, bool, u16, u8)> {

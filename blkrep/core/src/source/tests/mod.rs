@@ -6,7 +6,9 @@ mod leaving;
 mod limits;
 mod links;
 mod lost;
+mod mirror;
 mod requests;
+mod volumes;
 
 use super::*;
 use crate::dirty::Bits;

@@ -68,6 +68,52 @@ fn a_frozen_group_tries_again_when_thawed() {
 }
 
 #[test]
+fn what_is_frozen_goes_on_when_the_policy_no_longer_wants_it() {
+    let mut rig = Rig::new(0, 0, OnBackingError::Freeze);
+    let written = rig.write(extent(0, 4096));
+    rig.finish(0, Err(Errno::EIO));
+    rig.group.set_policy(OnBackingError::Freeze);
+    rig.take();
+    assert_eq!((rig.group.gate(), rig.running.len()), (Gate::Frozen, 0));
+    rig.group.set_policy(OnBackingError::Pass);
+    rig.take();
+    assert_eq!((rig.group.gate(), rig.running.len()), (Gate::Open, 1));
+    rig.finish(0, Err(Errno::EIO));
+    assert_eq!(rig.answers, [(written, Err(Errno::EIO))], "and is told now");
+}
+
+/// In `memory` a write waits until the target has it, and no longer: the target's disk may take its time.
+#[test]
+fn a_write_in_memory_mode_waits_for_what_was_received_and_not_for_what_is_durable() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
+    rig.serve(0);
+    rig.group.set_mode(link(0), Mode::Memory);
+    let written = rig.write(extent(0, 4096));
+    rig.commit(true);
+    rig.finish(0, Ok(()));
+    assert!(rig.answers.is_empty(), "nobody else has it");
+    let mut out = Vec::new();
+    rig.group.next_records(link(0), 100, usize::MAX, &mut out);
+    let sent = out.last().unwrap().record.seq;
+    let name = |seq| WriteName {
+        generation: GENERATION,
+        incarnation: RUN,
+        seq,
+    };
+    let acks = |received| Acks {
+        received: name(received),
+        durable: name(Seq::new(sent.get() - 1)),
+        data_state: DataState::Ok,
+    };
+    assert!(rig.group.acked(link(0), &acks(Seq::new(sent.get() - 1))));
+    rig.take();
+    assert!(rig.answers.is_empty(), "the one before was received");
+    assert!(rig.group.acked(link(0), &acks(sent)));
+    rig.take();
+    assert_eq!(rig.answers, [(written, Ok(()))]);
+}
+
+#[test]
 fn a_flush_that_failed_is_told_although_the_operator_thaws_and_the_next_succeeds() {
     let mut rig = Rig::new(0, 1 << 20, OnBackingError::Freeze);
     rig.write(extent(0, 4096));
