@@ -381,7 +381,7 @@ impl Daemon {
         self.take_answers();
         let rising = std::mem::take(&mut self.desk.hosted().rising);
         for group in rising {
-            if self.program.has_done(Task::Receive(group)) {
+            if self.program.has_done(&Task::Receive(group)) {
                 self.desk.hosted().received.remove(&group);
                 match self.serve(group) {
                     Ok(()) => continue,
@@ -424,7 +424,7 @@ impl Daemon {
     /// Goes on with making a former source a target.
     fn rejoin(&mut self, group: usize) -> Result<(), String> {
         let desk = self.desk.clone();
-        if !self.program.has_done(Task::Serve(group)) {
+        if !self.program.has_left(group) {
             return Ok(());
         }
         let served = desk.hosted().served.remove(&group);

@@ -3,7 +3,9 @@
 //! Owns the hands of a plan. Faults and commands enter; the world and the daemons change.
 
 use super::plan::{Command, Fault};
+use super::program::Program;
 use super::run::{Run, Todo};
+use super::served::Served;
 use blkrep_core::source::Transmit;
 use blkrep_io::sim::{Crash, DiskFault};
 use blkrep_types::LinkName;
@@ -20,6 +22,8 @@ pub(super) enum Undo {
     ResumeMirror { group: usize, target: usize },
     /// Transmission goes on.
     Transmit { group: usize, target: usize },
+    /// A link that was ended is forgotten and made anew.
+    Relink { group: usize, target: usize },
 }
 
 impl Run {
@@ -119,6 +123,9 @@ impl Run {
     /// What operators who look at the status do.
     pub(super) fn calm(&mut self) {
         for index in 0..self.groups.len() {
+            for target in self.followers(index) {
+                self.relink_missing(index, target);
+            }
             for node in &mut self.nodes {
                 let Some(daemon) = &mut node.daemon else {
                     continue;
@@ -138,20 +145,47 @@ impl Run {
         Some((home, *target))
     }
 
-    fn with_link(
-        &mut self,
-        group: usize,
-        target: usize,
-        work: impl FnOnce(&super::served::Served, &LinkName),
-    ) {
+    fn with_served(&mut self, group: usize, work: impl FnOnce(&mut Served, &mut Program)) {
         let home = self.groups[group].life().node;
-        let Some(daemon) = &mut self.nodes[home].daemon else {
-            return;
-        };
-        daemon.with_served(group, |served, _| {
+        if let Some(daemon) = &mut self.nodes[home].daemon {
+            daemon.with_served(group, work);
+        }
+    }
+
+    fn with_link(&mut self, group: usize, target: usize, work: impl FnOnce(&Served, &LinkName)) {
+        self.with_served(group, |served, _| {
             if let Some(link) = served.link(target) {
                 work(served, &link);
             }
+        });
+    }
+
+    /// The nodes that a group's source leads to.
+    pub(super) fn followers(&self, group: usize) -> Vec<usize> {
+        let plan = &self.plan().groups[group];
+        let home = self.groups[group].life().node;
+        let nodes = plan.targets.iter().copied().chain([plan.home]);
+        nodes.filter(|node| *node != home).collect()
+    }
+
+    fn relink_missing(&mut self, group: usize, target: usize) {
+        let mut missing = false;
+        self.with_served(group, |served, _| missing = !served.drives(target));
+        if missing {
+            self.relink(group, target);
+        }
+    }
+
+    /// Makes a link anew whose driver was ended, or that was lost with a crash in between.
+    fn relink(&mut self, group: usize, target: usize) {
+        self.with_served(group, |served, program| {
+            if let Some(link) = served.link(target)
+                && !served.forget_link(&link, program)
+            {
+                return;
+            }
+            // A disk that fails leaves none: it is tried again while quiet is waited for.
+            let _ = served.overwrite(target, false, program);
         });
     }
 
@@ -172,7 +206,8 @@ impl Run {
             | Command::StopMirror { group, link }
             | Command::PauseMirror { group, link, .. }
             | Command::HoldTransmission { group, link, .. }
-            | Command::Reconnect { group, link, .. } => (group % groups, link),
+            | Command::Reconnect { group, link, .. }
+            | Command::Relink { group, link, .. } => (group % groups, link),
         };
         let Some((_, target)) = self.pair(group, link) else {
             return;
@@ -211,6 +246,14 @@ impl Run {
                 self.with_link(group, target, |served, link| served.disconnect(link));
                 Some((span, Undo::Connect { group, target }))
             }
+            Command::Relink { span, .. } => {
+                self.with_served(group, |served, _| {
+                    if let Some(link) = served.link(target) {
+                        served.end_link(&link);
+                    }
+                });
+                Some((span, Undo::Relink { group, target }))
+            }
             Command::Restart { .. } => None,
         };
         if let Some((span, undo)) = undo {
@@ -239,6 +282,7 @@ impl Run {
                     served.transmit(link, Transmit::Started);
                 });
             }
+            Undo::Relink { group, target } => self.relink(group, target),
         }
     }
 }

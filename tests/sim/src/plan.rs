@@ -129,6 +129,15 @@ pub enum Command {
         /// How long it is away.
         span: Duration,
     },
+    /// Forgets a link, and makes it anew.
+    Relink {
+        /// Of this group.
+        group: usize,
+        /// Which.
+        link: usize,
+        /// How long it is away.
+        span: Duration,
+    },
 }
 
 /// A target takes a group over after the load.
@@ -390,7 +399,7 @@ fn fault(random: &mut SimRandom, nodes: usize) -> Fault {
 
 fn command(random: &mut SimRandom, nodes: usize) -> Command {
     let (group, link, span) = (random.index(6), random.index(2), span(random));
-    match random.below(9) {
+    match random.below(10) {
         0 => Command::PauseTarget { group, link, span },
         1 | 2 => Command::Mirror {
             group,
@@ -415,7 +424,8 @@ fn command(random: &mut SimRandom, nodes: usize) -> Command {
         6 | 7 => Command::Restart {
             node: random.index(nodes),
         },
-        _ => Command::Reconnect { group, link, span },
+        8 => Command::Reconnect { group, link, span },
+        _ => Command::Relink { group, link, span },
     }
 }
 
@@ -454,7 +464,7 @@ mod tests {
         assert_eq!(kinds.len(), 5);
         let commands = plans.iter().flat_map(|plan| &plan.commands);
         let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
-        assert_eq!(kinds.len(), 7);
+        assert_eq!(kinds.len(), 8);
         let shapes: HashSet<_> = plans
             .iter()
             .map(|plan| (plan.nodes, plan.groups.len(), plan.takeovers.len()))

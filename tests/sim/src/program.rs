@@ -5,14 +5,17 @@
 
 use blkrep_io::sim::{ProcessId, RingId, SimHost, SimIo};
 use blkrep_io::{Host, HostError, Io, Worker};
+use blkrep_types::LinkName;
 
 /// What a worker works for; all of one task's workers are waited for together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
     /// Taking connections.
     Accept,
-    /// The queues and links of a group that is served here.
+    /// The queues of a group that is served here.
     Serve(usize),
+    /// A link of such a group.
+    Link(usize, LinkName),
     /// The replica of a group.
     Receive(usize),
 }
@@ -105,7 +108,15 @@ impl Program {
 
     /// True when every worker of a task has finished.
     #[must_use]
-    pub fn has_done(&self, task: Task) -> bool {
-        !self.seats.iter().any(|seat| seat.task == task)
+    pub fn has_done(&self, task: &Task) -> bool {
+        !self.seats.iter().any(|seat| seat.task == *task)
+    }
+
+    /// True when no worker of a group that is served here is left.
+    #[must_use]
+    pub fn has_left(&self, group: usize) -> bool {
+        let serves =
+            |task: &Task| matches!(task, Task::Serve(of) | Task::Link(of, _) if *of == group);
+        !self.seats.iter().any(|seat| serves(&seat.task))
     }
 }

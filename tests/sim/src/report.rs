@@ -78,6 +78,8 @@ report! {
     holds,
     /// Links disconnected and connected.
     reconnects,
+    /// Links forgotten and made anew.
+    relinks,
     /// Replicas promoted in a copy of their world, and judged.
     probes_promoted,
     /// Replicas that refused there.
@@ -134,6 +136,7 @@ impl Report {
             Command::StopMirror { .. } | Command::PauseMirror { .. } => self.mirror_stops += 1,
             Command::HoldTransmission { .. } => self.holds += 1,
             Command::Reconnect { .. } => self.reconnects += 1,
+            Command::Relink { .. } => self.relinks += 1,
         }
     }
 }

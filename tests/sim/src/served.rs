@@ -187,6 +187,13 @@ impl Served {
         Some(link.name.clone())
     }
 
+    /// True if a link leads to a node and has a driver.
+    #[must_use]
+    pub fn drives(&self, target: usize) -> bool {
+        self.link(target)
+            .is_some_and(|link| self.links.contains_key(&link))
+    }
+
     /// Starts its queues and links.
     ///
     /// # Errors
@@ -230,7 +237,7 @@ impl Served {
                 .of(format!("{} {}", self.whose(), link.name));
             let driver = Box::new(LinkWorker::new(port, control.clone(), Arc::new(told)));
             program
-                .spawn(Task::Serve(self.group), driver)
+                .spawn(Task::Link(self.group, link.name.clone()), driver)
                 .map_err(|error| StartError::Busy(error.to_string()))?;
             self.links.insert(link.name, control);
         }
@@ -303,6 +310,21 @@ impl Served {
         if let Some(control) = self.links.get(link) {
             control.connect();
         }
+    }
+
+    /// Ends a link's driver, so that the link can be forgotten.
+    pub fn end_link(&mut self, link: &LinkName) {
+        self.disconnect(link);
+        if let Some(control) = self.links.remove(link) {
+            control.stop();
+        }
+    }
+
+    /// Forgets a link whose driver has ended; false if it has not yet, or a disk failed.
+    pub fn forget_link(&mut self, link: &LinkName, program: &Program) -> bool {
+        program.has_done(&Task::Link(self.group, link.clone()))
+            && !self.links.contains_key(link)
+            && self.shared.forget_link(link).is_ok()
     }
 
     /// Lets a node follow from now on, whatever it holds: the operator has said so. A node without a

@@ -206,11 +206,7 @@ impl Run {
     /// The operator has every other node follow the new source. Tried until a daemon that dies
     /// meanwhile is there again.
     fn follow(&mut self, group: usize, old: usize, new: usize) -> Result<(), String> {
-        let plan = &self.plan().groups[group];
-        let mut others: Vec<usize> = plan.targets.clone();
-        others.push(plan.home);
-        others.retain(|node| *node != new);
-        for other in others {
+        for other in self.followers(group) {
             let end = self.world.now().after(SERVE_MAX);
             loop {
                 let daemon = self.nodes[new].daemon.as_mut();
