@@ -4,6 +4,7 @@
 //! them. Between the two lie completed writes that nobody flushed; a power cut keeps any subset of
 //! their sectors. Pure: operations and chance enter, bytes and errors leave.
 
+use super::fault::{FaultKind, Faults};
 use super::pages::{Pages, SECTOR};
 use super::random::SimRandom;
 use blkrep_types::limits::SECTOR_BYTES;
@@ -13,30 +14,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 const _: () = assert!(SECTOR as u64 == SECTOR_BYTES);
-
-/// What a disk does wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskFault {
-    /// Which operations.
-    pub kind: FaultKind,
-    /// What they answer.
-    pub errno: Errno,
-    /// Only those that touch these bytes; all if `None`.
-    pub bytes: Option<Range<u64>>,
-    /// How often; then the disk is good again.
-    pub times: u32,
-}
-
-/// The operations that a fault hits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultKind {
-    /// Reads.
-    Read,
-    /// Writes and zeroing; a random part of the bytes may have been written.
-    Write,
-    /// Flushes; what was to be flushed may be lost later although it still reads back.
-    Sync,
-}
 
 /// A write on its way: its first byte, and its bytes.
 pub(super) type Write = (u64, Arc<[u8]>);
@@ -67,7 +44,7 @@ pub(super) struct Disk {
     cached: VecDeque<Cached>,
     /// Order of the last completed write.
     order: u64,
-    pub(super) faults: Vec<DiskFault>,
+    pub(super) faults: Faults,
 }
 
 impl Disk {
@@ -79,7 +56,7 @@ impl Disk {
             stable: Pages::new(len),
             cached: VecDeque::new(),
             order: 0,
-            faults: Vec::new(),
+            faults: Faults::default(),
         }
     }
 
@@ -102,13 +79,19 @@ impl Disk {
         self.order
     }
 
-    pub(super) fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+    pub(super) fn read(
+        &mut self,
+        offset: u64,
+        bytes: &mut [u8],
+        random: &mut SimRandom,
+    ) -> Result<(), Errno> {
         let range = self.range(offset, bytes.len());
-        self.fault(FaultKind::Read, &range)?;
+        self.faults.error(FaultKind::Read, &range)?;
         if range.end > self.view.len() {
             return Err(Errno::EIO);
         }
         self.view.read(range.start, bytes);
+        self.faults.falsify(&range, bytes, random);
         Ok(())
     }
 
@@ -127,14 +110,16 @@ impl Disk {
             }
             self.grow(range.end);
         }
-        if let Err(errno) = self.fault(FaultKind::Write, &range) {
+        if let Err(errno) = self.faults.error(FaultKind::Write, &range) {
             if random.one_in(2) {
                 self.write_torn(offset, bytes, random);
             }
             return Err(errno);
         }
         self.land(range.start, bytes, Some(bytes));
-        if durable || !self.shape.write_cache {
+        if self.faults.loses(&range) {
+            self.cached.pop_back();
+        } else if durable || !self.shape.write_cache {
             let last = self.cached.pop_back().expect("just landed");
             self.keep(&last);
         }
@@ -158,7 +143,7 @@ impl Disk {
 
     /// A flush completes that began when `upto` was the last completed write.
     pub(super) fn sync(&mut self, upto: u64, random: &mut SimRandom) -> Result<(), Errno> {
-        let failed = self.fault(FaultKind::Sync, &(0..self.view.len()));
+        let failed = self.faults.error(FaultKind::Sync, &(0..self.view.len()));
         let mut left = VecDeque::with_capacity(self.cached.len());
         for cached in std::mem::take(&mut self.cached) {
             if cached.order > upto {
@@ -238,17 +223,35 @@ impl Disk {
         writes.len()
     }
 
-    /// Changes bytes behind everybody's back, durably: a bad medium, or a test's preparation.
+    /// Changes bytes behind everybody's back, durably, wherever the disk has them: a bad medium,
+    /// or a test's preparation.
     pub(super) fn poke(&mut self, offset: u64, bytes: &[u8]) {
         let range = self.range(offset, bytes.len());
         self.view.poke(range.start, bytes);
         self.stable.poke(range.start, bytes);
+        for cached in &mut self.cached {
+            let start = cached.sector * SECTOR;
+            let met = range.start.max(start)..range.end.min(start + cached.bytes.len());
+            if !met.is_empty() {
+                let from = &bytes[met.start - range.start..met.end - range.start];
+                Arc::make_mut(&mut cached.bytes)[met.start - start..met.end - start]
+                    .copy_from_slice(from);
+            }
+        }
     }
 
     pub(super) fn poke_all(&mut self, bytes: &[u8]) {
-        self.stable = Pages::new(bytes.len());
-        self.stable.write(0, bytes, self.order);
-        self.view = self.stable.clone();
+        let mut all = Pages::new(bytes.len());
+        all.write(0, bytes, 0);
+        self.restore(all, self.order);
+    }
+
+    /// Other bytes, durably, whose last write had this order; what was written before has no part
+    /// in them.
+    pub(super) fn restore(&mut self, bytes: Pages, order: u64) {
+        self.order = self.order.max(order);
+        self.stable = bytes.clone();
+        self.view = bytes;
         self.cached.clear();
     }
 
@@ -267,6 +270,7 @@ impl Disk {
     fn land(&mut self, start: usize, bytes: &[u8], whole: Option<&Arc<[u8]>>) {
         let end = start + bytes.len();
         self.order += 1;
+        self.faults.written(&(start..end));
         self.view.write(start, bytes, self.order);
         let first = start / SECTOR;
         let last = (end.div_ceil(SECTOR) * SECTOR).min(self.view.len());
@@ -292,23 +296,6 @@ impl Disk {
             self.stable.write(sector * SECTOR, bytes, order);
         }
     }
-
-    fn fault(&mut self, kind: FaultKind, range: &Range<usize>) -> Result<(), Errno> {
-        let hit = self.faults.iter().position(|fault| {
-            let within = fault.bytes.as_ref().is_none_or(|bytes| {
-                as_usize(bytes.start) < range.end && range.start < as_usize(bytes.end)
-            });
-            fault.kind == kind && within
-        });
-        let Some(index) = hit else { return Ok(()) };
-        let fault = &mut self.faults[index];
-        let errno = fault.errno;
-        fault.times = fault.times.saturating_sub(1);
-        if fault.times == 0 {
-            self.faults.remove(index);
-        }
-        Err(errno)
-    }
 }
 
 fn as_u64(number: usize) -> u64 {
@@ -323,6 +310,7 @@ pub(super) fn as_usize(number: u64) -> usize {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::sim::fault::DiskFault;
 
     fn disk(write_cache: bool) -> Disk {
         let shape = DiskShape {
@@ -411,7 +399,7 @@ mod tests {
         for seed in 0..50 {
             let mut random = SimRandom::new(seed);
             let mut disk = disk(true);
-            disk.faults.push(DiskFault {
+            disk.faults.inject(DiskFault {
                 kind: FaultKind::Sync,
                 errno: Errno::EIO,
                 bytes: None,
@@ -430,7 +418,7 @@ mod tests {
     fn a_fault_hits_its_bytes_as_often_as_told() {
         let mut random = SimRandom::new(5);
         let mut disk = disk(true);
-        disk.faults.push(DiskFault {
+        disk.faults.inject(DiskFault {
             kind: FaultKind::Write,
             errno: Errno::ENOSPC,
             bytes: Some(1024..1536),

@@ -124,7 +124,11 @@ impl Host for SimHost {
 
     fn read_at(&self, file: &SimFile, offset: u64, bytes: &mut [u8]) -> Result<(), HostError> {
         self.call("read", file.path(), |state| {
-            state.storage.stores[file.disk()].disk.read(offset, bytes)
+            let State {
+                storage, random, ..
+            } = state;
+            let disk = &mut storage.stores[file.disk()].disk;
+            disk.read(offset, bytes, random)
         })
     }
 
@@ -147,9 +151,7 @@ impl Host for SimHost {
             let State {
                 storage, random, ..
             } = state;
-            storage.stores[file.disk()]
-                .disk
-                .write(offset, &bytes.into(), false, random)
+            storage.write(file, offset, &bytes.into(), false, random)
         })
     }
 
@@ -163,7 +165,7 @@ impl Host for SimHost {
             }
             let disk = &mut storage.stores[file.disk()].disk;
             disk.sync(disk.completed(), random)?;
-            storage.name_durably(file);
+            storage.name_durably(file.disk());
             Ok(())
         })
     }

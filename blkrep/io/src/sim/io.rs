@@ -82,8 +82,9 @@ impl SimIo {
     /// Says when the worker wants its next turn.
     fn expect(&self, deadline: Option<Nanos>) {
         let mut state = self.world.lock();
+        let clock = *state.clock(self.node);
         if let Some(ring) = state.rings.get_mut(self.ring) {
-            ring.deadline = deadline.map(Nanos::get);
+            ring.expect(deadline.map(Nanos::get), &clock);
         }
     }
 
@@ -120,11 +121,11 @@ impl Io for SimIo {
     type Socket = SimSocket;
 
     fn now(&self) -> Nanos {
-        self.world.now()
+        self.world.clock(self.node)
     }
 
     fn exact_now(&self) -> Nanos {
-        self.world.now()
+        self.world.clock(self.node)
     }
 
     fn random(&mut self) -> u64 {
@@ -167,14 +168,15 @@ impl Io for SimIo {
             if !self.world.alive(self.process) {
                 return Err(Errno::EIO);
             }
-            let due = deadline.is_some_and(|deadline| deadline <= self.world.now());
+            let due = deadline.is_some_and(|deadline| deadline <= self.now());
             if self.take(out) || due {
                 return Ok(());
             }
             let mut state = self.world.lock();
             state.network.close_dropped();
             state.flush_network();
-            let until = deadline.map(Nanos::get);
+            let clock = state.clock(self.node);
+            let until = deadline.map(|deadline| clock.world(deadline.get()));
             if !state.advance(until.unwrap_or(u64::MAX - 1)) && until.is_none() {
                 return Err(EDEADLK);
             }

@@ -7,8 +7,11 @@
 //! what the real ring and host promise, no more: unflushed sectors survive a power cut by chance,
 //! a killed process's writes land later, bytes arrive in pieces.
 
+mod backup;
+mod clock;
 mod disk;
 mod event;
+mod fault;
 mod host;
 mod io;
 mod loss;
@@ -20,11 +23,12 @@ mod state;
 mod storage;
 mod world;
 
-pub use disk::{DiskFault, FaultKind};
+pub use backup::Backup;
+pub use fault::{DiskFault, DiskLie, FaultKind, LieKind};
 pub use host::SimHost;
 pub use io::SimIo;
 pub use loss::Unflushed;
-pub use net::SimSocket;
+pub use net::{Garble, SimSocket};
 pub use random::SimRandom;
 pub use storage::SimFile;
 pub use world::{Crash, Moment, Next, NodeId, ProcessId, RingId, SimOptions, SimWorld};

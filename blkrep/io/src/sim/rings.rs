@@ -3,6 +3,7 @@
 //! Owns each ring's completions and its deadline, in the order in which the rings were made. Asked
 //! before every event: few rings, gone through in one sweep.
 
+use super::clock::Clock;
 use super::net::SimSocket;
 use super::world::{ProcessId, RingId};
 use crate::proactor::Completion;
@@ -15,10 +16,19 @@ pub(super) struct Ring {
     process: ProcessId,
     pub(super) ready: VecDeque<Completion<SimSocket>>,
     pub(super) woken: bool,
-    pub(super) deadline: Option<u64>,
+    /// The deadline by the clock of its host.
+    wanted: Option<u64>,
+    /// The same by the world's.
+    deadline: Option<u64>,
 }
 
 impl Ring {
+    /// Its worker wants a turn at this time of its host's clock.
+    pub(super) fn expect(&mut self, wanted: Option<u64>, clock: &Clock) {
+        self.wanted = wanted;
+        self.deadline = wanted.map(|at| clock.world(at));
+    }
+
     fn ready(&self, now: u64) -> bool {
         !self.ready.is_empty() || self.woken || self.deadline.is_some_and(|at| at <= now)
     }
@@ -40,6 +50,7 @@ impl Rings {
             process,
             ready: VecDeque::new(),
             woken: false,
+            wanted: None,
             deadline: None,
         });
         id
@@ -47,6 +58,13 @@ impl Rings {
 
     pub(super) fn get_mut(&mut self, id: RingId) -> Option<&mut Ring> {
         self.rings.iter_mut().find(|ring| ring.id == id)
+    }
+
+    /// The clock of these processes has changed.
+    pub(super) fn set_clock(&mut self, clock: &Clock, ours: impl Fn(ProcessId) -> bool) {
+        for ring in self.rings.iter_mut().filter(|ring| ours(ring.process)) {
+            ring.expect(ring.wanted, clock);
+        }
     }
 
     pub(super) fn remove(&mut self, id: RingId) {

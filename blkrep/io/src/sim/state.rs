@@ -3,6 +3,7 @@
 //! Owns everything that is simulated and the order in which it happens. Entered by the world's
 //! handle from outside and by rings and hosts from within, one at a time.
 
+use super::clock::Clock;
 use super::disk::Disk;
 use super::event::{Event, Events};
 use super::net::{Caller, NetOut, NetShape, Network, SimSocket};
@@ -40,6 +41,7 @@ struct Process {
 #[derive(Debug, Default)]
 struct Node {
     down: bool,
+    clock: Clock,
     shared: BTreeMap<String, Arc<Region>>,
 }
 
@@ -173,6 +175,18 @@ impl State {
 
     pub(super) fn powered(&self, node: NodeId) -> bool {
         !self.nodes[node.0].down
+    }
+
+    pub(super) fn clock(&self, node: NodeId) -> &Clock {
+        &self.nodes[node.0].clock
+    }
+
+    pub(super) fn change_clock(&mut self, node: NodeId, change: impl FnOnce(&mut Clock, u64)) {
+        let clock = &mut self.nodes[node.0].clock;
+        change(clock, self.now);
+        let processes = &self.processes;
+        self.rings
+            .set_clock(clock, |process| processes[process.0].node == node);
     }
 
     pub(super) fn shared(&mut self, node: NodeId) -> &mut BTreeMap<String, Arc<Region>> {

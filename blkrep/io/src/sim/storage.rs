@@ -12,7 +12,7 @@ use crate::memory::Slice;
 use crate::proactor::Op;
 use crate::sim::SimSocket;
 use blkrep_types::{BlockSize, ByteLen, Errno};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -127,6 +127,8 @@ pub(super) struct Storage {
     pub(super) names: BTreeMap<(NodeId, PathBuf), Entry>,
     /// Bytes that a host may still allocate to new files; unlimited if absent.
     space: BTreeMap<NodeId, u64>,
+    /// Hosts whose files can neither be made nor grow.
+    full: BTreeSet<NodeId>,
 }
 
 impl Storage {
@@ -182,6 +184,14 @@ impl Storage {
         self.space.insert(node, bytes);
     }
 
+    pub(super) fn set_full(&mut self, node: NodeId, full: bool) {
+        if full {
+            self.full.insert(node);
+        } else {
+            self.full.remove(&node);
+        }
+    }
+
     pub(super) fn find(&self, node: NodeId, path: &Path) -> Option<DiskId> {
         self.names
             .get(&(node, path.to_owned()))
@@ -231,6 +241,9 @@ impl Storage {
     }
 
     fn create(&mut self, node: NodeId, path: &Path, len: ByteLen) -> Result<DiskId, Errno> {
+        if self.full.contains(&node) {
+            return Err(Errno::ENOSPC);
+        }
         if let Some(space) = self.space.get_mut(&node) {
             *space = space.checked_sub(len.get()).ok_or(Errno::ENOSPC)?;
         }
@@ -259,13 +272,9 @@ impl Storage {
         }
     }
 
-    /// The name of an open file is durable from now on.
-    pub(super) fn name_durably(&mut self, file: &SimFile) {
-        for entry in self
-            .names
-            .values_mut()
-            .filter(|entry| entry.disk == file.disk())
-        {
+    /// The name of a disk is durable from now on.
+    pub(super) fn name_durably(&mut self, disk: DiskId) {
+        for entry in self.names.values_mut().filter(|entry| entry.disk == disk) {
             entry.durable = true;
         }
     }
@@ -367,7 +376,7 @@ impl Storage {
         let disk = &mut self.stores[op.file.disk()].disk;
         match &op.work {
             DiskWork::Read { offset, slice } => {
-                slice.with_mut(|bytes| disk.read(*offset, bytes))?;
+                slice.with_mut(|bytes| disk.read(*offset, bytes, random))?;
                 u32::try_from(slice.len()).map_err(|_| Errno::EINVAL)
             }
             DiskWork::Write {
@@ -376,7 +385,7 @@ impl Storage {
                 source,
                 durable,
             } => {
-                disk.write(*offset, bytes, *durable, random)?;
+                self.write(&op.file, *offset, bytes, *durable, random)?;
                 match source {
                     Some(_) => u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL),
                     None => Ok(0),
@@ -385,6 +394,24 @@ impl Storage {
             DiskWork::Sync { .. } if self.sync_lies => Ok(0),
             DiskWork::Sync { upto } => disk.sync(*upto, random).map(|()| 0),
         }
+    }
+
+    /// A write completes.
+    pub(super) fn write(
+        &mut self,
+        file: &SimFile,
+        offset: u64,
+        bytes: &Arc<[u8]>,
+        durable: bool,
+        random: &mut SimRandom,
+    ) -> Result<(), Errno> {
+        let Store { node, disk, .. } = &mut self.stores[file.disk()];
+        let len = u64::try_from(bytes.len()).expect("64-bit platform");
+        let grows = disk.shape.device.is_none() && offset.saturating_add(len) > disk.len();
+        if grows && self.full.contains(node) {
+            return Err(Errno::ENOSPC);
+        }
+        disk.write(offset, bytes, durable, random)
     }
 
     /// True if the memory of a write still holds what was submitted.

@@ -4,14 +4,18 @@
 //! which hosts are added, processes started and killed, power and network cut, disks broken.
 //! Never runs a worker itself.
 
-use super::disk::{DiskFault, DiskShape};
+use super::backup::Backup;
+use super::disk::{DiskShape, as_usize};
 use super::event::Event;
+use super::fault::{DiskFault, DiskLie};
 use super::host::SimHost;
 use super::loss::Unflushed;
+use super::net::Garble;
 use super::random::SimRandom;
 use super::state::State;
 use blkrep_types::{BlockSize, ByteLen, Nanos};
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -131,6 +135,29 @@ impl SimWorld {
     #[must_use]
     pub fn now(&self) -> Nanos {
         Nanos::new(self.lock().now)
+    }
+
+    /// What a host's own clock shows.
+    #[must_use]
+    pub fn clock(&self, node: NodeId) -> Nanos {
+        let state = self.lock();
+        Nanos::new(state.clock(node).local(state.now))
+    }
+
+    /// From now on a host's clock goes at this rate, in thousandths of the world's.
+    ///
+    /// # Panics
+    /// If the rate is 0.
+    pub fn set_clock_rate(&self, node: NodeId, rate: u32) {
+        self.lock()
+            .change_clock(node, |clock, now| clock.set_rate(now, rate));
+    }
+
+    /// A host's clock leaps forward, as after a pause of the whole host.
+    pub fn leap_clock(&self, node: NodeId, span: Duration) {
+        let nanos = Nanos::new(0).after(span).get();
+        self.lock()
+            .change_clock(node, |clock, now| clock.leap(now, nanos));
     }
 
     /// A generator drawn from the seed, for a part of the test.
@@ -280,6 +307,24 @@ impl SimWorld {
         state.flush_network();
     }
 
+    /// Changes bytes on their way from one host to another, past every checksum of TCP's.
+    pub fn garble(&self, from: NodeId, to: NodeId, garble: Garble) {
+        self.lock().network.weather.set_garble((from, to), garble);
+    }
+
+    /// Everything from one host to another takes longer by a time between these; zeroes end it.
+    pub fn delay(&self, from: NodeId, to: NodeId, more: (Duration, Duration)) {
+        let nanos = |span| Nanos::new(0).after(span).get();
+        let late = (nanos(more.0), nanos(more.1));
+        self.lock().network.weather.set_late((from, to), late);
+    }
+
+    /// The next so many connections from one host to another arrive twice: the listener gets a
+    /// second one that nobody speaks on.
+    pub fn double_connections(&self, from: NodeId, to: NodeId, times: u32) {
+        self.lock().network.weather.set_doubles((from, to), times);
+    }
+
     /// Resets every connection between two hosts.
     pub fn reset_connections(&self, a: NodeId, b: NodeId) {
         let mut state = self.lock();
@@ -292,7 +337,41 @@ impl SimWorld {
     /// # Panics
     /// If the path does not exist.
     pub fn inject(&self, node: NodeId, path: &Path, fault: DiskFault) {
-        self.lock().disk(node, path, |disk| disk.faults.push(fault));
+        self.lock()
+            .disk(node, path, |disk| disk.faults.inject(fault));
+    }
+
+    /// Makes a file's disk do something wrong without saying so.
+    ///
+    /// # Panics
+    /// If the path does not exist.
+    pub fn deceive(&self, node: NodeId, path: &Path, lie: DiskLie) {
+        self.lock().disk(node, path, |disk| {
+            let now = disk.view().clone();
+            disk.faults.deceive(lie, now);
+        });
+    }
+
+    /// Makes the sectors of these bytes of a file unreadable until they are written.
+    ///
+    /// # Panics
+    /// If the path does not exist.
+    pub fn spoil(&self, node: NodeId, path: &Path, bytes: Range<u64>) {
+        let bytes = as_usize(bytes.start)..as_usize(bytes.end);
+        self.lock()
+            .disk(node, path, |disk| disk.faults.spoil(&bytes));
+    }
+
+    /// Flips bits of one byte of a file, durably: rot.
+    ///
+    /// # Panics
+    /// If the path does not exist or the byte is not within it.
+    pub fn flip(&self, node: NodeId, path: &Path, offset: u64, bits: u8) {
+        self.lock().disk(node, path, |disk| {
+            let at = as_usize(offset);
+            let byte = disk.view().bytes(at..at + 1)[0];
+            disk.poke(offset, &[byte ^ bits]);
+        });
     }
 
     /// Heals a file's disk; a missing file has nothing to heal.
@@ -316,6 +395,11 @@ impl SimWorld {
             .find(node, path)
             .expect("a disk that stalls exists");
         state.storage.stores[id].stalled_until = until;
+    }
+
+    /// While a host is full, its files can neither be made nor grow; devices are not touched.
+    pub fn set_full(&self, node: NodeId, full: bool) {
+        self.lock().storage.set_full(node, full);
     }
 
     /// Bytes that a host can still give to new files.
@@ -359,6 +443,18 @@ impl SimWorld {
     pub fn corrupt(&self, node: NodeId, path: &Path, offset: u64, bytes: &[u8]) {
         self.lock()
             .disk(node, path, |disk| disk.poke(offset, bytes));
+    }
+
+    /// A copy of some of a host's files and devices, as a reader sees them now.
+    #[must_use]
+    pub fn backup(&self, node: NodeId, paths: &[PathBuf]) -> Backup {
+        Backup::of(&self.lock().storage, node, paths)
+    }
+
+    /// Puts a copy back, durably, on this host or another; files that are gone are made again.
+    /// Nobody should have them open.
+    pub fn restore(&self, node: NodeId, backup: &Backup) {
+        backup.restore(&mut self.lock().storage, node);
     }
 
     /// Copies all files and devices of a host of another world to a host of this one, as they are

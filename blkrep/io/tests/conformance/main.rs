@@ -8,6 +8,7 @@
 mod body;
 mod place;
 mod real_only;
+mod sim_faults;
 mod sim_loss;
 mod sim_only;
 

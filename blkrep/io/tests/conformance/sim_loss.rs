@@ -100,7 +100,7 @@ fn a_write_that_a_newer_flushed_one_covers_is_not_to_be_lost() {
     io.submit(
         1,
         Op::Write {
-            file,
+            file: file.clone(),
             offset: 0,
             slice: filled(512, 2),
             durable: true,
@@ -108,6 +108,11 @@ fn a_write_that_a_newer_flushed_one_covers_is_not_to_be_lost() {
     );
     crate::place::one(&mut io).result.unwrap();
     assert_eq!(place.world.unflushed(place.node), []);
-    place.world.power_loss_keeping(place.node, |_, _| true);
-    assert_eq!(place.world.image(place.node, &path)[..512], [2; 512]);
+    host.write_at(&file, 512, &[3; 512]).unwrap();
+    assert_eq!(place.world.unflushed(place.node).len(), 1);
+    place
+        .world
+        .power_loss_keeping(place.node, |index, _| index == 0);
+    let image = place.world.image(place.node, &path);
+    assert_eq!((image[0], image[512]), (2, 3));
 }

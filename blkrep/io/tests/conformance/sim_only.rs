@@ -295,15 +295,15 @@ fn memory_changed_in_flight_is_noticed() {
 }
 
 /// Two hosts with a connection between them.
-struct Pair {
-    world: SimWorld,
-    nodes: [blkrep_io::sim::NodeId; 2],
-    hosts: [blkrep_io::sim::SimHost; 2],
-    rings: [blkrep_io::sim::SimIo; 2],
-    sockets: [blkrep_io::sim::SimSocket; 2],
+pub(crate) struct Pair {
+    pub(crate) world: SimWorld,
+    pub(crate) nodes: [blkrep_io::sim::NodeId; 2],
+    pub(crate) hosts: [blkrep_io::sim::SimHost; 2],
+    pub(crate) rings: [blkrep_io::sim::SimIo; 2],
+    pub(crate) sockets: [blkrep_io::sim::SimSocket; 2],
 }
 
-fn pair(seed: u64) -> Pair {
+pub(crate) fn pair(seed: u64) -> Pair {
     let world = SimWorld::new(seed, SimOptions::default());
     let nodes = [world.add_node(), world.add_node()];
     let hosts = nodes.map(|node| world.start(node));
@@ -323,7 +323,7 @@ fn pair(seed: u64) -> Pair {
     }
 }
 
-fn send(pair: &mut Pair, from: usize, byte: u8) {
+pub(crate) fn send(pair: &mut Pair, from: usize, byte: u8) {
     let socket = pair.sockets[from].clone();
     pair.rings[from].submit(
         8,
@@ -334,7 +334,7 @@ fn send(pair: &mut Pair, from: usize, byte: u8) {
     );
 }
 
-fn recv(pair: &mut Pair, at: usize) -> Slice {
+pub(crate) fn recv(pair: &mut Pair, at: usize) -> Slice {
     let (socket, slice) = (pair.sockets[at].clone(), filled(1, 0));
     pair.rings[at].submit(
         9,

@@ -5,6 +5,9 @@
 //! stream (that is TCP's part); a cut delays it until it is healed or somebody gives up.
 
 mod trouble;
+mod weather;
+
+pub use weather::Garble;
 
 use super::random::SimRandom;
 use super::world::{NodeId, ProcessId, RingId};
@@ -13,6 +16,7 @@ use crate::proactor::Token;
 use blkrep_types::Errno;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use weather::Weather;
 
 /// Connections that wait for an accept: as the kernel, the next one is refused.
 const BACKLOG_MAX: usize = 16;
@@ -175,6 +179,7 @@ pub(in crate::sim) struct Network {
     listeners: BTreeMap<(NodeId, u16), Listener>,
     connections: BTreeMap<u64, [End; 2]>,
     cuts: BTreeSet<(NodeId, NodeId)>,
+    pub(in crate::sim) weather: Weather,
     down: BTreeSet<NodeId>,
     next_connection: u64,
     next_port: u16,
@@ -190,6 +195,7 @@ impl Network {
             listeners: BTreeMap::new(),
             connections: BTreeMap::new(),
             cuts: BTreeSet::new(),
+            weather: Weather::default(),
             down: BTreeSet::new(),
             next_connection: 1,
             next_port: 40_000,
@@ -232,7 +238,8 @@ impl Network {
     }
 
     pub(in crate::sim) fn connect(&mut self, caller: Caller, node: NodeId, port: u16) {
-        let delay = self.delay() + self.delay();
+        let there = self.delay_on((caller.node, node));
+        let delay = there + self.delay_on((node, caller.node));
         let tries = CONNECT_TRIES;
         self.later(
             delay,
@@ -258,22 +265,52 @@ impl Network {
             };
             return self.later(CONNECT_RETRY_NANOS, again);
         }
-        let id = self.next_connection;
-        let Some(listener) = self.listeners.get_mut(&(node, port)) else {
-            return self.answer(caller, Err(Errno::ECONNREFUSED), None);
-        };
-        if listener.backlog.len() >= BACKLOG_MAX {
-            return self.answer(caller, Err(Errno::ECONNREFUSED), None);
+        let twin = self.weather.doubles((caller.node, node));
+        let before = twin && self.random.one_in(2);
+        if before {
+            self.arrive_twice(caller.node, node, port);
         }
-        let ends = [
-            End::new(caller.node, caller.process),
-            End::new(node, listener.process),
-        ];
-        listener.backlog.push_back(id);
-        self.next_connection += 1;
-        self.connections.insert(id, ends);
-        self.answer(caller, Ok(0), Some(SocketId::End(id, 0)));
+        match self.arrive(Some(caller.process), caller.node, node, port) {
+            Some(id) => self.answer(caller, Ok(0), Some(SocketId::End(id, 0))),
+            None => self.answer(caller, Err(Errno::ECONNREFUSED), None),
+        }
+        if twin && !before {
+            self.arrive_twice(caller.node, node, port);
+        }
         self.match_accepts(node, port);
+    }
+
+    /// A connection reaches a listener that has room for it.
+    fn arrive(
+        &mut self,
+        owner: Option<ProcessId>,
+        from: NodeId,
+        node: NodeId,
+        port: u16,
+    ) -> Option<u64> {
+        let listener = self.listeners.get_mut(&(node, port))?;
+        if listener.backlog.len() >= BACKLOG_MAX {
+            return None;
+        }
+        let id = self.next_connection;
+        self.next_connection += 1;
+        listener.backlog.push_back(id);
+        let mine = End {
+            owner,
+            ..End::new(from, ProcessId::default())
+        };
+        let ends = [mine, End::new(node, listener.process)];
+        self.connections.insert(id, ends);
+        Some(id)
+    }
+
+    /// A connection that its maker knows nothing of: it says nothing, or has ended.
+    fn arrive_twice(&mut self, from: NodeId, node: NodeId, port: u16) {
+        if let Some(id) = self.arrive(None, from, node, port)
+            && self.random.one_in(2)
+        {
+            self.transmit(id, 0, Segment::Fin);
+        }
     }
 
     pub(in crate::sim) fn accept(&mut self, caller: Caller, socket: SimSocket) {
@@ -370,10 +407,11 @@ impl Network {
     }
 
     fn transmit(&mut self, id: u64, end: usize, segment: Segment) {
-        let delay = self.delay();
-        let Some(ends) = self.connections.get_mut(&id) else {
+        let Some(ends) = self.connections.get(&id) else {
             return;
         };
+        let delay = self.delay_on((ends[end].node, ends[1 - end].node));
+        let ends = self.connections.get_mut(&id).expect("just seen");
         if let Segment::Data(bytes) = &segment {
             ends[end].wire_bytes += bytes.len();
         }
@@ -441,8 +479,10 @@ impl Network {
         };
         let (mine, other) = two(ends, end);
         match segment {
-            Segment::Data(bytes) => {
+            Segment::Data(mut bytes) => {
                 mine.wire_bytes -= bytes.len();
+                self.weather
+                    .garble((from, to), &mut bytes, &mut self.random);
                 if other.owner.is_none() {
                     // The host knows nothing of such a connection: it says so.
                     mine.reset = true;
@@ -481,6 +521,11 @@ impl Network {
 
     fn passes(&self, from: NodeId, to: NodeId) -> bool {
         !self.cuts.contains(&(from, to)) && !self.down.contains(&to) && !self.down.contains(&from)
+    }
+
+    /// A delay from one node to another.
+    fn delay_on(&mut self, way: (NodeId, NodeId)) -> u64 {
+        self.delay() + self.weather.late(way, &mut self.random)
     }
 
     fn delay(&mut self) -> u64 {
