@@ -120,6 +120,21 @@ impl Region {
         Arc::new(Self { start, len, kind })
     }
 
+    /// A copy of its own. Pages of zeroes are not touched in it, and so cost next to nothing.
+    pub(crate) fn duplicate(self: &Arc<Self>) -> Arc<Self> {
+        const ZEROES: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+        let copy = Self::heap(self.len);
+        for start in (0..self.len).step_by(PAGE_BYTES) {
+            let end = self.len.min(start + PAGE_BYTES);
+            self.slice(start..end).with(|bytes| {
+                if bytes != &ZEROES[..bytes.len()] {
+                    copy.slice(start..end).write(0, bytes);
+                }
+            });
+        }
+        copy
+    }
+
     /// Length in bytes.
     #[must_use]
     #[allow(clippy::len_without_is_empty)]
@@ -339,6 +354,20 @@ mod tests {
             slice.clear();
             assert!(slice.with(|bytes| bytes.iter().all(|byte| *byte == 0)));
         }
+    }
+
+    #[test]
+    fn a_duplicate_has_every_byte_and_a_life_of_its_own() {
+        let region = Region::heap(HEAP_BYTES_MAX + 100);
+        let whole = region.whole();
+        for at in [0, 4095, 4096, 12_345, whole.len() - 1] {
+            whole.write(at, &[7]);
+        }
+        let copy = region.duplicate().whole();
+        assert_eq!(copy.len(), whole.len());
+        assert!(copy.with(|bytes| whole.with(|other| bytes == other)));
+        whole.write(0, &[8]);
+        assert_eq!(copy.with(|bytes| bytes[0]), 7);
     }
 
     #[test]

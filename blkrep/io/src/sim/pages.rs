@@ -73,8 +73,14 @@ impl Pages {
     }
 
     pub(super) fn bytes(&self, range: Range<usize>) -> Vec<u8> {
-        let mut bytes = vec![0; range.len()];
-        self.read(range.start, &mut bytes);
+        self.check(range.start, range.len());
+        let mut bytes = Vec::with_capacity(range.len());
+        for (index, within, part) in pieces(range.start, range.len()) {
+            match &self.pages[index] {
+                Some(page) => bytes.extend_from_slice(&page.bytes[within]),
+                None => bytes.resize(part.end, 0),
+            }
+        }
         bytes
     }
 

@@ -273,9 +273,7 @@ impl State {
     fn keep_shared(&mut self, process: ProcessId) {
         let node = self.processes[process.0].node;
         for region in self.nodes[node.0].shared.values_mut() {
-            let copy = Region::heap(region.len());
-            copy.whole().copy_from(&region.whole());
-            *region = copy;
+            *region = region.duplicate();
         }
     }
 
