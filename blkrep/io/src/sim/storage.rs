@@ -407,7 +407,7 @@ impl Storage {
     ) -> Result<(), Errno> {
         let Store { node, disk, .. } = &mut self.stores[file.disk()];
         let len = u64::try_from(bytes.len()).expect("64-bit platform");
-        let grows = disk.shape.device.is_none() && offset.saturating_add(len) > disk.len();
+        let grows = offset.saturating_add(len) > disk.len();
         if grows && self.full.contains(node) {
             return Err(Errno::ENOSPC);
         }

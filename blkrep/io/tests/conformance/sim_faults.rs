@@ -150,7 +150,11 @@ fn an_old_copy_is_put_back() {
     host.write_at(&file, 0, &[2; 512]).unwrap();
     host.remove(&gone).unwrap();
     place.world.restore(place.node, &backup);
-    host.sync(&file).unwrap();
+    assert_eq!(place.world.unflushed(place.node), []);
+    host.remove(&gone).unwrap();
+    drop(host.open(&gone, ACCESS).unwrap());
+    place.world.restore(place.node, &backup);
+    assert_eq!(place.world.unflushed(place.node), []);
     assert_eq!(changed(&read(&host, &file)), [0; 0]);
     // What is written from then on is kept like any other write.
     host.write_at(&file, 0, &[3; 512]).unwrap();
