@@ -141,6 +141,12 @@ impl KeptMap {
         &self.writing
     }
 
+    /// True if a commit has begun and not ended.
+    #[must_use]
+    pub const fn in_flight(&self) -> bool {
+        self.in_flight
+    }
+
     /// True if a commit should begin now: somebody waits, or `lazily` and something changed.
     #[must_use]
     pub const fn wants_commit(&self, lazily: bool) -> bool {

@@ -483,12 +483,15 @@ impl Daemon {
             .map(|served| served.engine().gate())
     }
 
-    /// Does something to a group that it serves.
+    /// Does something to a group that it serves. One that is stopping takes no commands.
     pub fn with_served<R>(
         &mut self,
         group: usize,
         work: impl FnOnce(&mut Served, &mut Program) -> R,
     ) -> Option<R> {
+        if self.stop.load(Ordering::Acquire) {
+            return None;
+        }
         let mut hosted = self.desk.hosted();
         let served = hosted.served.get_mut(&group)?;
         Some(work(served, &mut self.program))

@@ -1,15 +1,13 @@
-//! What goes wrong and what operators do, carried out.
+//! What operators do, carried out.
 //!
-//! Owns the hands of a plan. Faults and commands enter; the world and the daemons change.
+//! Owns the hands of a plan's commands. Commands enter; the daemons change.
 
-use super::plan::{Command, Fault};
+use super::plan::Command;
 use super::program::Program;
 use super::run::{Run, Todo};
 use super::served::Served;
 use blkrep_core::source::Transmit;
-use blkrep_io::sim::{Crash, DiskFault};
 use blkrep_types::LinkName;
-use std::path::PathBuf;
 
 /// Something that an operator takes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,99 +25,6 @@ pub(super) enum Undo {
 }
 
 impl Run {
-    /// Something goes wrong.
-    pub(super) fn strike(&mut self, fault: &Fault) {
-        self.cluster.told.say(fault);
-        self.report.note_fault(fault);
-        match *fault {
-            Fault::Crash {
-                node,
-                crash,
-                calls,
-                down,
-            } => {
-                self.nodes[node].down = down;
-                self.crash(node, crash, calls);
-            }
-            Fault::Cut {
-                from,
-                to,
-                both,
-                span,
-            } => {
-                let (here, there) = (self.cluster.hosts[from], self.cluster.hosts[to]);
-                self.world.cut(here, there);
-                if both {
-                    self.world.cut(there, here);
-                }
-                self.later(span, Todo::Heal { from, to, both });
-            }
-            Fault::Reset { one, other } => {
-                let hosts = &self.cluster.hosts;
-                self.world.reset_connections(hosts[one], hosts[other]);
-            }
-            Fault::Disk {
-                node,
-                kind,
-                errno,
-                times,
-            } => {
-                let path = self.any_file(node);
-                let fault = DiskFault {
-                    kind,
-                    errno,
-                    bytes: None,
-                    times,
-                };
-                self.world.inject(self.cluster.hosts[node], &path, fault);
-            }
-            Fault::Stall { node, span } => {
-                let path = self.any_file(node);
-                self.world.stall(self.cluster.hosts[node], &path, span);
-            }
-        }
-    }
-
-    /// A node's daemon or host dies, at once or inside one of its next calls.
-    pub(super) fn crash(&mut self, node: usize, crash: Crash, calls: Option<u32>) {
-        let Some(daemon) = &self.nodes[node].daemon else {
-            return;
-        };
-        match (calls, crash) {
-            (Some(calls), crash) => self.world.crash_after(daemon.process(), calls, crash),
-            (None, Crash::Process) => self.world.crash_process(daemon.process()),
-            (None, Crash::Power) => self.world.power_loss(self.cluster.hosts[node]),
-        }
-    }
-
-    /// Any file or device of a node: data, journal, maps, superblock.
-    fn any_file(&mut self, node: usize) -> PathBuf {
-        let paths = self.world.paths(self.cluster.hosts[node]);
-        paths[self.random.index(paths.len())].clone()
-    }
-
-    pub(super) fn heal(&self, from: usize, to: usize, both: bool) {
-        let (here, there) = (self.cluster.hosts[from], self.cluster.hosts[to]);
-        self.world.heal(here, there);
-        if both {
-            self.world.heal(there, here);
-        }
-    }
-
-    /// Ends every fault, and what operators had for a while.
-    pub(super) fn mend(&mut self) {
-        let nodes = 0..self.nodes.len();
-        for from in nodes.clone() {
-            for to in nodes.clone().filter(|to| *to != from) {
-                self.heal(from, to, false);
-            }
-            self.world.clear_faults(self.cluster.hosts[from]);
-        }
-        // One that is still to come would hit a daemon in which nothing goes wrong any more.
-        self.world.crash_no_more();
-        self.todo.retain(|(_, todo)| matches!(todo, Todo::Start(_)));
-    }
-
     /// What operators who look at the status do.
     pub(super) fn calm(&mut self) {
         for index in 0..self.groups.len() {
@@ -224,7 +129,11 @@ impl Run {
                 None
             }
             Command::StopMirror { .. } => {
-                self.with_link(group, target, |served, link| served.stop_mirror(link));
+                self.with_served(group, |served, _| {
+                    if let Some(link) = served.link(target) {
+                        served.stop_mirror(&link);
+                    }
+                });
                 None
             }
             Command::PauseMirror { span, .. } => {

@@ -4,7 +4,7 @@
 //! this file does not change. Never acts.
 
 use super::app::Habits;
-use blkrep_io::sim::{Crash, FaultKind, SimOptions, SimRandom};
+use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions, SimRandom};
 use blkrep_types::{Errno, MirrorKind};
 use std::time::Duration;
 
@@ -63,6 +63,76 @@ pub enum Fault {
         /// Whose.
         node: usize,
         /// How long.
+        span: Duration,
+    },
+    /// Bytes are changed on their way, past every checksum of TCP's.
+    Garble {
+        /// From here.
+        from: usize,
+        /// To there.
+        to: usize,
+        /// So many; without it, one in some deliveries for the time of `span`.
+        bytes: Option<u64>,
+        /// How long.
+        span: Duration,
+    },
+    /// Everything from a node to another takes longer, and not always as long.
+    Delay {
+        /// From here.
+        from: usize,
+        /// To there.
+        to: usize,
+        /// By so much at most.
+        most: Duration,
+        /// How long.
+        span: Duration,
+    },
+    /// Connections arrive twice.
+    Double {
+        /// From here.
+        from: usize,
+        /// To there.
+        to: usize,
+        /// So many.
+        times: u32,
+    },
+    /// A host's clock leaps forward.
+    Leap {
+        /// Whose.
+        node: usize,
+        /// By so much.
+        span: Duration,
+    },
+    /// A host's filesystem is full: state can neither be made nor grow.
+    Full {
+        /// Whose.
+        node: usize,
+        /// How long.
+        span: Duration,
+    },
+    /// A sector of a file or device cannot be read until it is written.
+    Unreadable {
+        /// Whose.
+        node: usize,
+    },
+    /// A bit of a file of the state directory is flipped, at rest.
+    Rot {
+        /// Whose.
+        node: usize,
+    },
+    /// A disk lies once: a read of a state file brings a flipped bit; or, of a journal, what was there
+    /// before; or a write of a journal is gone after the next power cut although it was flushed.
+    Lie {
+        /// Whose.
+        node: usize,
+        /// What it does.
+        kind: LieKind,
+    },
+    /// A target's files are copied, and put back later after a loss of power.
+    OldBackup {
+        /// Whose.
+        node: usize,
+        /// How old the copy is then.
         span: Duration,
     },
 }
@@ -213,6 +283,8 @@ pub struct Plan {
     pub options: SimOptions,
     /// Hosts.
     pub nodes: usize,
+    /// How fast their clocks go, in thousandths.
+    pub clocks: Vec<u32>,
     /// Groups.
     pub groups: Vec<GroupPlan>,
     /// The backings may lose unflushed writes.
@@ -246,6 +318,7 @@ impl Plan {
         Self {
             seed,
             options: options(random),
+            clocks: clocks(random, nodes),
             nodes,
             write_cache: !random.one_in(5),
             reissues: !random.one_in(4),
@@ -330,6 +403,16 @@ fn options(random: &mut SimRandom) -> SimOptions {
     }
 }
 
+/// Mostly right, and else wrong by up to a twentieth.
+fn clocks(random: &mut SimRandom, nodes: usize) -> Vec<u32> {
+    let drift = random.one_in(3);
+    let one = |_| match drift {
+        true => 950 + small(random, 101),
+        false => 1000,
+    };
+    (0..nodes).map(one).collect()
+}
+
 fn crash(random: &mut SimRandom) -> Crash {
     if random.one_in(2) {
         Crash::Process
@@ -367,21 +450,21 @@ fn small(random: &mut SimRandom, below: u64) -> u32 {
 fn fault(random: &mut SimRandom, nodes: usize) -> Fault {
     let node = random.index(nodes);
     let other = (node + 1 + random.index(nodes - 1)) % nodes;
-    match random.below(10) {
-        0..=4 => Fault::Crash {
+    match random.below(20) {
+        0..=7 => Fault::Crash {
             node,
             crash: crash(random),
             calls: random.one_in(2).then(|| small(random, 60)),
             down: span(random),
         },
-        5 | 6 => Fault::Cut {
+        8..=10 => Fault::Cut {
             from: node,
             to: other,
             both: !random.one_in(3),
             span: span(random),
         },
-        7 => Fault::Reset { one: node, other },
-        8 => Fault::Disk {
+        11 => Fault::Reset { one: node, other },
+        12 | 13 => Fault::Disk {
             node,
             kind: *pick(
                 random,
@@ -390,10 +473,53 @@ fn fault(random: &mut SimRandom, nodes: usize) -> Fault {
             errno: *pick(random, &[Errno::EIO, Errno::ENOSPC]),
             times: 1 + small(random, 3),
         },
-        _ => Fault::Stall {
+        14 => Fault::Stall {
             node,
             span: span(random),
         },
+        15 | 16 => weather(random, node, other),
+        _ => bad_host(random, node),
+    }
+}
+
+fn weather(random: &mut SimRandom, from: usize, to: usize) -> Fault {
+    let span = span(random);
+    match random.below(5) {
+        0..=2 => Fault::Garble {
+            from,
+            to,
+            bytes: random.one_in(2).then(|| random.between(1, 20)),
+            span,
+        },
+        3 => Fault::Delay {
+            from,
+            to,
+            most: Duration::from_millis(random.between(2, 900)),
+            span,
+        },
+        _ => Fault::Double {
+            from,
+            to,
+            times: 1 + small(random, 3),
+        },
+    }
+}
+
+fn bad_host(random: &mut SimRandom, node: usize) -> Fault {
+    let span = span(random);
+    match random.below(8) {
+        0 => Fault::Leap { node, span },
+        1 => Fault::Full { node, span },
+        2 | 3 => Fault::Unreadable { node },
+        4 => Fault::Rot { node },
+        5 | 6 => Fault::Lie {
+            node,
+            kind: *pick(
+                random,
+                &[LieKind::FlippedRead, LieKind::StaleRead, LieKind::LostWrite],
+            ),
+        },
+        _ => Fault::OldBackup { node, span },
     }
 }
 
@@ -458,10 +584,10 @@ mod tests {
 
     #[test]
     fn a_few_hundred_seeds_meet_every_fault_command_and_shape() {
-        let plans: Vec<Plan> = (0..300).map(Plan::of).collect();
+        let plans: Vec<Plan> = (0..600).map(Plan::of).collect();
         let faults = plans.iter().flat_map(|plan| &plan.faults);
         let kinds: HashSet<_> = faults.map(|(_, fault)| discriminant(fault)).collect();
-        assert_eq!(kinds.len(), 5);
+        assert_eq!(kinds.len(), 14);
         let commands = plans.iter().flat_map(|plan| &plan.commands);
         let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
         assert_eq!(kinds.len(), 8);

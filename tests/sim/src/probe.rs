@@ -9,7 +9,7 @@ use super::daemon::Daemon;
 use super::judge;
 use super::plan::Probe;
 use super::received::Promoted;
-use super::run::Run;
+use super::run::{LOOK_AGAIN, Run};
 use super::start::StartError;
 use super::told::Told;
 use blkrep::engine::target::TargetCommandError;
@@ -81,17 +81,25 @@ fn promote_alone(cluster: &Cluster, node: usize, group: usize) -> Result<Option<
     // Nothing is served here: the image is what is looked at.
     daemon.promote_only(group);
     let end = cluster.world.now().after(PROBE_MAX);
+    let mut again = end;
     loop {
-        if let Some(answer) = daemon
-            .with_received(group, |received| received.promoted())
-            .flatten()
-        {
-            return Ok(Some(answer));
+        let answer = daemon.with_received(group, |received| received.promoted());
+        match answer.flatten() {
+            // A journal with damage is read for longer.
+            Some(Err(TargetCommandError::Failed(why))) if why.contains("try again") => {
+                again = cluster.world.now().after(LOOK_AGAIN);
+            }
+            Some(answer) => return Ok(Some(answer)),
+            None => {}
         }
-        match cluster.world.next(end) {
+        match cluster.world.next(again) {
             Next::Ring(ring) => {
                 let mine = daemon.turn_only(ring);
                 assert!(mine, "one daemon has all rings");
+            }
+            Next::Until if again < end => {
+                again = end;
+                daemon.promote_only(group);
             }
             Next::Until => return Err(format!("no answer in time: {daemon:#?}")),
         }

@@ -68,6 +68,24 @@ report! {
     disk_errors,
     /// Disks that answered late.
     stalls,
+    /// Ways on which bytes were changed.
+    garbles,
+    /// Ways that were slow.
+    delays,
+    /// Connections that arrived twice.
+    doubles,
+    /// Clocks that leapt.
+    leaps,
+    /// Hosts that were full.
+    full_hosts,
+    /// Sectors that could not be read.
+    unreadable_sectors,
+    /// Bits flipped at rest.
+    rot,
+    /// Lies of disks.
+    lies,
+    /// Old copies of a target put back.
+    old_backups,
     /// Targets paused.
     pauses,
     /// Mirrors asked for.
@@ -116,7 +134,7 @@ impl Report {
         }
     }
 
-    /// Counts a fault; crashes are counted when they happen.
+    /// Counts a fault; crashes and old copies are counted when they happen.
     pub fn note_fault(&mut self, fault: &Fault) {
         match fault {
             Fault::Crash { .. } => {}
@@ -124,6 +142,15 @@ impl Report {
             Fault::Reset { .. } => self.resets += 1,
             Fault::Disk { .. } => self.disk_errors += 1,
             Fault::Stall { .. } => self.stalls += 1,
+            Fault::Garble { .. } => self.garbles += 1,
+            Fault::Delay { .. } => self.delays += 1,
+            Fault::Double { times, .. } => self.doubles += u64::from(*times),
+            Fault::Leap { .. } => self.leaps += 1,
+            Fault::Full { .. } => self.full_hosts += 1,
+            Fault::Unreadable { .. } => self.unreadable_sectors += 1,
+            Fault::Rot { .. } => self.rot += 1,
+            Fault::Lie { .. } => self.lies += 1,
+            Fault::OldBackup { .. } => {}
         }
     }
 

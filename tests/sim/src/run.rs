@@ -31,12 +31,12 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What is to happen by itself later.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) enum Todo {
     /// A node's daemon is started.
     Start(usize),
-    /// Bytes pass again from a node to another, or both ways.
-    Heal { from: usize, to: usize, both: bool },
+    /// A fault ends, or what it began goes on.
+    After(super::fault::After),
     /// An operator takes back what he did.
     Undo(super::operator::Undo),
 }
@@ -87,6 +87,9 @@ impl Run {
             plan: Arc::new(plan),
         };
         add_devices(&cluster);
+        for (host, rate) in cluster.hosts.iter().zip(&cluster.plan.clocks) {
+            world.set_clock_rate(*host, *rate);
+        }
         let groups = 0..cluster.plan.groups.len();
         let run = Self {
             random: world.fork_random(),
@@ -243,7 +246,7 @@ impl Run {
             self.cluster.told.say(&todo);
             match todo {
                 Todo::Start(node) => self.start(node)?,
-                Todo::Heal { from, to, both } => self.heal(from, to, both),
+                Todo::After(after) => self.after(after)?,
                 Todo::Undo(undo) => self.undo(undo),
             }
         }
@@ -339,7 +342,7 @@ impl Run {
         for group in &mut self.groups {
             group.lives_mut().for_each(|life| life.active = false);
         }
-        self.mend();
+        self.mend()?;
         let end = self.world.now().after(QUIET_MAX);
         let mut look = self.world.now();
         loop {

@@ -19,7 +19,7 @@ use blkrep_core::intent::IntentOptions;
 use blkrep_core::source::{Connection, Gate, MirrorPhase, Position, Transmit};
 use blkrep_io::sim::SimHost;
 use blkrep_types::{ByteLen, Extent, ExtentSize, History, LinkName, MirrorKind, Mode, VolumeIndex};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub struct Served {
     group: usize,
     shared: Arc<SourceShared<SimHost>>,
     links: BTreeMap<LinkName, LinkControl>,
+    /// Links whose mirror an operator has stopped.
+    mirror_stopped: BTreeSet<LinkName>,
     fronts: Vec<Front>,
 }
 
@@ -107,6 +109,7 @@ impl Served {
             group,
             shared,
             links: BTreeMap::new(),
+            mirror_stopped: BTreeSet::new(),
             fronts: fronts.to_vec(),
         };
         served.cluster.told.of(served.whose()).say(&report);
@@ -275,10 +278,11 @@ impl Served {
         let _ = self.shared.start_mirror(link, kind);
     }
 
-    /// Stops what mirror there is.
-    pub fn stop_mirror(&self, link: &LinkName) {
+    /// Stops what mirror there is. What it has begun at the target stays open until the next one.
+    pub fn stop_mirror(&mut self, link: &LinkName) {
         // As above.
         let _ = self.shared.stop_mirror(link);
+        self.mirror_stopped.insert(link.clone());
     }
 
     /// Pauses what mirror there is, or lets it go on.
@@ -362,7 +366,7 @@ impl Served {
     }
 
     /// Nothing is wrong any more: what an operator who looks at the status would do.
-    pub fn calm(&self) {
+    pub fn calm(&mut self) {
         let status = self.shared.status();
         if status.gate == Gate::Frozen {
             self.shared.thaw();
@@ -381,8 +385,10 @@ impl Served {
                 self.pause_mirror(name, false);
             }
             let idle = link.mirror.phase == MirrorPhase::Idle;
-            if idle && link.connection == Connection::Up && link.dirty_bytes != ByteLen::ZERO {
+            let open = link.dirty_bytes != ByteLen::ZERO || self.mirror_stopped.contains(name);
+            if idle && link.connection == Connection::Up && open {
                 self.mirror(name, MirrorKind::Difference);
+                self.mirror_stopped.remove(name);
             }
         }
     }

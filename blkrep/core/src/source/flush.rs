@@ -139,6 +139,16 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.start_flush(volume);
     }
 
+    /// A flush that no worker was asked for has failed: that of an orderly stop. A successor must not
+    /// promise what it may have lost.
+    pub fn flush_was_lost(&mut self, volume: VolumeIndex, errno: Errno) {
+        let flush = &mut self.volumes[volume.as_usize()].flush;
+        flush.untold = Some(errno);
+        let succeeded = flush.succeeded;
+        self.intent.flush_failed(volume, succeeded);
+        self.note_flush_troubles(volume, true);
+    }
+
     /// Remembers for a successor what this flush left.
     fn note_flush_troubles(&mut self, volume: VolumeIndex, failed: bool) {
         let bit = 1_u64 << volume.get();

@@ -328,7 +328,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
 
     /// Ends a link for good: nothing is tracked for it any more.
     pub fn remove_link(&mut self, index: LinkIndex) {
-        self.links[index.as_usize()] = None;
+        let gone = self.links[index.as_usize()].take();
+        if gone.is_some_and(|link| link.kept.in_flight()) {
+            self.leaving |= 1 << index.as_usize();
+        }
         if !self.has_links() {
             self.await_nothing();
         }
@@ -344,6 +347,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 self.intended(id);
             }
         }
+    }
+
+    /// True if a link may be added there: there is none, and nothing is written for one that is gone.
+    #[must_use]
+    pub fn is_free(&self, place: LinkIndex) -> bool {
+        self.link(place).is_none() && self.leaving >> place.as_usize() & 1 == 0
     }
 
     /// The worker that drives a link.

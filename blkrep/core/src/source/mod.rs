@@ -273,6 +273,8 @@ pub struct SourceGroup<L, W> {
     intent: IntentMap,
     volumes: Vec<Volume>,
     links: Vec<Option<Link<W>>>,
+    /// Places, by bit, whose link is gone while its map was being written: the report is still to come.
+    leaving: u16,
     requests: Slab<Request>,
     jobs: Slab<Job>,
     gate: Gate,
@@ -330,6 +332,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             intent,
             volumes: volumes.collect(),
             links: Vec::new(),
+            leaving: 0,
             requests: Slab::with_capacity(capacity),
             jobs: Slab::with_capacity(blocks::JOBS_MAX),
             gate: Gate::Open,

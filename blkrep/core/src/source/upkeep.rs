@@ -229,6 +229,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// A commit has ended.
     pub fn commit_done(&mut self, map: MapId, result: Result<(), Errno>) {
         let now = self.now;
+        if let MapId::Link(index) = map
+            && self.leaving >> index.as_usize() & 1 == 1
+        {
+            self.leaving &= !(1 << index.as_usize());
+            return;
+        }
         let Some(kept) = self.map_mut(map) else {
             return;
         };

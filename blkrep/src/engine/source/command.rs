@@ -50,7 +50,12 @@ fn refuse<T>(text: impl Into<String>) -> Result<T, OpenError> {
     Err(OpenError::Command(text.into()))
 }
 
-fn check(record: &Group, spec: &LinkSpec) -> Result<u8, OpenError> {
+/// The place of a new link; `is_free` says where nothing is written for one that is gone.
+fn check(
+    record: &Group,
+    spec: &LinkSpec,
+    is_free: impl Fn(LinkIndex) -> bool,
+) -> Result<u8, OpenError> {
     if record.links.iter().any(|link| link.name == spec.name) {
         return refuse(format!(
             "group {} has a link named {} already: use another name, or disconnect --forget it",
@@ -66,7 +71,7 @@ fn check(record: &Group, spec: &LinkSpec) -> Result<u8, OpenError> {
     }
     let place = (0..LINKS_MAX).find(|place| {
         let taken = |link: &GroupLink| usize::from(link.place) == *place;
-        !record.links.iter().any(taken)
+        !record.links.iter().any(taken) && is_free(LinkIndex::new(*place))
     });
     match place {
         Some(place) => Ok(u8::try_from(place).expect("below 16")),
@@ -98,7 +103,9 @@ impl<H: Host> SourceShared<H> {
     /// The name is taken, there are too many links, or the state could not be written.
     pub fn add_link(&self, spec: &LinkSpec) -> Result<(), OpenError> {
         let mut admin = self.admin();
-        let place = check(&admin.record, spec)?;
+        let place = check(&admin.record, spec, |place| {
+            self.lock().group.is_free(place)
+        })?;
         let link = GroupLink {
             place,
             id: random_id(&self.host),

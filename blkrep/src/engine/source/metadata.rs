@@ -4,6 +4,7 @@
 //! role. What happens while requests are served is written by workers instead.
 
 use super::OpenError;
+use crate::engine::copies::read_copies;
 use blkrep_core::dirty::{Bits, MapLayout, SECTOR_BITS, SECTOR_WORDS};
 use blkrep_io::{Access, Host, HostError, Io};
 use blkrep_log::map::{self, Head, MapName};
@@ -54,10 +55,9 @@ impl<H: Host> SuperblockFile<H> {
         };
         let file = host.open(&path, access)?;
         let copy = usize::try_from(COPY_BYTES).expect("64-bit platform");
-        let mut copies = vec![0; 2 * copy];
-        host.read_at(&file, 0, &mut copies)?;
-        let (first, second) = copies.split_at(copy);
-        let chosen = choose(first, second).map_err(|source| OpenError::State {
+        let is_good = |bytes: &[u8]| Group::decode(bytes).is_ok();
+        let [first, second] = read_copies(host, &file, [0, COPY_BYTES], copy, is_good)?;
+        let chosen = choose(&first, &second).map_err(|source| OpenError::State {
             path: path.clone(),
             source,
         })?;
@@ -78,7 +78,7 @@ impl<H: Host> SuperblockFile<H> {
         };
         superblock.counter = counter;
         let is_blank = |copy: &[u8]| copy[..512].iter().all(|byte| *byte == 0);
-        superblock.repaired = repair && ![first, second].into_iter().any(is_blank);
+        superblock.repaired = repair && ![&first, &second].into_iter().any(|copy| is_blank(copy));
         if repair {
             superblock.save(&group)?;
         } else {

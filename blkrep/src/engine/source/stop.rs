@@ -8,6 +8,7 @@ use super::group::{SourceShared, State};
 use super::jobs::CommitJob;
 use blkrep_core::source::{MapId, WriteLog};
 use blkrep_io::{Host, HostError};
+use blkrep_types::VolumeIndex;
 
 impl<H: Host> SourceShared<H> {
     /// Ends the group after its workers have ended. With `detached`, nobody watches the backings
@@ -27,9 +28,7 @@ impl<H: Host> SourceShared<H> {
             .collect();
         state.group.prepare_stop();
         drop(state);
-        for file in &files {
-            self.host.sync(file)?;
-        }
+        self.flush(&files)?;
         self.commit_all()?;
         let mut state = self.lock();
         let closed = state.group.close_all();
@@ -44,6 +43,19 @@ impl<H: Host> SourceShared<H> {
                 record.head = head;
             }
         })
+    }
+
+    /// Flushes every backing. What a failed flush may have lost is remembered: the application's next
+    /// one may succeed without it.
+    fn flush(&self, files: &[super::group::FileOf<H>]) -> Result<(), HostError> {
+        let mut flushed = Ok(());
+        for (volume, file) in (0..).map(VolumeIndex::new).zip(files) {
+            if let Err(error) = self.host.sync(file) {
+                self.lock().group.flush_was_lost(volume, error.errno);
+                flushed = flushed.and(Err(error));
+            }
+        }
+        flushed
     }
 
     /// Writes every changed map.

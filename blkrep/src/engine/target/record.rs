@@ -5,6 +5,7 @@
 
 use super::files::FileOf;
 use super::policy::TargetError;
+use crate::engine::copies::read_copies;
 use blkrep_core::dirty::MapLayout;
 use blkrep_core::target::Part as DirtyPart;
 use blkrep_io::{Access, Host, HostError};
@@ -71,9 +72,8 @@ pub(super) fn read_record<H: Host>(
         other => other.map_err(TargetError::from_open)?,
     };
     let half = ByteLen::new(COPY_BYTES).as_usize();
-    let mut copies = [vec![0; half], vec![0; half]];
-    host.read_at(&superblock, 0, &mut copies[0])?;
-    host.read_at(&superblock, COPY_BYTES, &mut copies[1])?;
+    let is_good = |bytes: &[u8]| Replica::decode(bytes).is_ok();
+    let copies = read_copies(host, &superblock, [0, COPY_BYTES], half, is_good)?;
     match Replica::choose(&copies[0], &copies[1]) {
         Ok((replica, counter, bad)) => Ok(Some(Record {
             superblock,

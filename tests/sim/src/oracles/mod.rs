@@ -42,6 +42,14 @@ impl Run {
     }
 
     fn look_at_pair(&mut self, group: usize, home: usize, target: usize) -> Result<(), String> {
+        // One that has just died has disks that are behind what it knew.
+        let dead = |node: usize| {
+            let daemon = self.nodes[node].daemon.as_ref();
+            daemon.is_none_or(|daemon| !self.world.alive(daemon.process()))
+        };
+        if dead(home) || dead(target) {
+            return Ok(());
+        }
         let Some(daemon) = &self.nodes[target].daemon else {
             return Ok(());
         };

@@ -6,11 +6,13 @@ use super::{SourceShared, mirrored};
 use crate::engine::source::metadata::SuperblockFile;
 use crate::engine::source::open::dirty_layout;
 use crate::engine::source::recover::{link_memory, make_log};
+use crate::engine::source::{InitialMap, LinkSpec};
 use blkrep_io::sim::{DiskFault, FaultKind};
 use blkrep_io::{Access, Host};
+use blkrep_log::superblock::COPY_BYTES;
 use blkrep_types::{Errno, MirrorKind, Mode, Seq, VolumeIndex};
 use blkrep_ublk::RequestKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 fn failing_syncs() -> DiskFault {
@@ -84,6 +86,84 @@ fn a_failed_flush_that_nobody_heard_of_is_told_after_a_restart() {
         rig.fronts[0].answers()[0].1
     };
     assert_eq!([flush(), flush()], [Err(Errno::EIO), Ok(())]);
+}
+
+/// The simulator's seed 30304: the flush of an orderly stop failed. The next daemon's flush succeeded, and
+/// the application's data that the first one had lost was gone after a power cut.
+#[test]
+fn a_flush_that_failed_at_the_stop_is_told_after_the_restart() {
+    let mut rig = mirrored(34, MirrorKind::Full);
+    rig.write_extents(0, 4, 7);
+    rig.world.inject(rig.node, &backing(0), failing_syncs());
+    rig.end();
+    rig.world.clear_faults(rig.node);
+    rig.start();
+    let mut flush = || {
+        rig.fronts[0].answers();
+        rig.fronts[0].issue(RequestKind::Flush, None, 0);
+        rig.run(200);
+        rig.fronts[0].answers()[0].1
+    };
+    assert_eq!([flush(), flush()], [Err(Errno::EIO), Ok(())]);
+}
+
+/// The simulator's seed 40073: a link was forgotten while its map was being written, another took its
+/// place, and the report of the write ended the daemon.
+#[test]
+fn a_link_that_is_forgotten_while_its_map_is_written_leaves_its_place_later() {
+    let mut rig = mirrored(35, MirrorKind::Full);
+    let other = |name: &str| LinkSpec {
+        name: name.parse().unwrap(),
+        peer: "10.0.0.3:7420".to_owned(),
+        paths: vec![String::new(); VOLUMES],
+        mode: Mode::Async,
+        first_mirror: Some(MirrorKind::Full),
+        overwrite: false,
+        wanted: false,
+        initial: InitialMap::Extents(Vec::new()),
+    };
+    let before = rig.world.paths(rig.node);
+    rig.shared().add_link(&other("other")).unwrap();
+    let made = rig.world.paths(rig.node);
+    let map = made.iter().find(|path| !before.contains(path)).unwrap();
+    rig.world.stall(rig.node, map, Duration::from_secs(60));
+    rig.write_extents(0, 50, 7);
+    rig.run(20_000);
+    rig.shared().forget_link(&"other".parse().unwrap()).unwrap();
+    rig.shared().add_link(&other("again")).unwrap();
+    let place = |rig: &Rig, name: &str| {
+        let links = rig.shared().links();
+        let link = links.iter().find(|link| link.name.as_str() == name);
+        link.map(|link| link.place)
+    };
+    assert_eq!(
+        place(&rig, "again"),
+        Some(2),
+        "1 is still being written for"
+    );
+    rig.run(60_000);
+    rig.shared().add_link(&other("third")).unwrap();
+    assert_eq!(place(&rig, "third"), Some(1));
+    rig.settle();
+}
+
+/// One sector of the disk could not be read, and with it one of two copies of the group's record: the
+/// group could not be opened.
+#[test]
+fn a_copy_of_the_record_that_cannot_be_read_counts_as_a_rotten_one() {
+    for copy in [0, COPY_BYTES] {
+        let mut rig = mirrored(36, MirrorKind::Full);
+        rig.stop(false);
+        let paths = rig.world.paths(rig.node);
+        let is_record = |path: &&PathBuf| path.extension().is_some_and(|kind| kind == "group");
+        let record = paths.iter().find(is_record).unwrap();
+        rig.world.spoil(rig.node, record, copy..copy + 512);
+        rig.start();
+        rig.load(20);
+        rig.settle();
+        rig.stop(false);
+        rig.start();
+    }
 }
 
 /// A daemon was killed while a mirror read; the next one found a file of the group still claimed and

@@ -218,8 +218,17 @@ impl Rig {
         self.fronts.iter().for_each(Front::forget);
     }
 
+    /// Ends the daemon in order, with a disk that does not let it.
+    pub(super) fn end(&mut self) {
+        self.end_with(false).unwrap_err();
+    }
+
     /// Ends the daemon in order.
     pub(super) fn stop(&mut self, detached: bool) {
+        self.end_with(detached).unwrap();
+    }
+
+    fn end_with(&mut self, detached: bool) -> Result<(), crate::engine::source::OpenError> {
         self.fronts.iter().for_each(Front::stop);
         self.run(2000);
         let daemon = self.daemon.take().unwrap();
@@ -227,8 +236,9 @@ impl Rig {
         assert!(daemon.queues.is_empty(), "not finished: {status:?}");
         drop(daemon.driver);
         drop(daemon.queues);
-        daemon.shared.stop(detached).unwrap();
+        let stopped = daemon.shared.stop(detached);
         self.world.crash_process(daemon.host.process());
+        stopped
     }
 
     pub(super) fn status(&self) -> GroupStatus {

@@ -1,0 +1,263 @@
+//! What goes wrong, carried out.
+//!
+//! Owns the hands of a plan's faults, and how they end. Faults enter; the world changes.
+
+use super::cluster::STATE;
+use super::plan::Fault;
+use super::run::{Run, Todo};
+use blkrep_io::sim::{Backup, Crash, DiskFault, DiskLie, Garble, LieKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// One in so many deliveries is changed while a way is bad.
+const GARBLED_ONE_IN: u64 = 20;
+
+/// How long a host is off while an old copy is put back.
+const RESTORE: Duration = Duration::from_millis(300);
+
+/// Files as they were, told in a word.
+#[derive(Clone)]
+pub(super) struct OldCopy(Backup);
+
+impl std::fmt::Debug for OldCopy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an old copy")
+    }
+}
+
+/// What becomes of a fault.
+#[derive(Debug, Clone)]
+pub(super) enum After {
+    /// Bytes pass again from a node to another, or both ways.
+    Heal { from: usize, to: usize, both: bool },
+    /// They arrive as they were sent, and in time.
+    Fair { from: usize, to: usize },
+    /// There is room again.
+    Room { node: usize },
+    /// The copy is put back.
+    Restore { node: usize, copy: OldCopy },
+}
+
+impl Run {
+    /// Something goes wrong.
+    pub(super) fn strike(&mut self, fault: &Fault) {
+        self.cluster.told.say(fault);
+        self.report.note_fault(fault);
+        let host = |node: usize| self.cluster.hosts[node];
+        match *fault {
+            Fault::Crash {
+                node,
+                crash,
+                calls,
+                down,
+            } => {
+                self.nodes[node].down = down;
+                self.crash(node, crash, calls);
+            }
+            Fault::Cut {
+                from,
+                to,
+                both,
+                span,
+            } => {
+                self.world.cut(host(from), host(to));
+                if both {
+                    self.world.cut(host(to), host(from));
+                }
+                self.later(span, Todo::After(After::Heal { from, to, both }));
+            }
+            Fault::Reset { one, other } => self.world.reset_connections(host(one), host(other)),
+            Fault::Garble {
+                from,
+                to,
+                bytes,
+                span,
+            } => {
+                let garble = bytes.map_or(Garble::OneIn(GARBLED_ONE_IN), Garble::Bytes);
+                self.world.garble(host(from), host(to), garble);
+                self.later(span, Todo::After(After::Fair { from, to }));
+            }
+            Fault::Delay {
+                from,
+                to,
+                most,
+                span,
+            } => {
+                let more = (Duration::from_millis(1), most);
+                self.world.delay(host(from), host(to), more);
+                self.later(span, Todo::After(After::Fair { from, to }));
+            }
+            Fault::Double { from, to, times } => {
+                self.world.double_connections(host(from), host(to), times);
+            }
+            Fault::Leap { node, span } => self.world.leap_clock(host(node), span),
+            Fault::Full { node, span } => {
+                self.world.set_full(host(node), true);
+                self.later(span, Todo::After(After::Room { node }));
+            }
+            Fault::Disk { .. }
+            | Fault::Stall { .. }
+            | Fault::Unreadable { .. }
+            | Fault::Rot { .. }
+            | Fault::Lie { .. } => self.break_disk(fault),
+            Fault::OldBackup { node, span } => {
+                let copy = self.world.backup(host(node), &self.world.paths(host(node)));
+                let copy = OldCopy(copy);
+                self.later(span, Todo::After(After::Restore { node, copy }));
+            }
+        }
+    }
+
+    fn break_disk(&mut self, fault: &Fault) {
+        match *fault {
+            Fault::Disk {
+                node,
+                kind,
+                errno,
+                times,
+            } => {
+                let fault = DiskFault {
+                    kind,
+                    errno,
+                    bytes: None,
+                    times,
+                };
+                self.at_a_file(
+                    node,
+                    |_| true,
+                    |run, path, _| {
+                        run.world.inject(run.cluster.hosts[node], path, fault);
+                    },
+                );
+            }
+            Fault::Stall { node, span } => self.at_a_file(
+                node,
+                |_| true,
+                |run, path, _| {
+                    run.world.stall(run.cluster.hosts[node], path, span);
+                },
+            ),
+            Fault::Unreadable { node } => self.at_a_file(
+                node,
+                |_| true,
+                |run, path, at| {
+                    let sector = at / 512 * 512;
+                    let bytes = sector..sector + 512;
+                    run.world.spoil(run.cluster.hosts[node], path, bytes);
+                },
+            ),
+            Fault::Rot { node } => self.at_a_file(node, is_state, |run, path, at| {
+                run.world.flip(run.cluster.hosts[node], path, at, 1);
+            }),
+            Fault::Lie { node, kind } => {
+                let fits = match kind {
+                    LieKind::FlippedRead => is_state,
+                    LieKind::StaleRead | LieKind::LostWrite => is_journal,
+                };
+                let lie = DiskLie {
+                    kind,
+                    bytes: None,
+                    times: 1,
+                };
+                self.at_a_file(node, fits, |run, path, _| {
+                    run.world.deceive(run.cluster.hosts[node], path, lie);
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// Does something to a byte of any file or device of a node that fits: data, journal, maps,
+    /// superblock.
+    fn at_a_file(
+        &mut self,
+        node: usize,
+        fits: impl Fn(&Path) -> bool,
+        work: impl FnOnce(&mut Self, &Path, u64),
+    ) {
+        let host = self.cluster.hosts[node];
+        let mut paths: Vec<PathBuf> = self.world.paths(host);
+        paths.retain(|path| fits(path));
+        if paths.is_empty() {
+            return;
+        }
+        let path = paths.swap_remove(self.random.index(paths.len()));
+        let len = self.world.image(host, &path).len();
+        if len > 0 {
+            let at = u64::try_from(self.random.index(len)).expect("64-bit platform");
+            work(self, &path, at);
+        }
+    }
+
+    /// A node's daemon or host dies, at once or inside one of its next calls.
+    pub(super) fn crash(&mut self, node: usize, crash: Crash, calls: Option<u32>) {
+        let Some(daemon) = &self.nodes[node].daemon else {
+            return;
+        };
+        match (calls, crash) {
+            (Some(calls), crash) => self.world.crash_after(daemon.process(), calls, crash),
+            (None, Crash::Process) => self.world.crash_process(daemon.process()),
+            (None, Crash::Power) => self.world.power_loss(self.cluster.hosts[node]),
+        }
+    }
+
+    pub(super) fn heal(&self, from: usize, to: usize, both: bool) {
+        let (here, there) = (self.cluster.hosts[from], self.cluster.hosts[to]);
+        self.world.heal(here, there);
+        if both {
+            self.world.heal(there, here);
+        }
+    }
+
+    /// A fault ends, or goes on.
+    pub(super) fn after(&mut self, after: After) -> Result<(), String> {
+        let hosts = &self.cluster.hosts;
+        match after {
+            After::Heal { from, to, both } => self.heal(from, to, both),
+            After::Fair { from, to } => {
+                self.world.garble(hosts[from], hosts[to], Garble::Never);
+                let none = (Duration::ZERO, Duration::ZERO);
+                self.world.delay(hosts[from], hosts[to], none);
+            }
+            After::Room { node } => self.world.set_full(hosts[node], false),
+            After::Restore { node, copy } => {
+                // A source that is put back is another story, and so is one that is just starting.
+                let serves = (0..self.groups.len())
+                    .any(|group| self.cluster.table.get(node, group).is_some());
+                if serves || self.nodes[node].daemon.is_none() {
+                    return Ok(());
+                }
+                self.report.old_backups += 1;
+                self.nodes[node].down = RESTORE;
+                self.world.power_loss(hosts[node]);
+                self.world.restore(hosts[node], &copy.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every fault, and what operators had for a while.
+    pub(super) fn mend(&mut self) -> Result<(), String> {
+        let nodes = 0..self.nodes.len();
+        for from in nodes.clone() {
+            for to in nodes.clone().filter(|to| *to != from) {
+                self.heal(from, to, false);
+                self.after(After::Fair { from, to })?;
+            }
+            self.after(After::Room { node: from })?;
+            self.world.clear_faults(self.cluster.hosts[from]);
+        }
+        // One that is still to come would hit a daemon in which nothing goes wrong any more.
+        self.world.crash_no_more();
+        self.todo.retain(|(_, todo)| matches!(todo, Todo::Start(_)));
+        Ok(())
+    }
+}
+
+fn is_state(path: &Path) -> bool {
+    path.starts_with(STATE)
+}
+
+fn is_journal(path: &Path) -> bool {
+    path.ends_with("journal")
+}
