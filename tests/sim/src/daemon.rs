@@ -226,6 +226,12 @@ impl Daemon {
                         desk.forget(group)?;
                     }
                     desk.cluster.table.remove(desk.node, group);
+                    // Devices of a source that is none any more.
+                    let fronts = self.fronts.get(group);
+                    fronts
+                        .into_iter()
+                        .flatten()
+                        .for_each(Front::fail_outstanding);
                 }
                 Ok(())
             }

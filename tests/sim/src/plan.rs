@@ -9,7 +9,7 @@ use blkrep_types::{Errno, MirrorKind};
 use std::time::Duration;
 
 /// Requests of a run, of all groups together, without those of its takeovers: at least 200 writes.
-pub const REQUESTS: u64 = 350;
+pub const REQUESTS: u64 = 360;
 
 /// Faults in the load.
 const FAULTS: u64 = 3;

@@ -126,6 +126,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// # Panics
     /// If there was no answer of the peer.
     pub fn begin_stream(&mut self, index: LinkIndex) -> Option<StreamStart> {
+        self.judge_again(index);
         if !self.prepare(index) {
             return None;
         }
@@ -178,6 +179,17 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.want_mirror(index);
         self.mirror_step(index);
         Some(start)
+    }
+
+    /// What the stream was to go on with may have been given up since the peer answered: the log ran
+    /// over, transmission was stopped, or another link's acknowledgement freed what only this peer lacks.
+    fn judge_again(&mut self, index: LinkIndex) {
+        let link = self.link(index).expect("a handshake has its link");
+        let peer = link.peer.as_ref().expect("the peer has answered");
+        if matches!(link.plan, Some(Verdict::Resume)) {
+            let plan = self.verdict(index, peer);
+            self.link_mut(index).expect("it is there").plan = Some(plan);
+        }
     }
 
     /// True if the target lacks what it acknowledged to this source as durable.

@@ -208,6 +208,40 @@ fn an_acknowledgement_of_what_only_another_link_was_sent_is_refused() {
     assert!(!rig.group.acked(link(0), &acks));
 }
 
+/// The simulator's seed 52731: a target had answered and was to go on from the log; before the stream
+/// began, transmission was stopped, the log was freed, and going on ended the daemon.
+#[test]
+fn a_stream_that_was_to_go_on_from_a_log_that_was_given_up_goes_on_from_the_map() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
+    rig.serve(0);
+    rig.serve(0);
+    let durable = rig.group.link(link(0)).unwrap().acked.unwrap();
+    for at in 0..10 {
+        rig.write(extent(at * 4096, 4096));
+        rig.commit(true);
+        rig.finish(0, Ok(()));
+    }
+    rig.group.link_down(link(0), DownReason::Lost);
+    rig.group.negotiating(link(0));
+    let peer = WelcomeFacts {
+        role: PeerRole::Replica,
+        data_state: DataState::Ok,
+        history: rig.group.history().clone(),
+        durable: name(durable.1.get()),
+    };
+    rig.group.welcome(link(0), &peer).unwrap();
+    rig.group.set_transmit(link(0), Transmit::Stopped);
+    assert_eq!(
+        rig.group.log().unwrap().base(),
+        rig.group.log().unwrap().head()
+    );
+    let start = rig.group.begin_stream(link(0)).unwrap();
+    assert_eq!(start.reason, "the dirty map has everything since");
+    for at in 0..10 {
+        assert!(rig.group.covers(link(0), VOLUME, extent(at * 4096, 4096)));
+    }
+}
+
 /// What a target comes back with after it had acknowledged up to `acked`, and lacks some of it.
 fn comes_back_with(rig: &mut Rig, durable: WriteName) -> StreamStart {
     rig.group.link_down(link(0), DownReason::Lost);
