@@ -22,6 +22,9 @@ const BUFFERS: usize = 6;
 /// Buffers that receiving leaves to applying: without one it could never read a batch back.
 const BUFFERS_TO_APPLY: usize = 2;
 
+/// The write of a head to the place that does not count.
+const COPIED: u64 = 1;
+
 /// A durable batch in memory.
 #[derive(Debug)]
 pub(super) struct Cached {
@@ -42,6 +45,8 @@ pub(super) struct Journaling {
     cache: Vec<Cached>,
     loading: Option<(u64, Slice)>,
     head: Option<JournalState>,
+    /// A durable head is being written to the other place too.
+    head_copying: bool,
     head_block: Slice,
     /// Not before then a head is written again after one failed.
     head_retry_at: Option<Nanos>,
@@ -62,6 +67,7 @@ impl Journaling {
             cache: Vec::new(),
             loading: None,
             head: None,
+            head_copying: false,
             head_block: Region::heap(block).whole(),
             head_retry_at: None,
             retry_at: None,
@@ -73,7 +79,7 @@ impl Journaling {
     pub(super) fn is_drained(&self) -> bool {
         self.plan.as_ref().is_none_or(BatchPlan::is_empty)
             && self.writing.is_none()
-            && self.head.is_none()
+            && !self.head_under_way()
             && self.loading.is_none()
     }
 
@@ -91,7 +97,7 @@ impl Journaling {
     }
 
     pub(super) const fn head_under_way(&self) -> bool {
-        self.head.is_some()
+        self.head.is_some() || self.head_copying
     }
 
     /// The batch `number`, if it is in memory.
@@ -264,7 +270,7 @@ impl<H: Host> TargetWorker<H> {
             self.journaling.full = true;
             self.event(&TargetEvent::JournalFull);
         }
-        if self.applying.is_busy() || self.journaling.head.is_some() {
+        if self.applying.is_busy() || self.journaling.head_under_way() {
             return;
         }
         if freeable {
@@ -343,7 +349,7 @@ impl<H: Host> TargetWorker<H> {
             .journaling
             .head_retry_at
             .is_some_and(|at| self.now < at);
-        if self.journaling.head.is_some() || early {
+        if self.journaling.head_under_way() || early {
             return;
         }
         self.journaling.head_retry_at = None;
@@ -361,12 +367,18 @@ impl<H: Host> TargetWorker<H> {
         self.submit(io, token(Kind::Head, 0), op);
     }
 
-    pub(super) fn head_done(&mut self, result: Result<u32, Errno>) {
+    pub(super) fn head_done(&mut self, io: &mut H::Io, copy: u64, result: Result<u32, Errno>) {
+        if copy == COPIED {
+            // What is durable already is not undone by a failure here.
+            self.journaling.head_copying = false;
+            return;
+        }
         let state = self.journaling.head.take().expect("a head was written");
         match result {
             Ok(_) => {
                 self.journal.freed(state);
                 self.ack();
+                self.copy_head(io, &state);
             }
             // Nothing is lost: the same copy is written again.
             Err(errno) => {
@@ -374,6 +386,19 @@ impl<H: Host> TargetWorker<H> {
                 self.event(&TargetEvent::JournalFailed { errno });
             }
         }
+    }
+
+    /// The other place says the same from now on: if this copy rots, no older head comes back, whose
+    /// batches may have been written over.
+    fn copy_head(&mut self, io: &mut H::Io, state: &JournalState) {
+        self.journaling.head_copying = true;
+        let op = Op::Write {
+            file: self.files.journal.clone(),
+            offset: JournalState::copy_offset(state.counter + 1),
+            slice: self.journaling.head_block.clone(),
+            durable: false,
+        };
+        self.submit(io, token(Kind::Head, COPIED), op);
     }
 
     /// Brings a batch into memory. True if it is there already.

@@ -146,7 +146,32 @@ fn read_state<H: Host>(files: &ReplicaFiles<H>) -> Result<JournalState, FormatEr
     if JournalState::file_bytes(state.capacity) > len.get() {
         return Err(FormatError::Short { what });
     }
+    if copies
+        .iter()
+        .any(|copy| JournalState::decode(copy) != Ok(state))
+    {
+        // As good as it was before if it fails: the right copy is not touched.
+        let _ = mend_head(files, &state, &copies);
+    }
     Ok(state)
+}
+
+/// Writes the head to the place that says something else, durably: the next head goes over the copy
+/// that is right now.
+fn mend_head<H: Host>(
+    files: &ReplicaFiles<H>,
+    state: &JournalState,
+    copies: &[Vec<u8>; 2],
+) -> Result<(), HostError> {
+    let mut block = vec![0; ByteLen::new(JOURNAL_BLOCK_BYTES).as_usize()];
+    state.encode(&mut block);
+    for (at, copy) in copies.iter().enumerate() {
+        if JournalState::decode(copy) != Ok(*state) {
+            let offset = at as u64 * JOURNAL_BLOCK_BYTES;
+            files.host.write_at(&files.journal, offset, &block)?;
+        }
+    }
+    files.host.sync(&files.journal)
 }
 
 fn scan<H: Host>(

@@ -30,7 +30,7 @@ pub(super) enum Kind {
     Flush,
     /// The write of a batch.
     Batch,
-    /// The write of the journal's head.
+    /// The write of the journal's head; below it which copy.
     Head,
     /// The read of a batch.
     Load,
@@ -481,7 +481,7 @@ impl<H: Host> TargetWorker<H> {
             Kind::Base => self.base_done(rest, result),
             Kind::Flush => self.flush_done(rest, result),
             Kind::Batch => self.batch_done(result),
-            Kind::Head => self.head_done(result),
+            Kind::Head => self.head_done(io, rest, result),
             Kind::Load => self.load_done(rest, result),
             Kind::Receive => self.received(rest, result),
             Kind::Send => self.sent(io, rest, result),
