@@ -234,10 +234,18 @@ impl App {
     /// Issues one request somewhere, if there is room; true if it did.
     pub fn issue(&mut self) -> bool {
         let volume = self.random.index(self.fronts.len());
-        let Some(tag) = self.fronts[volume].free_tag() else {
+        if self.fronts[volume].free_tag().is_none() {
+            return false;
+        }
+        let Some((kind, sectors)) = self.choose(volume) else {
             return false;
         };
-        let Some((kind, sectors)) = self.choose(volume) else {
+        self.issue_this(volume, kind, &sectors)
+    }
+
+    /// Issues this request, if there is room; true if it did.
+    pub fn issue_this(&mut self, volume: usize, kind: RequestKind, sectors: &Range<u64>) -> bool {
+        let Some(tag) = self.fronts[volume].free_tag() else {
             return false;
         };
         self.requests += 1;
@@ -250,15 +258,15 @@ impl App {
         let submitted = to_u64(self.age.events.len());
         let mut bytes = Vec::new();
         if let (Some(recorded), Some(counter)) = (recorded, counter) {
-            self.record(recorded, volume, &sectors, counter);
+            self.record(recorded, volume, sectors, counter);
             if matches!(kind, RequestKind::Write { .. }) {
-                bytes = self.stamped(volume, &sectors, counter);
+                bytes = self.stamped(volume, sectors, counter);
             }
         }
-        let extent = (!sectors.is_empty()).then(|| extent_of(&sectors));
+        let extent = (!sectors.is_empty()).then(|| extent_of(sectors));
         let issued = Issued {
             volume,
-            sectors,
+            sectors: sectors.clone(),
             submitted,
             counter,
         };
@@ -350,7 +358,7 @@ impl App {
     }
 
     /// Zeroes carry no name: they are not mixed with other writes to the same place.
-    fn allowed(&self, kind: RequestKind, volume: usize, sectors: &Range<u64>) -> bool {
+    pub fn allowed(&self, kind: RequestKind, volume: usize, sectors: &Range<u64>) -> bool {
         let Some(recorded) = record_kind(kind) else {
             return true;
         };

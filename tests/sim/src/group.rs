@@ -56,6 +56,12 @@ impl GroupRun {
     /// A group whose first application is on its home node.
     #[must_use]
     pub fn new(cluster: &Cluster, group: usize) -> Self {
+        Self::later(cluster, group, 0)
+    }
+
+    /// As [`GroupRun::new`], over volumes that hold what so many earlier ages wrote.
+    #[must_use]
+    pub fn later(cluster: &Cluster, group: usize, runs: u64) -> Self {
         let volumes = cluster.plan.groups[group].volumes.len();
         let fronts = (0..cluster.plan.nodes).map(|_| (0..volumes).map(|_| Front::new()).collect());
         let mut made = Self {
@@ -65,7 +71,7 @@ impl GroupRun {
             fronts: fronts.collect(),
             lives: Vec::new(),
             ended: Vec::new(),
-            runs: 0,
+            runs,
         };
         made.begin_life(cluster.plan.groups[group].home);
         made
@@ -93,6 +99,12 @@ impl GroupRun {
             age_over: false,
             issue_at: self.cluster.world.now(),
         });
+    }
+
+    /// Ages so far.
+    #[must_use]
+    pub fn runs(&self) -> u64 {
+        self.runs
     }
 
     /// Its devices on a node.

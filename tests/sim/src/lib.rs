@@ -10,6 +10,7 @@ pub mod app;
 pub mod campaign;
 pub mod cluster;
 pub mod daemon;
+pub mod exhaustive;
 mod fault;
 pub mod front;
 pub mod group;

@@ -4,9 +4,9 @@
 
 #![forbid(unsafe_code)]
 
-use blkrep_sim::campaign;
 use blkrep_sim::minimize::{Less, minimize};
 use blkrep_sim::plan::Plan;
+use blkrep_sim::{campaign, exhaustive};
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -36,13 +36,24 @@ struct Cli {
     /// End the seed's load after so many requests
     #[arg(long, value_name = "N", requires = "seed")]
     requests: Option<u64>,
+    /// Instead of seeds go through every history of up to so many operations in small worlds, with
+    /// every crash point and every loss
+    #[arg(
+        long,
+        value_name = "LONGEST",
+        num_args = 0..=1,
+        default_missing_value = "3",
+        conflicts_with_all = ["seed", "seeds", "from"]
+    )]
+    exhaustive: Option<usize>,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let kept = match cli.seed {
-        Some(seed) => one(seed, &cli),
-        None => many(&cli),
+    let kept = match (cli.seed, cli.exhaustive) {
+        (Some(seed), _) => one(seed, &cli),
+        (None, Some(longest)) => exhaustive(&cli, longest),
+        (None, None) => many(&cli),
     };
     if kept {
         ExitCode::SUCCESS
@@ -69,6 +80,21 @@ fn many(cli: &Cli) -> bool {
     );
     print!("{}{}", totals.histogram(), totals.complaints());
     totals.failed.is_empty()
+}
+
+fn exhaustive(cli: &Cli, longest: usize) -> bool {
+    let jobs = cli.jobs.unwrap_or_else(campaign::all_processors).max(1);
+    let said = exhaustive::explore(jobs, longest, &|what, counts| println!("{what}: {counts}"));
+    match said {
+        Ok(()) => {
+            println!("all legal");
+            true
+        }
+        Err(why) => {
+            println!("{why}");
+            false
+        }
+    }
 }
 
 fn one(seed: u64, cli: &Cli) -> bool {

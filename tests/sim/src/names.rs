@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 type Meaning = (Record, Option<u32>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Table {
     meanings: BTreeMap<(LinkName, [u8; 16], u64, u64), Meaning>,
     complaint: Option<String>,
@@ -30,6 +30,12 @@ pub struct Names(Arc<Mutex<Table>>);
 impl Names {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A table of its own with what this one has: for a copy of the world.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.lock().clone())))
     }
 
     /// How many there are.

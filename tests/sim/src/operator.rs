@@ -57,7 +57,12 @@ impl Run {
         }
     }
 
-    fn with_link(&mut self, group: usize, target: usize, work: impl FnOnce(&Served, &LinkName)) {
+    pub(super) fn with_link(
+        &mut self,
+        group: usize,
+        target: usize,
+        work: impl FnOnce(&Served, &LinkName),
+    ) {
         self.with_served(group, |served, _| {
             if let Some(link) = served.link(target) {
                 work(served, &link);

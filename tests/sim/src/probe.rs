@@ -68,7 +68,11 @@ impl Run {
 }
 
 /// `None`: there is no replica yet.
-fn promote_alone(cluster: &Cluster, node: usize, group: usize) -> Result<Option<Promoted>, String> {
+pub(super) fn promote_alone(
+    cluster: &Cluster,
+    node: usize,
+    group: usize,
+) -> Result<Option<Promoted>, String> {
     let host = cluster.world.start(cluster.hosts[node]);
     let only = std::iter::once(group);
     let words = |error| match error {

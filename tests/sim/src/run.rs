@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::report::Report;
 use super::start::StartError;
 use super::told::Told;
-use blkrep_io::sim::{Next, SimRandom, SimWorld};
+use blkrep_io::sim::{Next, ProcessId, SimRandom, SimWorld};
 use blkrep_types::{BlockSize, ByteLen, Nanos};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,8 +52,13 @@ pub(super) struct Node {
     pub(super) held_down: bool,
 }
 
+/// Says what becomes of a process that was stopped in a call, by its node.
+pub(super) type Decide = Box<dyn FnOnce(&mut Run, usize, ProcessId) -> Result<(), String>>;
+
 /// A run under way.
 pub struct Run {
+    /// What is done when a process was stopped.
+    pub(super) decide: Option<Decide>,
     pub(super) cluster: Cluster,
     pub(super) world: SimWorld,
     pub(super) random: SimRandom,
@@ -92,6 +97,7 @@ impl Run {
         }
         let groups = 0..cluster.plan.groups.len();
         let run = Self {
+            decide: None,
             random: world.fork_random(),
             nodes: (0..cluster.plan.nodes).map(|_| Node::default()).collect(),
             groups: groups.map(|group| GroupRun::new(&cluster, group)).collect(),
@@ -272,8 +278,17 @@ impl Run {
         Ok(())
     }
 
+    /// A process that was stopped in one of its calls ends as it was said.
+    fn end_stopped(&mut self, node: usize, process: ProcessId) -> Result<(), String> {
+        match self.decide.take_if(|_| self.world.halted(process)) {
+            Some(decide) => decide(self, node, process),
+            None => Ok(()),
+        }
+    }
+
     fn bury(&mut self, node: usize, daemon: &Daemon) -> Result<(), String> {
         let process = daemon.process();
+        self.end_stopped(node, process)?;
         let alive = self.world.alive(process);
         if alive {
             daemon.close();
@@ -311,6 +326,7 @@ impl Run {
         let fronts = groups.iter().map(|group| group.fronts(node).to_vec());
         let all = 0..groups.len();
         let opened = Daemon::open(&self.cluster, host, node, all, fronts.collect());
+        self.end_stopped(node, process)?;
         match opened {
             Ok(daemon) => {
                 self.nodes[node].daemon = Some(daemon);

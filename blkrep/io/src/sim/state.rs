@@ -30,11 +30,7 @@ struct Process {
     node: NodeId,
     alive: bool,
     countdown: Option<(u32, Crash)>,
-    /// Calls it has made.
-    calls: u64,
-    /// The call in which it stops.
-    halt: Option<(u64, Moment)>,
-    /// It has stopped there, and nobody has said yet what becomes of its operations in flight.
+    /// It has stopped in a call, and nobody has said yet what becomes of its operations in flight.
     halted: bool,
 }
 
@@ -42,6 +38,10 @@ struct Process {
 struct Node {
     down: bool,
     clock: Clock,
+    /// Calls of all its processes.
+    calls: u64,
+    /// The call in which the process that makes it stops.
+    halt: Option<(u64, Moment)>,
     shared: BTreeMap<String, Arc<Region>>,
 }
 
@@ -98,8 +98,6 @@ impl State {
             node,
             alive: true,
             countdown: None,
-            calls: 0,
-            halt: None,
             halted: false,
         });
         ProcessId(self.processes.len() - 1)
@@ -112,16 +110,18 @@ impl State {
     pub(super) fn crash_no_more(&mut self) {
         for process in &mut self.processes {
             process.countdown = None;
-            process.halt = None;
+        }
+        for node in &mut self.nodes {
+            node.halt = None;
         }
     }
 
-    pub(super) fn halt_at(&mut self, process: ProcessId, call: u64, moment: Moment) {
-        self.processes[process.0].halt = Some((call, moment));
+    pub(super) fn halt_at(&mut self, node: NodeId, call: u64, moment: Moment) {
+        self.nodes[node.0].halt = Some((call, moment));
     }
 
-    pub(super) fn calls(&self, process: ProcessId) -> u64 {
-        self.processes[process.0].calls
+    pub(super) fn calls(&self, node: NodeId) -> u64 {
+        self.nodes[node.0].calls
     }
 
     pub(super) fn halted(&self, process: ProcessId) -> bool {
@@ -130,11 +130,11 @@ impl State {
 
     /// Counts a call of a living process, and says where in it the process stops.
     pub(super) fn begin_call(&mut self, process: ProcessId) -> Option<Moment> {
-        let process = &mut self.processes[process.0];
-        let number = process.calls;
-        process.calls += 1;
-        let (call, moment) = process.halt?;
-        (call == number).then_some(moment)
+        let node = &mut self.nodes[self.processes[process.0].node.0];
+        let number = node.calls;
+        node.calls += 1;
+        let (_, moment) = node.halt.take_if(|(call, _)| *call == number)?;
+        Some(moment)
     }
 
     /// Stops a process where it is: it does nothing more, and what it has in flight goes on until

@@ -245,11 +245,11 @@ impl SimWorld {
         self.lock().crash_after(process, calls, crash);
     }
 
-    /// Stops a process in its call of this number, counted from its start, before or after that
-    /// call's effect. Nothing is decided by chance: what it has in flight stays so until
-    /// [`SimWorld::crash_process`] or [`SimWorld::power_loss`] says what becomes of it.
-    pub fn halt_at(&self, process: ProcessId, call: u64, moment: Moment) {
-        self.lock().halt_at(process, call, moment);
+    /// Stops the process that makes the call of this number on a host, of all calls that were made
+    /// there, before or after that call's effect. Nothing is decided by chance: what it has in flight
+    /// stays so until [`SimWorld::crash_process`] or [`SimWorld::power_loss`] says what becomes of it.
+    pub fn halt_at(&self, node: NodeId, call: u64, moment: Moment) {
+        self.lock().halt_at(node, call, moment);
     }
 
     /// True if the process was stopped by [`SimWorld::halt_at`] and nothing was decided since.
@@ -258,10 +258,10 @@ impl SimWorld {
         self.lock().halted(process)
     }
 
-    /// Blocking calls and submitted operations of a process so far.
+    /// Blocking calls and submitted operations on a host so far.
     #[must_use]
-    pub fn calls(&self, process: ProcessId) -> u64 {
-        self.lock().calls(process)
+    pub fn calls(&self, node: NodeId) -> u64 {
+        self.lock().calls(node)
     }
 
     /// Forgets every crash that was asked for and has not happened.

@@ -70,8 +70,8 @@ fn a_killed_processs_writes_land_later_and_hold_its_claim() {
 fn stopped(call: u64, moment: Moment) -> (Simulated, std::path::PathBuf, u64) {
     let place = Simulated::new(1);
     let (host, path) = (place.host(), place.path("file"));
-    let before = place.world.calls(host.process());
-    place.world.halt_at(host.process(), before + call, moment);
+    let before = place.world.calls(place.node);
+    place.world.halt_at(place.node, before + call, moment);
     if let Ok(file) = host.open(&path, ACCESS) {
         let _ = host
             .write_at(&file, 0, &[6; 512])
@@ -79,7 +79,7 @@ fn stopped(call: u64, moment: Moment) -> (Simulated, std::path::PathBuf, u64) {
     }
     assert!(place.world.halted(host.process()));
     assert!(!place.world.alive(host.process()));
-    let made = place.world.calls(host.process()) - before;
+    let made = place.world.calls(place.node) - before;
     (place, path, made)
 }
 
@@ -116,8 +116,8 @@ fn what_a_stopped_process_had_in_flight_ends_as_it_is_told() {
         let (host, path) = (place.host(), place.path("file"));
         let file = host.open(&path, ACCESS).unwrap();
         let mut io = host.ring(8).unwrap();
-        let next = place.world.calls(host.process());
-        place.world.halt_at(host.process(), next, Moment::After);
+        let next = place.world.calls(place.node);
+        place.world.halt_at(place.node, next, Moment::After);
         let write = Op::Write {
             file,
             offset: 0,
