@@ -150,7 +150,7 @@ mod tests {
         let (less, why) = minimize(&plan, &Less::default()).expect("it fails");
         let smaller = less.of(&plan).expect("names of this plan");
         let parts = |plan: &Plan| names(plan).len();
-        assert!(parts(&smaller) <= 2, "{smaller:#?}");
+        assert!(parts(&smaller) < parts(&plan), "{smaller:#?}");
         assert!(smaller.requests < plan.requests);
         assert_eq!(carry_out(smaller, false), Err(why));
     }

@@ -124,6 +124,7 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
             ..SimOptions::default()
         },
         nodes: 2,
+        clocks: vec![1000; 2],
         groups: vec![GroupPlan {
             home: SOURCE,
             targets: vec![TARGET],
