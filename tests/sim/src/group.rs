@@ -52,6 +52,13 @@ pub struct GroupRun {
     runs: u64,
 }
 
+impl Life {
+    /// It issues nothing until then.
+    pub fn rest(&mut self, until: Nanos) {
+        self.issue_at = self.issue_at.max(until);
+    }
+}
+
 impl GroupRun {
     /// A group whose first application is on its home node.
     #[must_use]

@@ -9,7 +9,7 @@ use super::plan::Plan;
 /// What of a plan is carried out; everything, unless it says otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Less {
-    /// Faults, commands, probes and takeovers that are left out, by their places in the plan.
+    /// Rests, faults, commands, probes and takeovers that are left out, by their places in the plan.
     pub without: Vec<String>,
     /// The load ends after so many requests.
     pub requests: Option<u64>,
@@ -31,6 +31,7 @@ impl Less {
             ));
         }
         let gone = |kind: &str, place: usize| self.without.contains(&format!("{kind}{place}"));
+        retain(&mut less.rests, |place| !gone("rest", place));
         retain(&mut less.faults, |place| !gone("fault", place));
         retain(&mut less.commands, |place| !gone("command", place));
         retain(&mut less.probes, |place| !gone("probe", place));
@@ -59,6 +60,7 @@ fn retain<T>(all: &mut Vec<T>, keep: impl Fn(usize) -> bool) {
 
 fn names(plan: &Plan) -> Vec<String> {
     let kinds = [
+        ("rest", plan.rests.len()),
         ("fault", plan.faults.len()),
         ("command", plan.commands.len()),
         ("probe", plan.probes.len()),

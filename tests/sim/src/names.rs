@@ -1,6 +1,8 @@
 //! No name of a write is used twice on a link. (What is a record of one link's mirror is an empty one on
 //! another's.)
 //!
+//! What a target has acknowledged as durable it has for ever.
+//!
 //! Owns what every name stood for when it was first handed to a link. A port of the group is
 //! wrapped; whatever passes it must mean the same each time.
 
@@ -25,11 +27,23 @@ struct Table {
 
 /// Every name seen on the wire, over all lives of the source.
 #[derive(Debug, Clone, Default)]
-pub struct Names(Arc<Mutex<Table>>);
+pub struct Names {
+    table: Arc<Mutex<Table>>,
+    forgiving: bool,
+}
 
 impl Names {
+    /// An empty table. If disks fail, a target is forgiven for lacking what it acknowledged.
+    #[must_use]
+    pub fn of(disks_fail: bool) -> Self {
+        Self {
+            forgiving: disks_fail,
+            ..Self::default()
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A table of its own with what this one has: for a copy of the world.
@@ -44,10 +58,10 @@ impl Names {
         u64::try_from(self.lock().meanings.len()).expect("64-bit platform")
     }
 
-    /// What was said twice with two meanings.
+    /// What was said twice with two meanings, or acknowledged and is gone.
     ///
     /// # Errors
-    /// The first such name.
+    /// The first such thing.
     pub fn judge(&self) -> Result<(), String> {
         self.lock().complaint.clone().map_or(Ok(()), Err)
     }
@@ -61,11 +75,16 @@ impl Names {
         );
         let mut table = self.lock();
         let first = *table.meanings.entry(name).or_insert((record, bytes));
-        if first != (record, bytes) && table.complaint.is_none() {
-            table.complaint = Some(format!(
+        drop(table);
+        if first != (record, bytes) {
+            self.complain(format!(
                 "one name, two writes: {first:?} and {record:?} with {bytes:?}"
             ));
         }
+    }
+
+    fn complain(&self, why: String) {
+        self.lock().complaint.get_or_insert(why);
     }
 }
 
@@ -118,6 +137,12 @@ impl<P: LinkPort<SimIo>> LinkPort<SimIo> for NamedPort<P> {
 
     fn begin(&mut self, io: &mut SimIo) -> Option<StreamStart> {
         let start = self.port.begin(io)?;
+        if start.set_back && !self.names.forgiving {
+            let (run, seq) = (start.after.incarnation.get(), start.after.seq);
+            self.names.complain(format!(
+                "a target lacks what it acknowledged as durable: it has {run}/{seq}"
+            ));
+        }
         self.generation = start.generation;
         Some(start)
     }

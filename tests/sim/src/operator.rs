@@ -105,7 +105,8 @@ impl Run {
         self.report.note_command(&command);
         let groups = self.groups.len();
         let (group, link) = match command {
-            Command::Restart { node } => {
+            Command::Restart { node } | Command::Reboot { node } => {
+                self.nodes[node].reboots = matches!(command, Command::Reboot { .. });
                 if let Some(daemon) = &self.nodes[node].daemon {
                     daemon.stop();
                 }
@@ -168,7 +169,7 @@ impl Run {
                 });
                 Some((span, Undo::Relink { group, target }))
             }
-            Command::Restart { .. } => None,
+            Command::Restart { .. } | Command::Reboot { .. } => None,
         };
         if let Some((span, undo)) = undo {
             self.later(span, Todo::Undo(undo));

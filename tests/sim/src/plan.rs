@@ -190,6 +190,11 @@ pub enum Command {
         /// Which.
         node: usize,
     },
+    /// The same with its host.
+    Reboot {
+        /// Which.
+        node: usize,
+    },
     /// Disconnects a link and connects it again.
     Reconnect {
         /// Of this group.
@@ -293,6 +298,8 @@ pub struct Plan {
     pub reissues: bool,
     /// Requests of the load.
     pub requests: u64,
+    /// How long all applications rest, at which request.
+    pub rests: Vec<(u64, Duration)>,
     /// What goes wrong, at which request.
     pub faults: Vec<(u64, Fault)>,
     /// What the operator does, at which request.
@@ -313,7 +320,8 @@ impl Plan {
         let nodes = *pick(random, &[2, 2, 2, 3, 3, 4]);
         let count = *pick(random, &[1, 1, 1, 2, 3]);
         let groups: Vec<_> = (0..count).map(|_| group(random, nodes)).collect();
-        let faults = at_requests(random, FAULTS, |random| fault(random, nodes));
+        let mut faults = at_requests(random, FAULTS, |random| fault(random, nodes));
+        let rests = rests(random, &mut faults);
         let commands = 1 + random.below(3);
         Self {
             seed,
@@ -323,12 +331,23 @@ impl Plan {
             write_cache: !random.one_in(5),
             reissues: !random.one_in(4),
             requests: REQUESTS,
+            rests,
             faults,
             commands: at_requests(random, commands, |random| command(random, nodes)),
             probes: at_requests(random, 2, probe),
             takeovers: takeovers(random),
             groups,
         }
+    }
+}
+
+impl Plan {
+    /// True if a disk answers with errors: a target may then come to lack what it had acknowledged,
+    /// and says so.
+    #[must_use]
+    pub fn fails_disks(&self) -> bool {
+        let mut faults = self.faults.iter();
+        faults.any(|(_, fault)| matches!(fault, Fault::Disk { .. }))
     }
 }
 
@@ -347,6 +366,20 @@ fn at_requests<T>(
         .collect();
     all.sort_by_key(|(at, _)| *at);
     all
+}
+
+/// Before some of the faults everything rests, long enough for what is lazy to be written down and
+/// closed; half of these faults come when it begins to move again.
+fn rests(random: &mut SimRandom, faults: &mut [(u64, Fault)]) -> Vec<(u64, Duration)> {
+    let mut rests = Vec::new();
+    for (at, _) in faults.iter_mut() {
+        if random.one_in(4) {
+            rests.push((*at, Duration::from_millis(random.between(1_000, 30_000))));
+            *at += random.below(2) * random.between(1, 4);
+        }
+    }
+    faults.sort_by_key(|(at, _)| *at);
+    rests
 }
 
 fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
@@ -525,7 +558,7 @@ fn bad_host(random: &mut SimRandom, node: usize) -> Fault {
 
 fn command(random: &mut SimRandom, nodes: usize) -> Command {
     let (group, link, span) = (random.index(6), random.index(2), span(random));
-    match random.below(10) {
+    match random.below(11) {
         0 => Command::PauseTarget { group, link, span },
         1 | 2 => Command::Mirror {
             group,
@@ -551,7 +584,10 @@ fn command(random: &mut SimRandom, nodes: usize) -> Command {
             node: random.index(nodes),
         },
         8 => Command::Reconnect { group, link, span },
-        _ => Command::Relink { group, link, span },
+        9 => Command::Relink { group, link, span },
+        _ => Command::Reboot {
+            node: random.index(nodes),
+        },
     }
 }
 
@@ -590,7 +626,7 @@ mod tests {
         assert_eq!(kinds.len(), 14);
         let commands = plans.iter().flat_map(|plan| &plan.commands);
         let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
-        assert_eq!(kinds.len(), 8);
+        assert_eq!(kinds.len(), 9);
         let shapes: HashSet<_> = plans
             .iter()
             .map(|plan| (plan.nodes, plan.groups.len(), plan.takeovers.len()))

@@ -157,7 +157,7 @@ impl Report {
     /// Counts a command; restarts are counted when they happen.
     pub fn note_command(&mut self, command: &Command) {
         match command {
-            Command::Restart { .. } => {}
+            Command::Restart { .. } | Command::Reboot { .. } => {}
             Command::PauseTarget { .. } => self.pauses += 1,
             Command::Mirror { .. } => self.mirrors += 1,
             Command::StopMirror { .. } | Command::PauseMirror { .. } => self.mirror_stops += 1,

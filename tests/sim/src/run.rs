@@ -47,6 +47,8 @@ pub(super) struct Node {
     pub(super) daemon: Option<Daemon>,
     /// How long it is away the next time.
     pub(super) down: Duration,
+    /// Its host is switched off when its daemon has ended in order.
+    pub(super) reboots: bool,
     start_since: Option<Nanos>,
     /// Nobody starts it.
     pub(super) held_down: bool,
@@ -86,7 +88,11 @@ impl Run {
         let cluster = Cluster {
             hosts: (0..plan.nodes).map(|_| world.add_node()).collect(),
             table: Table::default(),
-            names: plan.groups.iter().map(|_| Names::default()).collect(),
+            names: plan
+                .groups
+                .iter()
+                .map(|_| Names::of(plan.fails_disks()))
+                .collect(),
             told: Told::new(&world, aloud),
             world: world.clone(),
             plan: Arc::new(plan),
@@ -170,6 +176,7 @@ impl Run {
         let mut faults = plan.faults.iter().peekable();
         let mut probes = plan.probes.iter().peekable();
         let mut commands = plan.commands.iter().peekable();
+        let mut rests = plan.rests.iter().peekable();
         for group in &mut self.groups {
             group.life_mut().active = true;
         }
@@ -188,10 +195,21 @@ impl Run {
             while let Some((_, command)) = commands.next_if(|(at, _)| *at <= requests) {
                 self.operate(*command);
             }
+            while let Some((_, span)) = rests.next_if(|(at, _)| *at <= requests) {
+                self.rest(*span);
+            }
             let soon = self.world.now().after(LOOK_AGAIN);
             self.step(soon)?;
         }
         Ok(())
+    }
+
+    /// No application issues anything for a while.
+    fn rest(&mut self, span: Duration) {
+        self.cluster.told.say(&("all rests", span));
+        let until = self.world.now().after(span);
+        let lives = self.groups.iter_mut().flat_map(GroupRun::lives_mut);
+        lives.for_each(|life| life.rest(until));
     }
 
     /// Runs to the next thing that happens, at most to `until`.
@@ -294,6 +312,9 @@ impl Run {
             daemon.close();
         }
         self.world.crash_process(process);
+        if std::mem::take(&mut self.nodes[node].reboots) && alive {
+            self.world.power_loss(self.cluster.hosts[node]);
+        }
         let power = !self.world.powered(self.cluster.hosts[node]);
         self.report.restarts += u64::from(alive);
         self.report.kills += u64::from(!alive && !power);
