@@ -4,7 +4,9 @@
 //! enter, a verdict leaves. Never "closest": a stream goes on by exact name or a mirror follows.
 
 use crate::source::{PeerRole, WelcomeFacts};
-use blkrep_types::{DataState, Generation, History, Incarnation, MirrorKind, Seq, WriteName};
+use blkrep_types::{
+    DataState, Generation, History, Incarnation, MirrorKind, Seq, WriteName, planted,
+};
 
 /// A place in the order of one generation.
 pub type Place = (Incarnation, Seq);
@@ -62,7 +64,7 @@ pub enum Verdict {
 pub fn judge(source: &SourceIdentity<'_>, peer: &WelcomeFacts) -> Verdict {
     let ours = source.history.current();
     let theirs = peer.history.current();
-    if peer.history.supersedes(ours) {
+    if peer.history.supersedes(ours) && !planted!(IgnoreNewerGeneration) {
         return Verdict::Stale(theirs);
     }
     if theirs == Generation::NONE {

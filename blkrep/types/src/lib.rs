@@ -1,7 +1,8 @@
 //! The words every room of blkrep uses: units, ranges, ids and limits.
 //!
 //! Owns checked value types. Outside data enters through a checked constructor and leaves as a
-//! value that cannot be wrong. Never does I/O, never allocates on the data path, holds no state.
+//! value that cannot be wrong. Never does I/O, never allocates on the data path, holds no state (but
+//! for `planted`, which is not part of any release).
 #![forbid(unsafe_code)]
 
 mod errno;
@@ -10,6 +11,8 @@ mod history;
 mod id;
 pub mod limits;
 mod name;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod record;
 mod span;
 mod state;
@@ -26,3 +29,21 @@ pub use span::{format_rate, format_span, parse_rate, parse_span};
 pub use state::{DataState, MirrorKind, Mode};
 pub use time::Nanos;
 pub use units::{BlockSize, ByteLen, ByteOffset, UnitError, parse_size};
+
+/// True if this mistake is planted and on: `if planted!(FuaAsPlainWrite) { .. }`. See ADR 6.
+#[cfg(feature = "planted")]
+#[macro_export]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::planted::Bug::$bug.is_on()
+    };
+}
+
+/// False: no mistake is planted. See ADR 6.
+#[cfg(not(feature = "planted"))]
+#[macro_export]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}

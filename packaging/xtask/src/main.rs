@@ -60,6 +60,13 @@ enum Task {
         #[arg(long, value_name = "N", default_value_t = 300)]
         seeds: u64,
     },
+    /// Show that the simulator notices every planted bug: see cargo xtask planted --help
+    #[command(disable_help_flag = true)]
+    Planted {
+        /// What is passed on to the hunt
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Install what the other commands need
     Deps,
 }
@@ -108,6 +115,7 @@ fn main() -> ExitCode {
         }
         Task::Sim { patch, arguments } => sim::run(patch.as_deref(), &arguments),
         Task::Coverage { seeds } => coverage::run(seeds),
+        Task::Planted { arguments } => sim::hunt(&arguments),
         Task::Deps => install::all().map(|()| true),
     };
     match done {

@@ -1,4 +1,5 @@
-//! `cargo xtask sim`: the simulator, built fast and with every check.
+//! `cargo xtask sim` and `cargo xtask planted`: the simulator, built fast and with every check, and with every
+//! planted bug.
 //!
 //! Owns the build, and a copy of the sources that somebody's patch is tried on. Arguments enter and are
 //! the simulator's; its exit code leaves. Never changes the sources themselves.
@@ -26,6 +27,13 @@ pub(crate) fn run(patch: Option<&Path>, arguments: &[String]) -> Result<bool> {
     }
     let status = command.status().context("run the simulator")?;
     Ok(status.success())
+}
+
+/// Builds it with the planted bugs and hunts them.
+pub(crate) fn hunt(arguments: &[String]) -> Result<bool> {
+    let line = "run --quiet --profile sim -p blkrep-sim --features planted --bin blkrep-planted --";
+    let status = cargo(line).args(arguments).status();
+    Ok(status.context("hunt the planted bugs")?.success())
 }
 
 fn root() -> Result<PathBuf> {

@@ -68,6 +68,10 @@ pub(crate) fn test(full: bool) -> Result<bool> {
         totals.add(sim::run(None, &["--seeds".to_owned(), seeds.to_string()])?);
         Ok(())
     })?;
+    stage("planted bugs", || {
+        totals.add(sim::hunt(&[])?);
+        Ok(())
+    })?;
     stage("guest tests", || guest_tests(full, &mut totals))?;
     println!("{totals}");
     Ok(totals.failed == 0)

@@ -20,6 +20,8 @@ pub mod names;
 mod operator;
 mod oracles;
 pub mod plan;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod probe;
 pub mod program;
 pub mod received;

@@ -347,7 +347,17 @@ impl Plan {
     #[must_use]
     pub fn fails_disks(&self) -> bool {
         let mut faults = self.faults.iter();
-        faults.any(|(_, fault)| matches!(fault, Fault::Disk { .. }))
+        faults.any(|(_, fault)| {
+            matches!(
+                fault,
+                Fault::Disk { .. }
+                    | Fault::Full { .. }
+                    | Fault::Unreadable { .. }
+                    | Fault::Rot { .. }
+                    | Fault::Lie { .. }
+                    | Fault::OldBackup { .. }
+            )
+        })
     }
 }
 

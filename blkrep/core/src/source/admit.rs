@@ -9,7 +9,7 @@ use super::{
     Transmit, WriteLog,
 };
 use crate::dirty::Words;
-use blkrep_types::{Errno, RecordKind, Seq};
+use blkrep_types::{Errno, RecordKind, Seq, planted};
 
 /// Without an acknowledgement for this long a link does not count as draining.
 const DRAINING: std::time::Duration = std::time::Duration::from_secs(1);
@@ -89,6 +89,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let (volume, extent) = (request.new.volume, request.extent());
         match self.intent.admit(volume, extent) {
             None => self.intended(id),
+            Some(_) if planted!(SubmitBeforeIntent) => self.intended(id),
             Some(commit) => {
                 let request = self.requests.get_mut(id);
                 request.become_stage(Stage::Intending);
@@ -157,8 +158,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             link: None,
             local: true,
         };
+        let unsaid = planted!(DiscardNotSequenced) && matches!(kind, RecordKind::Zero { .. });
         let slot = loop {
-            if !self.any_following() {
+            if !self.any_following() || unsaid {
                 break None;
             }
             if let Some(slot) = self.log_mut().append(&entry) {
@@ -180,7 +182,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let (first, last) = self.layout.bits_of(volume, extent);
         let now = self.now;
         for link in self.links.iter_mut().flatten() {
-            if !link.is_following() {
+            let unseen = planted!(MirrorForgetsBehindCursor) && last < link.mirror.cursor;
+            if !link.is_following() && !unseen {
                 link.mark_dirty(first, last);
                 link.dirtied(now, extent.len());
                 // Its bit stands for it on this link, though another one has it in the log.
@@ -236,7 +239,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 volume,
                 extent,
                 slot,
-                durable: fua,
+                durable: fua && !planted!(FuaAsPlainWrite),
                 copied,
             },
             RequestOp::Read | RequestOp::Flush => unreachable!("only writes are admitted"),

@@ -9,7 +9,7 @@ use super::{
     Action, DigestReply, GroupEvent, LinkIndex, MirrorPhase, NewEntry, Slot, SourceGroup, WriteLog,
 };
 use crate::dirty::Words;
-use blkrep_types::{ByteLen, ByteOffset, Errno, Extent, RecordKind, Seq, VolumeIndex};
+use blkrep_types::{ByteLen, ByteOffset, Errno, Extent, RecordKind, Seq, VolumeIndex, planted};
 use std::time::Duration;
 
 /// Blocks of one link that are locked or being read: enough to keep a disk busy.
@@ -131,6 +131,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         });
         self.link_mut(index).expect("it flows").mirror.jobs += 1;
         let lock = &mut self.volumes[volume.as_usize()].lock;
+        let first = Extent::new(extent.offset(), ByteLen::new(512)).unwrap_or(extent);
+        let extent = if planted!(MirrorLocksOneSector) {
+            first
+        } else {
+            extent
+        };
         !lock.acquire(id | JOB_HOLDER, extent) || self.job_locked(JobId(id))
     }
 
@@ -168,6 +174,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             link: Some(index),
             local: false,
         };
+        if planted!(ClearDirtyBeforeEntry) && wanted && purpose == Purpose::Send {
+            let link = self.link_mut(index).expect("it is wanted");
+            link.live.clear(bits.0, bits.1);
+        }
         let room = wanted && self.log_waiters.is_empty();
         let Some(slot) = room.then(|| self.log_mut().append(&entry)).flatten() else {
             self.abandon(id);
@@ -246,6 +256,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         let log = self.log_mut();
         match result {
+            Ok(true) if planted!(ZeroBlockNotSent) => log.replace_kind(slot.seq, RecordKind::Void),
             Ok(true) => log.replace_kind(
                 slot.seq,
                 RecordKind::Zero {
@@ -342,7 +353,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         };
         let compare = compares.swap_remove(place);
         debug_assert!(grain.locate(compare.bit).is_some(), "an extent has its bit");
-        if theirs == Some(ours) {
+        if theirs == Some(ours) || planted!(UntoldDigestIsEqual) && theirs.is_none() {
             link.recent.set(compare.bit, compare.bit);
             link.mirror.skipped += compare.extent.len().get();
         } else {

@@ -7,7 +7,7 @@
 use super::request::Stage;
 use super::{Action, FlushTroubles, Gate, RequestId, SourceGroup, WriteLog};
 use crate::dirty::Words;
-use blkrep_types::{Errno, Seq, VolumeIndex};
+use blkrep_types::{Errno, Seq, VolumeIndex, planted};
 
 #[derive(Debug)]
 pub(super) struct FlushState {
@@ -49,7 +49,7 @@ impl FlushState {
 
     /// What a flush that ended with `result` means for those who waited for it.
     fn tell(&mut self, nobody: bool, result: Result<(), Errno>) -> Result<(), Errno> {
-        if nobody {
+        if nobody && !planted!(FailedFlushForgotten) {
             self.untold = result.err().or(self.untold);
             return result;
         }
@@ -76,7 +76,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
 
     fn queue_flush(&mut self, id: RequestId) {
         let volume = self.requests.get(id).new.volume;
-        self.volumes[volume.as_usize()].flush.next.push(id);
+        let flush = &mut self.volumes[volume.as_usize()].flush;
+        if planted!(FlushJoinsRunning) && flush.in_flight {
+            return flush.current.push(id);
+        }
+        flush.next.push(id);
         self.start_flush(volume);
     }
 
@@ -114,7 +118,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             Ok(()) => flush.succeeded = number,
             Err(errno) => {
                 let succeeded = flush.succeeded;
-                self.intent.flush_failed(volume, succeeded);
+                if !planted!(FailedFlushClosesRegions) {
+                    self.intent.flush_failed(volume, succeeded);
+                }
                 self.flush_failed(volume, errno);
             }
         }

@@ -12,7 +12,7 @@ use crate::dirty::{Bits, MapLayout, Words};
 use crate::identity::Place;
 use crate::persist::{CommitNo, KeptMap};
 use blkrep_types::{
-    ByteLen, DataState, Incarnation, MirrorKind, Mode, Nanos, Seq, VolumeIndex, WriteName,
+    ByteLen, DataState, Incarnation, MirrorKind, Mode, Nanos, Seq, VolumeIndex, WriteName, planted,
 };
 use std::time::Duration;
 
@@ -193,6 +193,11 @@ impl<W: Words> Link<W> {
 
     /// These extents may differ; the durable map learns it with its next commit.
     pub(super) fn mark_dirty(&mut self, first: u64, last: u64) {
+        let last = if planted!(DirtyFirstExtentOnly) {
+            first
+        } else {
+            last
+        };
         self.live.set(first, last);
         self.kept.set(first, last);
     }

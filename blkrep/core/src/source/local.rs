@@ -10,7 +10,7 @@ use super::{
     SourceGroup, Transmit, WriteLog,
 };
 use crate::dirty::Words;
-use blkrep_types::{Errno, Extent, Generation, Mode, Seq, VolumeIndex};
+use blkrep_types::{Errno, Extent, Generation, Mode, Seq, VolumeIndex, planted};
 
 impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// A local write or zero has ended.
@@ -68,7 +68,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             extent,
             errno,
         });
-        if let Some(extent) = extent.filter(|_| self.has_links()) {
+        if let Some(extent) = extent.filter(|_| self.has_links() && !planted!(FailedWriteNotDirty))
+        {
             let (first, last) = self.layout.bits_of(volume, extent);
             for link in self.links.iter_mut().flatten() {
                 link.mark_dirty(first, last);
@@ -213,6 +214,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             match link.mode {
                 Mode::Async => false,
                 Mode::Memory => promised && link.received < place,
+                Mode::Sync if planted!(SyncWaitsForReceived) => promised && link.received < place,
                 Mode::Sync => promised && link.held < place,
             }
         })

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::dirty::Words;
 use crate::identity::{SourceIdentity, Verdict, judge, place};
-use blkrep_types::{DataState, Extent, MirrorKind, RecordKind, VolumeIndex, WriteName};
+use blkrep_types::{DataState, Extent, MirrorKind, RecordKind, VolumeIndex, WriteName, planted};
 
 impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// A driver begins to talk to its peer.
@@ -60,7 +60,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             return Verdict::Refuse("the link was removed".to_owned());
         };
         let log = self.log_ref();
-        let named = self.name_at(peer.durable.seq) == Some(place(peer.durable));
+        let named = self.name_at(peer.durable.seq);
+        let named = named.is_some_and(|at| at == place(peer.durable) || planted!(ResumeClosest));
         let identity = SourceIdentity {
             history: &self.history,
             head: log.head(),
@@ -230,6 +231,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         let link = self.link_mut(index).expect("a handshake has its link");
         link.next = after.next();
+        if planted!(ResumeOneTooLate) {
+            link.next = link.next.next();
+        }
         link.released = after;
         link.received = after;
         link.held = after;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::dirty::Words;
 use crate::identity::{Place, place};
-use blkrep_types::{ByteLen, Generation, Record, RecordKind, Seq, VolumeIndex};
+use blkrep_types::{ByteLen, Generation, Record, RecordKind, Seq, VolumeIndex, planted};
 
 impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// Appends the next records for a link, at most `records_max` with `bytes_max` bytes but at
@@ -90,6 +90,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let Some(received) = self.check_ack(index, acks.received) else {
             return false;
         };
+        let durable = if planted!(FreeLogAtReceived) {
+            received
+        } else {
+            durable
+        };
         let now = self.now;
         let drained = self.log_ref().used();
         let Some(link) = self.link_mut(index) else {
@@ -106,8 +111,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             && seq > link.held
         {
             link.held = seq;
+            if planted!(AckOneTooFar) {
+                link.held = seq.next().min(link.last_handed_out());
+            }
             link.progress_at = now;
             permits = link.mirror.begun_at.is_some_and(|begun| seq >= begun);
+        }
+        if planted!(ClearDirtyAtAck) && durable.is_some_and(|seq| seq >= link.last_handed_out()) {
+            link.live.clear_all();
         }
         if permits {
             link.first_mirror = None;
@@ -228,12 +239,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// writes only set its dirty bits.
     pub(super) fn turn_behind(&mut self, index: LinkIndex) {
         let head = self.log_ref().head().1;
+        let last = Seq::new(head.get() - u64::from(planted!(DropTailOnOverflow)));
         let log = self.log.as_ref().expect("a group with links has a log");
         let link = self.links[index.as_usize()].as_mut().expect("it exists");
         let mut seq = link.held.next();
-        while link.is_following() && seq <= head {
+        while link.is_following() && seq <= last {
             let entry = log.entry(seq);
-            let ours = entry.link.is_none_or(|owner| owner == index);
+            let ours = entry.link.is_none_or(|owner| owner == index)
+                && !(planted!(OverflowOneVolume) && entry.record.volume.get() > 0);
             let changes = matches!(
                 entry.record.kind,
                 RecordKind::Data { .. } | RecordKind::Zero { .. }

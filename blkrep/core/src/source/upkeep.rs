@@ -7,7 +7,7 @@ use super::{GroupEvent, LinkIndex, LinkStatus, SourceGroup, WriteLog, link};
 use crate::dirty::Words;
 use crate::intent::CloseRound;
 use crate::persist::KeptMap;
-use blkrep_types::{Errno, Nanos, Seq, VolumeIndex, WriteName};
+use blkrep_types::{Errno, Nanos, Seq, VolumeIndex, WriteName, planted};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -96,17 +96,19 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
 
     fn close_regions(&mut self) -> CloseRound {
         let (volumes, links, layout) = (&self.volumes, &self.links, &self.layout);
+        let all = planted!(CloseRegionUncovered);
         let idle = self.stopping.then_some(Duration::ZERO);
         self.intent.close_idle(
             self.now,
             idle,
-            |volume| volumes[volume.as_usize()].flush.succeeded(),
+            |volume| match planted!(ClearIntentBeforeFlush) {
+                true => u64::MAX,
+                false => volumes[volume.as_usize()].flush.succeeded(),
+            },
             |volume, extent, seq| {
                 let (first, last) = layout.bits_of(volume, extent);
-                links
-                    .iter()
-                    .flatten()
-                    .all(|link| link.covers(first, last, seq))
+                let mut links = links.iter().flatten();
+                all || links.all(|link| link.covers(first, last, seq))
             },
         )
     }
@@ -126,7 +128,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         };
         debug_assert_eq!(link.live.word_count(), layout.words(), "one layout");
         match link.epoch {
-            Some(through) if link.floor_seq >= through => link.sweep(),
+            Some(through) if link.floor_seq >= through || planted!(SweepBeforeAck) => link.sweep(),
             Some(_) => {}
             None if link.is_following() && link.acked.is_some() && link.has_stale_bits() => {
                 link.recent.clear_all();
@@ -287,7 +289,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let (mut seq, head) = (link.held.next(), log.head().1);
         while link.is_following() && seq <= head {
             let record = log.entry(seq).record;
-            if let Some(extent) = record.extent {
+            if let Some(extent) = record.extent.filter(|_| !planted!(StopForgetsQueued)) {
                 let (first, last) = self.layout.bits_of(record.volume, extent);
                 link.kept.set(first, last);
             }

@@ -13,7 +13,7 @@ use super::incoming::Place;
 use super::part::Part;
 use crate::dirty::MapLayout;
 use blkrep_types::{
-    DataState, Generation, Incarnation, MirrorKind, Record, RecordKind, Seq, WriteName,
+    DataState, Generation, Incarnation, MirrorKind, Record, RecordKind, Seq, WriteName, planted,
 };
 
 /// The records of one batch, wherever they are.
@@ -146,7 +146,7 @@ impl Applier {
     /// The step that comes next. `batch` is the batch in hand, if there is one.
     pub fn step(&mut self, facts: &mut Facts, batch: Option<&impl Records>) -> Step {
         loop {
-            if facts.unsaved() {
+            if facts.unsaved() && !planted!(NotOkTooLate) {
                 return Step::Persist;
             }
             if self.cursor.batch == self.end || self.flights.is_full() {
@@ -217,7 +217,7 @@ impl Applier {
 
     fn fly(&mut self, record: &Record, step: impl Fn(FlightId, usize) -> Step) -> Option<Step> {
         let extent = record.extent.expect("checked when it was received");
-        if self.flights.overlaps(record.volume, extent) {
+        if self.flights.overlaps(record.volume, extent) && !planted!(ApplyOverlappingTogether) {
             return Some(Step::Wait);
         }
         let flight = self.flights.begin(*record, self.cursor.batch, self.passed);
@@ -241,8 +241,10 @@ impl Applier {
         let released = self.release.is_some_and(|end| place < end);
         if facts.state() == DataState::Ok && !released {
             if kind == MirrorKind::Full {
-                facts.mirror_begins();
-            } else {
+                if !planted!(FullMirrorStaysOk) {
+                    facts.mirror_begins();
+                }
+            } else if !planted!(HoldNotHeld) {
                 let from = Cursor {
                     index: self.cursor.index + 1,
                     ..self.cursor
@@ -322,7 +324,7 @@ impl Applier {
     /// the source hears of what was lost.
     pub fn completed(&mut self, facts: &mut Facts, id: FlightId, ok: bool) -> bool {
         let flight = self.flights.end(id);
-        if ok || flight.record.kind == RecordKind::Compare {
+        if ok || planted!(BaseWriteErrorIgnored) || flight.record.kind == RecordKind::Compare {
             return false;
         }
         let extent = flight.record.extent.expect("it flew");
@@ -375,7 +377,9 @@ impl Applier {
         }
         self.cursor = *from;
         self.mode = Mode::Applying;
-        facts.mirror_begins();
+        if !planted!(HoldGivenUpSilently) {
+            facts.mirror_begins();
+        }
         true
     }
 

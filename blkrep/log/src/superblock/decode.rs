@@ -9,7 +9,7 @@ use crate::layout::{AncestorEntry, GroupHead, LinkEntry, TextName, VolumeEntry};
 use blkrep_types::limits::{COUNT_MAX, GENERATION_HISTORY_MAX, GROUP_VOLUMES_MAX};
 use blkrep_types::{
     Ancestor, BlockSize, ByteLen, ExtentSize, Generation, GroupName, History, Incarnation,
-    LinkName, MirrorKind, Mode, Seq, VolumeIndex, VolumeName,
+    LinkName, MirrorKind, Mode, Seq, VolumeIndex, VolumeName, planted,
 };
 use zerocopy::FromBytes;
 
@@ -284,7 +284,7 @@ pub fn choose(first: &[u8], second: &[u8]) -> Result<Chosen, FormatError> {
     };
     Ok(match copies {
         [Ok((one, first)), Ok((two, second))] => {
-            if first > second {
+            if first > second && !planted!(SecondRecordChosen) {
                 good(one, first, false)
             } else {
                 good(two, second, false)

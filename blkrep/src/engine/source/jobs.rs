@@ -7,7 +7,7 @@ use super::group::VolumeFile;
 use blkrep_core::source::{JobId, MapId, Slot};
 use blkrep_io::{Completion, Io, Op, Region, Slice, Token};
 use blkrep_log::LogHandle;
-use blkrep_types::{Errno, Extent, VolumeIndex};
+use blkrep_types::{Errno, Extent, VolumeIndex, planted};
 
 /// Tokens with this bit are jobs.
 pub(super) const JOB_TOKEN: Token = 1 << 61;
@@ -139,7 +139,7 @@ impl<F: Clone> Jobs<F> {
             file: commit.file.clone(),
             left: commit.writes.len(),
             result: Ok(()),
-            syncing: single,
+            syncing: single || planted!(MapCommitNotFlushed),
         });
         for (offset, slice) in commit.writes {
             io.submit(
@@ -148,7 +148,7 @@ impl<F: Clone> Jobs<F> {
                     file: commit.file.clone(),
                     offset,
                     slice,
-                    durable: single,
+                    durable: single && !planted!(MapCommitNotFlushed),
                 },
             );
         }

@@ -16,7 +16,7 @@ use blkrep_log::superblock::{Group, GroupVolume};
 use blkrep_types::limits::GROUP_EXTENTS_MAX;
 use blkrep_types::{
     BlockSize, ByteLen, Errno, ExtentSize, Generation, GroupName, History, Incarnation, Seq,
-    VolumeIndex, VolumeName,
+    VolumeIndex, VolumeName, planted,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -194,7 +194,7 @@ impl<H: Host> SourceShared<H> {
             Some(group) => take_over(group, volumes)?,
             None => new_group(host, spec, volumes),
         };
-        if !clean || report.created {
+        if !clean && !planted!(ReuseNamesAfterCrash) || report.created {
             record.incarnation = record.incarnation.next();
         }
         if repaired {
@@ -335,7 +335,7 @@ pub(super) fn open_backing<H: Host>(
     let access = Access {
         read_only: volume.read_only,
         direct: true,
-        claim: true,
+        claim: !planted!(ServeBeforeClaim),
         create: None,
     };
     let file = match share {

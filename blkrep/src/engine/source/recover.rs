@@ -14,7 +14,7 @@ use blkrep_core::source::{LinkIndex, LinkMark, LinkSetup, LinkStart, Transmit, W
 use blkrep_io::{Host, HostError, Region};
 use blkrep_log::superblock::{Group, GroupLink, TransmitHeld};
 use blkrep_log::{LogHandle, MemoryLog, MemoryLogName, MemoryLogShape};
-use blkrep_types::{ByteLen, Incarnation, RecordKind, Seq};
+use blkrep_types::{ByteLen, Incarnation, RecordKind, Seq, planted};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -261,8 +261,8 @@ fn doubts(log: &GroupLog, reissues: bool) -> Vec<Doubt> {
             entry.record.kind,
             RecordKind::Data { mirror: true } | RecordKind::Zero { mirror: true, .. }
         );
-        let lost_mirror = mirror && !entry.published;
-        let half_written = entry.published && !entry.local_done;
+        let lost_mirror = mirror && !entry.published && !planted!(LostMirrorBlockForgotten);
+        let half_written = entry.published && !entry.local_done && !planted!(HalfWriteNotDoubted);
         if let Some(extent) = entry.record.extent.filter(|_| lost_mirror || half_written) {
             doubtful.push(Doubt {
                 link: entry

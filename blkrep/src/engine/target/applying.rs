@@ -7,7 +7,7 @@ use blkrep_core::target::{FLIGHTS_MAX, FlightId, FlushMark, Records, Step};
 use blkrep_io::{Host, Op, Region, Slice};
 use blkrep_store::journal::Batch;
 use blkrep_types::limits::REQUEST_BYTES_MAX;
-use blkrep_types::{ByteLen, Errno, Nanos, Record, RecordKind, WriteName};
+use blkrep_types::{ByteLen, Errno, Nanos, Record, RecordKind, WriteName, planted};
 use blkrep_wire::{Applying as ApplyingWord, DigestReply, FarewellCode};
 use std::collections::VecDeque;
 
@@ -362,6 +362,9 @@ impl<H: Host> TargetWorker<H> {
             return;
         }
         let mark = self.applier.flush_begins();
+        if planted!(FreeJournalBeforeFlush) {
+            self.applying.free_from = mark.needed_from;
+        }
         self.applying.flush = Some(FlushRun {
             mark,
             pending: self.files.bases.len(),
@@ -384,7 +387,7 @@ impl<H: Host> TargetWorker<H> {
             return;
         }
         let run = self.applying.flush.take().expect("just seen");
-        if run.failed.is_empty() {
+        if run.failed.is_empty() || planted!(BaseFlushErrorIgnored) {
             self.applying.failures = 0;
             self.applier.flushed(run.mark);
             self.applying.free_from = run.mark.needed_from;
@@ -409,7 +412,7 @@ impl<H: Host> TargetWorker<H> {
         }
         self.applying.retry_at = Some(self.now.after(self.settings.retry_interval));
         if self.applying.failures < FLUSH_FAILURES_MAX {
-            self.applying.rewinding = true;
+            self.applying.rewinding = !planted!(BaseFlushRetriedOnly);
             return;
         }
         self.applying.failures = 0;

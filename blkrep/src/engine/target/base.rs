@@ -3,7 +3,7 @@
 use super::policy::{TargetError, TargetPolicy};
 use super::signature::{PROBE_BYTES, probe};
 use blkrep_io::{Access, Geometry, Host, HostError, Io};
-use blkrep_types::{BlockSize, ByteLen, Errno, VolumeName};
+use blkrep_types::{BlockSize, ByteLen, Errno, VolumeName, planted};
 use std::path::{Path, PathBuf};
 
 /// What a volume needs of its base.
@@ -28,7 +28,7 @@ pub(super) fn open_claimed<H: Host>(
     let access = Access {
         read_only: false,
         direct: true,
-        claim: true,
+        claim: !planted!(TargetBeforeClaim),
         create,
     };
     match host.open(path, access) {

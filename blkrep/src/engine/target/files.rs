@@ -12,7 +12,9 @@ use blkrep_core::target::{Facts, Part as DirtyPart, PartKind, Shape, VolumeShape
 use blkrep_io::{Geometry, Host, HostError, Io};
 use blkrep_store::map::{MAP_SECTOR_BYTES, encode_sector};
 use blkrep_store::superblock::{Part, Replica, ReplicaRole, ReplicaVolume, SUPERBLOCK_BYTES};
-use blkrep_types::{ByteLen, DataState, GroupName, History, LinkName, NodeName, WriteName};
+use blkrep_types::{
+    ByteLen, DataState, GroupName, History, LinkName, NodeName, WriteName, planted,
+};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -307,7 +309,9 @@ impl<H: Host> ReplicaFiles<H> {
         let bytes = self.replica.encode(counter);
         self.host
             .write_at(&self.superblock, Replica::copy_offset(counter), &bytes)?;
-        self.host.sync(&self.superblock)?;
+        if !planted!(ReplicaRecordNotFlushed) {
+            self.host.sync(&self.superblock)?;
+        }
         self.counter = counter;
         // The other place says the same from now on: if this copy rots, no older truth comes back.
         // What is durable already is not undone by a failure here.

@@ -10,7 +10,7 @@ use blkrep_io::{Host, Io, Op, Region, Slice};
 use blkrep_store::journal::{
     Batch, BatchPlan, BatchRecord, JOURNAL_BLOCK_BYTES, JournalState, Placed,
 };
-use blkrep_types::{ByteLen, Errno, Nanos, Record};
+use blkrep_types::{ByteLen, Errno, Nanos, Record, planted};
 use blkrep_wire::{FarewellCode, Received};
 
 pub(super) type SocketOf<H> = <<H as Host>::Io as Io>::Socket;
@@ -250,7 +250,7 @@ impl<H: Host> TargetWorker<H> {
             file: self.files.journal.clone(),
             offset: self.journal.space.file_offset(position),
             slice: batch.slice(),
-            durable: true,
+            durable: !planted!(AckBeforeSync),
         };
         self.journaling.writing = Some(batch);
         self.submit(io, token(Kind::Batch, 0), op);

@@ -8,7 +8,7 @@ use blkrep_core::target::{
     Adoption, DenialKind, Offer, Shape, StreamOffer, Taken, begin_stream, check_volumes,
 };
 use blkrep_io::{Host, Io, Op};
-use blkrep_types::{ByteLen, Generation, Nanos, WriteName};
+use blkrep_types::{ByteLen, Generation, Nanos, WriteName, planted};
 use blkrep_wire::limits::SOURCE_BODY_MAX;
 use blkrep_wire::{
     Ack, Decoder, FarewellCode, Frame, Hello, Message, PeerRole, RefuseCode, Start, Welcome,
@@ -421,7 +421,10 @@ impl<H: Host> TargetWorker<H> {
     fn ack_message(&self) -> Message {
         Message::Ack(Ack {
             received: self.incoming.last(),
-            durable: self.durable(),
+            durable: match planted!(AckReceivedAsDurable) {
+                true => self.incoming.last(),
+                false => self.durable(),
+            },
             applied: self.applier.applied(),
             journal_used: ByteLen::new(self.journal.space.used()),
             journal_capacity: ByteLen::new(self.journal.space.capacity()),

@@ -11,7 +11,7 @@ use super::head::VERSION;
 use super::{BATCH_BYTES_MIN, BATCH_RECORDS_MAX, JOURNAL_BLOCK_BYTES, JournalId};
 use crate::layout::{BatchHead, RecordEntry, head_crc};
 use blkrep_io::Slice;
-use blkrep_types::{ByteLen, Generation, Record, WriteName};
+use blkrep_types::{ByteLen, Generation, Record, WriteName, planted};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -142,6 +142,9 @@ impl BatchPlan {
         let begin = DATA_BASE - to_usize(front);
         let head = self.buffer.part(begin..DATA_BASE);
         let info = head.with_mut(|head| write_front(head, &self.records, placed, bytes));
+        if planted!(ApplyBatchBackwards) {
+            self.records.reverse();
+        }
         for record in &mut self.records {
             record.data_at += u32::try_from(front).expect("a table is small");
         }

@@ -9,7 +9,7 @@ use super::batch::{Batch, BatchInfo, BatchRecord, read_head};
 use super::{JOURNAL_BLOCK_BYTES, JournalState, SCAN_AHEAD_BYTES, Space};
 use crate::error::FormatError;
 use blkrep_io::Slice;
-use blkrep_types::{ByteLen, Errno, WriteName};
+use blkrep_types::{ByteLen, Errno, WriteName, planted};
 
 /// Fills bytes from an offset of the journal's file.
 pub type ReadAt<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), Errno> + 'a;
@@ -209,7 +209,9 @@ impl Scan {
         }
         let records = std::mem::take(&mut self.records);
         match Batch::read(self.buffer.clone(), records, &self.state.id, info.position) {
-            Ok(batch) if batch.damaged().is_some() => Ok(Look::Damaged(batch)),
+            Ok(batch) if batch.damaged().is_some() && !planted!(TornBatchTaken) => {
+                Ok(Look::Damaged(batch))
+            }
             Ok(batch) => Ok(Look::Good(batch)),
             Err(error) if error.is_newer() => Err(error),
             Err(_) => Ok(Look::Bad),

@@ -9,7 +9,7 @@ use crate::layout::{AncestorEntry, ReplicaHead, TextName, VolumeEntry, head_crc}
 use blkrep_types::limits::{COUNT_MAX, GENERATION_HISTORY_MAX, GROUP_VOLUMES_MAX};
 use blkrep_types::{
     Ancestor, BlockSize, ByteLen, DataState, ExtentSize, Generation, History, Incarnation,
-    NameError, Seq, VolumeIndex,
+    NameError, Seq, VolumeIndex, planted,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -89,7 +89,11 @@ impl Replica {
         match (Self::decode(first), Self::decode(second)) {
             (Err(error), _) | (_, Err(error)) if error.is_newer() => Err(error),
             (Ok(a), Ok(b)) => {
-                let (replica, counter) = if a.1 > b.1 { a } else { b };
+                let (replica, counter) = if a.1 > b.1 && !planted!(SecondReplicaRecordChosen) {
+                    a
+                } else {
+                    b
+                };
                 Ok((replica, counter, None))
             }
             (Ok((replica, counter)), Err(error)) | (Err(error), Ok((replica, counter))) => {
