@@ -11,6 +11,12 @@ use std::process::Command;
 
 /// Builds the simulator and runs it; with `patch`, from a copy with that change.
 pub(crate) fn run(patch: Option<&Path>, arguments: &[String]) -> Result<bool> {
+    let status = command(patch, arguments)?.status();
+    Ok(status.context("run the simulator")?.success())
+}
+
+/// What builds and runs it.
+pub(crate) fn command(patch: Option<&Path>, arguments: &[String]) -> Result<Command> {
     let root = match patch {
         Some(patch) => patched(patch)?,
         None => root()?,
@@ -25,15 +31,21 @@ pub(crate) fn run(patch: Option<&Path>, arguments: &[String]) -> Result<bool> {
             crate::guests::target_dir("patched-target")?,
         );
     }
-    let status = command.status().context("run the simulator")?;
-    Ok(status.success())
+    Ok(command)
 }
 
 /// Builds it with the planted bugs and hunts them.
 pub(crate) fn hunt(arguments: &[String]) -> Result<bool> {
-    let line = "run --quiet --profile sim -p blkrep-sim --features planted --bin blkrep-planted --";
-    let status = cargo(line).args(arguments).status();
+    let status = hunters(arguments).status();
     Ok(status.context("hunt the planted bugs")?.success())
+}
+
+/// What builds and runs the hunt.
+pub(crate) fn hunters(arguments: &[String]) -> Command {
+    let line = "run --quiet --profile sim -p blkrep-sim --features planted --bin blkrep-planted --";
+    let mut command = cargo(line);
+    command.args(arguments);
+    command
 }
 
 fn root() -> Result<PathBuf> {

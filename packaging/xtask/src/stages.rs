@@ -20,6 +20,10 @@ const STAGE_LIMIT: Duration = Duration::from_mins(25);
 const SEEDS: u64 = 3000;
 const SEEDS_FULL: u64 = 100_000;
 
+/// Seeds that no planted bug may survive, for every change and in a whole campaign.
+const HUNTED: u64 = 800;
+const HUNTED_FULL: u64 = 20_000;
+
 /// What passed and what did not.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Totals {
@@ -63,13 +67,19 @@ pub(crate) fn test(full: bool) -> Result<bool> {
         })?;
     }
     stage("workspace tests", || workspace_tests(full, &mut totals))?;
+    let limit = STAGE_LIMIT * if full { 4 } else { 1 };
     stage("simulator", || {
         let seeds = if full { SEEDS_FULL } else { SEEDS };
-        totals.add(sim::run(None, &["--seeds".to_owned(), seeds.to_string()])?);
+        let mut command = sim::command(None, &["--seeds".to_owned(), seeds.to_string()])?;
+        let status = Limited::spawn(&mut command, limit)?.wait()?;
+        totals.add(status.success());
         Ok(())
     })?;
     stage("planted bugs", || {
-        totals.add(sim::hunt(&[])?);
+        let seeds = if full { HUNTED_FULL } else { HUNTED };
+        let mut command = sim::hunters(&["--seeds".to_owned(), seeds.to_string()]);
+        let status = Limited::spawn(&mut command, limit)?.wait()?;
+        totals.add(status.success());
         Ok(())
     })?;
     stage("guest tests", || guest_tests(full, &mut totals))?;

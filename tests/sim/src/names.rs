@@ -49,7 +49,10 @@ impl Names {
     /// A table of its own with what this one has: for a copy of the world.
     #[must_use]
     pub fn copy(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.lock().clone())))
+        Self {
+            table: Arc::new(Mutex::new(self.lock().clone())),
+            forgiving: self.forgiving,
+        }
     }
 
     /// How many there are.

@@ -125,6 +125,7 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
         },
         nodes: 2,
         clocks: vec![1000; 2],
+        rests: Vec::new(),
         groups: vec![GroupPlan {
             home: SOURCE,
             targets: vec![TARGET],
