@@ -4,7 +4,8 @@
 //! on another, and the first goes on as long as its device answers. An *age* is what one life's
 //! record says up to a power cut of its host. Answers of devices enter, complaints leave.
 
-use super::app::{Age, App};
+use super::age::Age;
+use super::app::App;
 use super::cluster::Cluster;
 use super::front::Front;
 use super::judge;

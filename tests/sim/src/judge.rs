@@ -3,7 +3,7 @@
 //! Owns the questions: is this replica a prefix, is this source what a power cut may leave, are
 //! these two equal. Records and images enter, complaints leave.
 
-use super::app::Age;
+use super::age::Age;
 use blkrep_order::{Findings, Judgement, Keep, SECTOR_BYTES, Seen, Verdict, judge, scan};
 
 /// Judges images by one age.

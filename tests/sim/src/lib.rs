@@ -6,10 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod age;
 pub mod app;
 pub mod campaign;
 pub mod cluster;
 pub mod daemon;
+mod draw;
 pub mod exhaustive;
 mod fault;
 pub mod front;

@@ -8,6 +8,7 @@ use super::run::{Run, Todo};
 use super::served::Served;
 use blkrep_core::source::Transmit;
 use blkrep_types::LinkName;
+use std::time::Duration;
 
 /// Something that an operator takes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +124,19 @@ impl Run {
         let Some((_, target)) = self.pair(group, link) else {
             return;
         };
-        let undo = match command {
+        if let Some((span, undo)) = self.operate_pair(command, group, target) {
+            self.later(span, Todo::Undo(undo));
+        }
+    }
+
+    /// What is done to a group and one of its targets; what takes it back, and when.
+    fn operate_pair(
+        &mut self,
+        command: Command,
+        group: usize,
+        target: usize,
+    ) -> Option<(Duration, Undo)> {
+        match command {
             Command::PauseTarget { span, .. } => {
                 if let Some(daemon) = &self.nodes[target].daemon {
                     daemon.with_received(group, |received| received.pause(true));
@@ -170,9 +183,6 @@ impl Run {
                 Some((span, Undo::Relink { group, target }))
             }
             Command::Restart { .. } | Command::Reboot { .. } => None,
-        };
-        if let Some((span, undo)) = undo {
-            self.later(span, Todo::Undo(undo));
         }
     }
 

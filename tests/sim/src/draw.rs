@@ -1,0 +1,341 @@
+//! What a seed means: a plan drawn from it.
+//!
+//! Owns the draw. A seed enters, a plan leaves. Never acts.
+
+use super::app::Habits;
+use super::plan::{Command, Fault, GroupPlan, Plan, Probe, Takeover, TakeoverReason};
+use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions, SimRandom};
+use blkrep_types::{Errno, MirrorKind};
+use std::time::Duration;
+
+/// Requests of a run, of all groups together, without those of its takeovers: at least 200 writes.
+const REQUESTS: u64 = 360;
+
+/// Faults in the load.
+const FAULTS: u64 = 3;
+
+impl Plan {
+    /// The plan of a seed: the same for ever as long as this file does not change.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        // Apart from the world's own draws, which begin at the seed itself.
+        let mut random = SimRandom::new(seed ^ 0x0070_6c61_6e00_0000);
+        let random = &mut random;
+        let nodes = *pick(random, &[2, 2, 2, 3, 3, 4]);
+        let count = *pick(random, &[1, 1, 1, 2, 3]);
+        let groups: Vec<_> = (0..count).map(|_| group(random, nodes)).collect();
+        let mut faults = at_requests(random, FAULTS, |random| fault(random, nodes));
+        let rests = rests(random, &mut faults);
+        let commands = 1 + random.below(3);
+        Self {
+            seed,
+            options: options(random),
+            clocks: clocks(random, nodes),
+            nodes,
+            write_cache: !random.one_in(5),
+            reissues: !random.one_in(4),
+            requests: REQUESTS,
+            rests,
+            faults,
+            commands: at_requests(random, commands, |random| command(random, nodes)),
+            probes: at_requests(random, 2, probe),
+            takeovers: takeovers(random),
+            groups,
+        }
+    }
+}
+
+fn pick<'a, T>(random: &mut SimRandom, all: &'a [T]) -> &'a T {
+    &all[random.index(all.len())]
+}
+
+/// So many of them, each at a request of the load, in the order of these.
+fn at_requests<T>(
+    random: &mut SimRandom,
+    count: u64,
+    mut draw: impl FnMut(&mut SimRandom) -> T,
+) -> Vec<(u64, T)> {
+    let mut all: Vec<_> = (0..count)
+        .map(|_| (random.between(5, REQUESTS - 20), draw(random)))
+        .collect();
+    all.sort_by_key(|(at, _)| *at);
+    all
+}
+
+/// Before some of the faults everything rests, long enough for what is lazy to be written down and
+/// closed; half of these faults come when it begins to move again.
+fn rests(random: &mut SimRandom, faults: &mut [(u64, Fault)]) -> Vec<(u64, Duration)> {
+    let mut rests = Vec::new();
+    for (at, _) in faults.iter_mut() {
+        if random.one_in(4) {
+            rests.push((*at, Duration::from_millis(random.between(1_000, 30_000))));
+            *at += random.below(2) * random.between(1, 4);
+        }
+    }
+    faults.sort_by_key(|(at, _)| *at);
+    rests
+}
+
+fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
+    let home = random.index(nodes);
+    let mut others: Vec<usize> = (0..nodes).filter(|node| *node != home).collect();
+    let mut targets = vec![others.swap_remove(random.index(others.len()))];
+    if !others.is_empty() && random.one_in(2) {
+        targets.push(others.swap_remove(random.index(others.len())));
+    }
+    let habits = Habits {
+        reads: random.between(5, 30),
+        flushes: random.between(1, 8),
+        clears: random.between(0, 8),
+        fua: random.between(0, 20),
+        hot: random.between(0, 70),
+        blocks_max: if random.one_in(4) {
+            128
+        } else {
+            random.between(1, 16)
+        },
+    };
+    GroupPlan {
+        home,
+        targets,
+        volumes: (0..random.between(1, 3))
+            .map(|_| 4096 * random.between(16, 96))
+            .collect(),
+        block_bytes: if random.one_in(3) { 4096 } else { 512 },
+        extent_bytes: 4096 << random.below(3),
+        log_bytes: 4 << 20,
+        journal_bytes: if random.one_in(3) { 4 << 20 } else { 16 << 20 },
+        first_mirror: if random.one_in(3) {
+            MirrorKind::Checksum
+        } else {
+            MirrorKind::Full
+        },
+        habits,
+        outstanding_max: usize::try_from(random.between(1, 20)).expect("small"),
+        think_nanos_max: if random.one_in(2) { 200_000 } else { 5_000_000 },
+    }
+}
+
+fn options(random: &mut SimRandom) -> SimOptions {
+    SimOptions {
+        slow_one_in: if random.one_in(2) { 0 } else { 100 },
+        window_bytes: 16 << (10 + random.below(4)),
+        net_nanos: if random.one_in(4) {
+            (1_000_000, 20_000_000)
+        } else {
+            (50_000, 400_000)
+        },
+        ghost_nanos_max: 3_000_000_000,
+        ..SimOptions::default()
+    }
+}
+
+/// Mostly right, and else wrong by up to a twentieth.
+fn clocks(random: &mut SimRandom, nodes: usize) -> Vec<u32> {
+    let drift = random.one_in(3);
+    let one = |_| match drift {
+        true => 950 + small(random, 101),
+        false => 1000,
+    };
+    (0..nodes).map(one).collect()
+}
+
+fn crash(random: &mut SimRandom) -> Crash {
+    if random.one_in(2) {
+        Crash::Process
+    } else {
+        Crash::Power
+    }
+}
+
+fn probe(random: &mut SimRandom) -> Probe {
+    Probe {
+        group: random.index(6),
+        link: random.index(2),
+        crash: if random.one_in(3) {
+            Crash::Process
+        } else {
+            Crash::Power
+        },
+    }
+}
+
+/// Short enough to be bridged, or long enough that both ends notice.
+fn span(random: &mut SimRandom) -> Duration {
+    let millis = if random.one_in(2) {
+        random.between(5, 400)
+    } else {
+        random.between(400, 20_000)
+    };
+    Duration::from_millis(millis)
+}
+
+fn small(random: &mut SimRandom, below: u64) -> u32 {
+    u32::try_from(random.below(below)).expect("small")
+}
+
+fn fault(random: &mut SimRandom, nodes: usize) -> Fault {
+    let node = random.index(nodes);
+    let other = (node + 1 + random.index(nodes - 1)) % nodes;
+    match random.below(20) {
+        0..=7 => Fault::Crash {
+            node,
+            crash: crash(random),
+            calls: random.one_in(2).then(|| small(random, 60)),
+            down: span(random),
+        },
+        8..=10 => Fault::Cut {
+            from: node,
+            to: other,
+            both: !random.one_in(3),
+            span: span(random),
+        },
+        11 => Fault::Reset { one: node, other },
+        12 | 13 => Fault::Disk {
+            node,
+            kind: *pick(
+                random,
+                &[FaultKind::Read, FaultKind::Write, FaultKind::Sync],
+            ),
+            errno: *pick(random, &[Errno::EIO, Errno::ENOSPC]),
+            times: 1 + small(random, 3),
+        },
+        14 => Fault::Stall {
+            node,
+            span: span(random),
+        },
+        15 | 16 => weather(random, node, other),
+        _ => bad_host(random, node),
+    }
+}
+
+fn weather(random: &mut SimRandom, from: usize, to: usize) -> Fault {
+    let span = span(random);
+    match random.below(5) {
+        0..=2 => Fault::Garble {
+            from,
+            to,
+            bytes: random.one_in(2).then(|| random.between(1, 20)),
+            span,
+        },
+        3 => Fault::Delay {
+            from,
+            to,
+            most: Duration::from_millis(random.between(2, 900)),
+            span,
+        },
+        _ => Fault::Double {
+            from,
+            to,
+            times: 1 + small(random, 3),
+        },
+    }
+}
+
+fn bad_host(random: &mut SimRandom, node: usize) -> Fault {
+    let span = span(random);
+    match random.below(8) {
+        0 => Fault::Leap { node, span },
+        1 => Fault::Full { node, span },
+        2 | 3 => Fault::Unreadable { node },
+        4 => Fault::Rot { node },
+        5 | 6 => Fault::Lie {
+            node,
+            kind: *pick(
+                random,
+                &[LieKind::FlippedRead, LieKind::StaleRead, LieKind::LostWrite],
+            ),
+        },
+        _ => Fault::OldBackup { node, span },
+    }
+}
+
+fn command(random: &mut SimRandom, nodes: usize) -> Command {
+    let (group, link, span) = (random.index(6), random.index(2), span(random));
+    match random.below(11) {
+        0 => Command::PauseTarget { group, link, span },
+        1 | 2 => Command::Mirror {
+            group,
+            link,
+            kind: *pick(
+                random,
+                &[
+                    MirrorKind::Full,
+                    MirrorKind::Difference,
+                    MirrorKind::Checksum,
+                ],
+            ),
+        },
+        3 => Command::StopMirror { group, link },
+        4 => Command::PauseMirror { group, link, span },
+        5 => Command::HoldTransmission {
+            group,
+            link,
+            stop: random.one_in(2),
+            span,
+        },
+        6 | 7 => Command::Restart {
+            node: random.index(nodes),
+        },
+        8 => Command::Reconnect { group, link, span },
+        9 => Command::Relink { group, link, span },
+        _ => Command::Reboot {
+            node: random.index(nodes),
+        },
+    }
+}
+
+fn takeovers(random: &mut SimRandom) -> Vec<Takeover> {
+    let count = *pick(random, &[0, 1, 1, 2]);
+    let group = random.index(6);
+    let one = |random: &mut SimRandom| Takeover {
+        group,
+        link: random.index(2),
+        why: *pick(
+            random,
+            &[
+                TakeoverReason::Killed,
+                TakeoverReason::PowerLost,
+                TakeoverReason::Cut,
+                TakeoverReason::Cut,
+            ],
+        ),
+        crash: random.one_in(2).then(|| (crash(random), small(random, 80))),
+        crash_old: random.one_in(2).then(|| (crash(random), small(random, 40))),
+    };
+    (0..count).map(|_| one(random)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::mem::discriminant;
+
+    #[test]
+    fn a_few_hundred_seeds_meet_every_fault_command_and_shape() {
+        let plans: Vec<Plan> = (0..600).map(Plan::of).collect();
+        let faults = plans.iter().flat_map(|plan| &plan.faults);
+        let kinds: HashSet<_> = faults.map(|(_, fault)| discriminant(fault)).collect();
+        assert_eq!(kinds.len(), 14);
+        let commands = plans.iter().flat_map(|plan| &plan.commands);
+        let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
+        assert_eq!(kinds.len(), 9);
+        let shapes: HashSet<_> = plans
+            .iter()
+            .map(|plan| (plan.nodes, plan.groups.len(), plan.takeovers.len()))
+            .collect();
+        assert_eq!(shapes.len(), 27);
+        for plan in &plans {
+            assert!(plan.faults.is_sorted_by_key(|(at, _)| *at));
+            for group in &plan.groups {
+                assert!(!group.targets.contains(&group.home));
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_is_one_plan() {
+        assert_eq!(format!("{:?}", Plan::of(5)), format!("{:?}", Plan::of(5)));
+    }
+}
