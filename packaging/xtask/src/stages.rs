@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Longer than any stage of cargo takes on two slow cores with nothing built; a guest has limits of its own.
 const STAGE_LIMIT: Duration = Duration::from_mins(25);
 
-/// Fresh seeds of the simulator that every change gets, and those of a whole campaign.
+/// Seeds of the simulator that every change gets, from the first on, and those of a whole campaign.
 const SEEDS: u64 = 3000;
 const SEEDS_FULL: u64 = 100_000;
 
@@ -70,7 +70,10 @@ pub(crate) fn test(full: bool) -> Result<bool> {
     let limit = STAGE_LIMIT * if full { 4 } else { 1 };
     stage("simulator", || {
         let seeds = if full { SEEDS_FULL } else { SEEDS };
-        let mut command = sim::command(None, &["--seeds".to_owned(), seeds.to_string()])?;
+        let mut command = sim::command(
+            None,
+            &["--from", "0", "--seeds", &seeds.to_string()].map(str::to_owned),
+        )?;
         let status = Limited::spawn(&mut command, limit)?.wait()?;
         totals.add(status.success());
         Ok(())

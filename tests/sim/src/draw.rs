@@ -241,10 +241,7 @@ fn bad_host(random: &mut SimRandom, node: usize) -> Fault {
         4 => Fault::Rot { node },
         5 | 6 => Fault::Lie {
             node,
-            kind: *pick(
-                random,
-                &[LieKind::FlippedRead, LieKind::StaleRead, LieKind::LostWrite],
-            ),
+            kind: *pick(random, &[LieKind::FlippedRead, LieKind::StaleRead]),
         },
         _ => Fault::OldBackup { node, span },
     }

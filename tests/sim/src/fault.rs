@@ -35,7 +35,12 @@ pub(super) enum After {
     /// There is room again.
     Room { node: usize },
     /// The copy is put back.
-    Restore { node: usize, copy: OldCopy },
+    Restore {
+        node: usize,
+        copy: OldCopy,
+        /// The files that were copied.
+        files: Vec<PathBuf>,
+    },
 }
 
 impl Run {
@@ -101,9 +106,9 @@ impl Run {
             | Fault::Rot { .. }
             | Fault::Lie { .. } => self.break_disk(fault),
             Fault::OldBackup { node, span } => {
-                let copy = self.world.backup(host(node), &self.world.paths(host(node)));
-                let copy = OldCopy(copy);
-                self.later(span, Todo::After(After::Restore { node, copy }));
+                let files = self.world.paths(host(node));
+                let copy = OldCopy(self.world.backup(host(node), &files));
+                self.later(span, Todo::After(After::Restore { node, copy, files }));
             }
         }
     }
@@ -220,11 +225,13 @@ impl Run {
                 self.world.delay(hosts[from], hosts[to], none);
             }
             After::Room { node } => self.world.set_full(hosts[node], false),
-            After::Restore { node, copy } => {
-                // A source that is put back is another story, and so is one that is just starting.
+            After::Restore { node, copy, files } => {
+                // A source that is put back is another story, and so is one that is just starting, or
+                // has a replica that the copy knows nothing of.
                 let serves = (0..self.groups.len())
                     .any(|group| self.cluster.table.get(node, group).is_some());
-                if serves || self.nodes[node].daemon.is_none() {
+                let same = self.world.paths(hosts[node]) == files;
+                if serves || !same || self.nodes[node].daemon.is_none() {
                     return Ok(());
                 }
                 self.report.old_backups += 1;

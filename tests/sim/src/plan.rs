@@ -114,7 +114,7 @@ pub enum Fault {
         node: usize,
     },
     /// A disk lies once: a read of a state file brings a flipped bit; or, of a journal, what was there
-    /// before; or a write of a journal is gone after the next power cut although it was flushed.
+    /// before. (One that loses what it flushed breaks what every promise rests on.)
     Lie {
         /// Whose.
         node: usize,

@@ -14,6 +14,7 @@ use super::start::StartError;
 use super::told::Told;
 use blkrep_io::sim::{Next, ProcessId, SimRandom, SimWorld};
 use blkrep_types::{BlockSize, ByteLen, Nanos};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub struct Run {
     pub(super) groups: Vec<GroupRun>,
     pub(super) todo: Vec<(Nanos, Todo)>,
     look_at: Nanos,
+    /// Groups and targets that were not as they must be at the last look.
+    pub(super) suspects: BTreeSet<(usize, usize)>,
     pub(super) report: Report,
 }
 
@@ -109,6 +112,7 @@ impl Run {
             groups: groups.map(|group| GroupRun::new(&cluster, group)).collect(),
             todo: Vec::new(),
             look_at: world.now(),
+            suspects: BTreeSet::new(),
             report: Report::of(&cluster.plan),
             cluster,
             world,

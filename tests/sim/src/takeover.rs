@@ -199,6 +199,10 @@ impl Run {
             }
             let soon = self.world.now().after(LOOK_AGAIN);
             self.step(soon)?;
+            // A link whose disconnection failed may come back disconnected.
+            if let Some(daemon) = &mut self.nodes[old].daemon {
+                daemon.with_served(group, |served, _| served.calm());
+            }
         }
         Ok(())
     }

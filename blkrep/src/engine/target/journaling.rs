@@ -344,6 +344,19 @@ impl<H: Host> TargetWorker<H> {
         }
     }
 
+    /// Once a head that failed may be written again: whoever frees something asks again by itself, but
+    /// nobody would for one that only says what is durable.
+    pub(super) fn retry_head(&mut self, io: &mut H::Io) {
+        let due = self.journaling.head_retry_at;
+        if due.is_none_or(|at| self.now < at) {
+            return;
+        }
+        self.journaling.head_retry_at = None;
+        if !matches!(self.mode, Mode::Stopping | Mode::Done) {
+            self.note_durable(io);
+        }
+    }
+
     fn write_head(&mut self, io: &mut H::Io, number: u64) {
         let early = self
             .journaling

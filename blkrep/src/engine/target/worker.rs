@@ -269,6 +269,7 @@ impl<H: Host> TargetWorker<H> {
         self.now = io.now();
         self.take_commands(io);
         self.check_time(io);
+        self.retry_head(io);
         self.advance_mode(io);
         self.pump_apply(io);
         self.pump_session(io);

@@ -33,9 +33,18 @@ impl Run {
             self.one_writer(group)?;
             let home = self.groups[group].life().node;
             let targets = (0..self.nodes.len()).filter(|node| *node != home);
-            for target in targets {
-                self.look_at_pair(group, home, target)
-                    .map_err(|why| format!("group {group}, nodes {home} and {target}: {why}"))?;
+            for target in targets.collect::<Vec<_>>() {
+                let looked = self.look_at_pair(group, home, target);
+                // A status is some milliseconds old: what is wrong is still so at the next look.
+                match looked {
+                    Ok(()) => {
+                        self.suspects.remove(&(group, target));
+                    }
+                    Err(why) if !self.suspects.insert((group, target)) => {
+                        return Err(format!("group {group}, nodes {home} and {target}: {why}"));
+                    }
+                    Err(_) => {}
+                }
             }
         }
         Ok(())
