@@ -174,14 +174,20 @@ impl Inner {
                 return Err(unavailable(error));
             }
         }
-        drop(known);
         // What is compared with the newer side must be what the disk has.
-        let secured = engine.secure().map_err(|error| {
-            let text = format!("a flush failed there, and what it may have lost cannot be written again: {error}; see to the disk");
-            refuse(RefuseCode::Unavailable, text)
-        });
+        if let Err(error) = engine.secure() {
+            let text = format!(
+                "a flush failed on node {}, and what it may have lost cannot be written again: {error}; see to that disk",
+                self.name
+            );
+            // The next attempt begins here again.
+            known.engine = Some(engine);
+            self.state().groups.insert(group.clone(), known);
+            return Err(refuse(RefuseCode::Unavailable, text));
+        }
+        drop(known);
         self.stop_engine(group, engine, true);
-        secured
+        Ok(())
     }
 
     fn make_on_own(&self, hello: &Hello, own: &[OwnBase]) -> Result<Opened<RealHost>, Route> {

@@ -17,8 +17,8 @@ use blkrep_api::{EventId, NewEvent};
 use blkrep_core::source::Gate;
 use blkrep_io::real::{RealHost, RealSocket};
 use blkrep_store::superblock::ReplicaVolume;
-use blkrep_types::{ByteLen, DataState, GroupName, History, WriteName};
-use blkrep_wire::{Hello, HelloVolume, PeerRole, RefuseCode, Welcome, WelcomeVolume};
+use blkrep_types::{ByteLen, GroupName, History};
+use blkrep_wire::{Hello, HelloVolume, RefuseCode, Welcome, WelcomeVolume};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -191,27 +191,12 @@ impl Inner {
                 .get(index)
                 .map_or(ByteLen::ZERO, |(_, entry)| entry.len)
         };
-        Some(Route::Answer(Box::new(Welcome {
-            version,
-            node: self.name.clone(),
-            role: PeerRole::Source,
-            data_state: DataState::Ok,
-            durable: WriteName {
-                generation: history.current(),
-                ..WriteName::NONE
-            },
-            history,
-            journal_used: ByteLen::ZERO,
-            journal_capacity: ByteLen::ZERO,
-            volumes: hello
-                .volumes
-                .iter()
-                .map(|volume| WelcomeVolume {
-                    index: volume.index,
-                    len: len(volume.index.as_usize()),
-                })
-                .collect(),
-        })))
+        let lens = hello.volumes.iter().map(|volume| WelcomeVolume {
+            index: volume.index,
+            len: len(volume.index.as_usize()),
+        });
+        let answer = Welcome::of_source(version, self.name.clone(), history, lens.collect());
+        Some(Route::Answer(Box::new(answer)))
     }
 
     /// The answer where this node was source of the group and does not serve it now.

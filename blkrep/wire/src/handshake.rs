@@ -241,6 +241,30 @@ pub struct Welcome {
 }
 
 impl Welcome {
+    /// What a node says that serves the group itself: it takes nothing.
+    #[must_use]
+    pub fn of_source(
+        version: u16,
+        node: NodeName,
+        history: History,
+        volumes: Vec<WelcomeVolume>,
+    ) -> Self {
+        Self {
+            version,
+            node,
+            role: PeerRole::Source,
+            data_state: DataState::Ok,
+            durable: WriteName {
+                generation: history.current(),
+                ..WriteName::NONE
+            },
+            history,
+            journal_used: ByteLen::ZERO,
+            journal_capacity: ByteLen::ZERO,
+            volumes,
+        }
+    }
+
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let head = WelcomeHead {
             version: self.version.into(),

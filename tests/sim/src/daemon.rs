@@ -19,8 +19,8 @@ use blkrep_core::source::Gate;
 use blkrep_io::Host as _;
 use blkrep_io::sim::{ProcessId, RingId, SimHost, SimSocket};
 use blkrep_store::superblock::ReplicaRole;
-use blkrep_types::{ByteLen, DataState, WriteName};
-use blkrep_wire::{Hello, PeerRole, Welcome, WelcomeVolume};
+
+use blkrep_wire::{Hello, Welcome, WelcomeVolume};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -139,20 +139,9 @@ impl Desk {
             index: volume.index,
             len: volume.len,
         });
-        Route::Answer(Box::new(Welcome {
-            version: arrival.version,
-            node: node_name(self.node),
-            role: PeerRole::Source,
-            data_state: DataState::Ok,
-            durable: WriteName {
-                generation: history.current(),
-                ..WriteName::NONE
-            },
-            history,
-            journal_used: ByteLen::ZERO,
-            journal_capacity: ByteLen::ZERO,
-            volumes: volumes.collect(),
-        }))
+        let (version, node) = (arrival.version, node_name(self.node));
+        let answer = Welcome::of_source(version, node, history, volumes.collect());
+        Route::Answer(Box::new(answer))
     }
 }
 

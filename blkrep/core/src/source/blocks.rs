@@ -131,11 +131,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         });
         self.link_mut(index).expect("it flows").mirror.jobs += 1;
         let lock = &mut self.volumes[volume.as_usize()].lock;
-        let first = Extent::new(extent.offset(), ByteLen::new(512)).unwrap_or(extent);
-        let extent = if planted!(MirrorLocksOneSector) {
-            first
-        } else {
-            extent
+        let extent = match planted!(MirrorLocksOneSector) {
+            true => Extent::new(extent.offset(), ByteLen::new(512)).expect("a sector of it"),
+            false => extent,
         };
         !lock.acquire(id | JOB_HOLDER, extent) || self.job_locked(JobId(id))
     }

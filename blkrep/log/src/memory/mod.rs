@@ -6,24 +6,28 @@
 //! killed at any instruction leaves a log that its successor can read. One process writes it at a
 //! time, under its group's mutex. Never talks to a disk or the network.
 
+mod handle;
 mod layout;
+mod marks;
+mod recover;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use blkrep_io::{PAGE_BYTES, Region, Slice};
-use blkrep_types::limits::COUNT_MAX;
 use blkrep_types::{
     ByteLen, ByteOffset, Extent, Generation, Incarnation, Record, RecordKind, Seq, VolumeIndex,
 };
 use layout::{
-    ENTRY_BYTES, HEADER_BYTES, MAGIC, MARK_BYTES, MARKS, entry, header, mark, pack_kind,
-    unpack_kind,
+    ENTRY_BYTES, HEADER_BYTES, MAGIC, MARK_BYTES, MARKS, entry, header, pack_kind, unpack_kind,
 };
-use state::{LOCAL_DONE, PUBLISHED, Words};
+use state::{LOCAL_DONE, PUBLISHED};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+pub use handle::LogHandle;
+pub use marks::{FlushTroubles, Mark};
 
 /// Bytes of data for each entry the ring has room for: half of the smallest usual write, so that
 /// entries never run out before bytes do unless most writes are smaller than this.
@@ -118,26 +122,6 @@ pub struct Held {
     pub local_done: bool,
 }
 
-/// What a successor is told of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mark {
-    /// Up to eight facts of the owner of the log.
-    pub flags: u8,
-    /// Nothing up to here is held for it.
-    pub held: Seq,
-    /// The last name it has durably.
-    pub acked: Place,
-}
-
-/// Volumes, by bit, of which a flush went wrong since the host started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FlushTroubles {
-    /// A flush failed.
-    pub failed: u64,
-    /// One failed, and nobody was told of it yet.
-    pub untold: u64,
-}
-
 /// Memory that is not a usable log of that name, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the write log in shared memory cannot be used: {0}")]
@@ -213,99 +197,6 @@ impl MemoryLog {
         log.region.store(header::HEAD, base.1.get(), Release);
         log.region.store(header::MAGIC, MAGIC, Release);
         log
-    }
-
-    /// Takes over the log of a predecessor. Entries appended from now on belong to `incarnation`.
-    ///
-    /// # Errors
-    /// The memory holds no log, one of another name or shape, or one that contradicts itself.
-    pub fn recover(
-        region: Arc<Region>,
-        shape: MemoryLogShape,
-        name: &MemoryLogName,
-        incarnation: Incarnation,
-    ) -> Result<Self, Unusable> {
-        let wrong = |why: &str| Err(Unusable(why.to_owned()));
-        if u64_of(region.len()) < shape.bytes().get() {
-            return wrong("its memory is too small");
-        }
-        if region.load(header::MAGIC, Acquire) != MAGIC {
-            return wrong("it was never made, or only half");
-        }
-        let same = region.load(header::STATIC_CRC, Relaxed) == static_crc(shape, name)
-            && region.load(header::ENTRIES, Relaxed) == shape.entries
-            && region.load(header::DATA_BYTES, Relaxed) == shape.data_bytes
-            && words_of(&name.group, header::GROUP)
-                .all(|(at, word)| region.load(at, Relaxed) == word);
-        if !same {
-            return wrong("it has another size or belongs to another group or history");
-        }
-        let base = read_base(&region);
-        let head = Seq::new(region.load(header::HEAD, Acquire));
-        let held = head.get().wrapping_sub(base.1.get());
-        if head < base.1 || held > shape.entries || head.get() > COUNT_MAX {
-            return wrong("its head and tail contradict each other");
-        }
-        if base.0 > incarnation {
-            return wrong("it is of a later run than this one, whose record must be an old copy");
-        }
-        let mut log = Self {
-            region,
-            shape,
-            incarnation,
-            head: base,
-            base,
-            data_head: 0,
-            data_tail: 0,
-        };
-        log.find_ends(head)?;
-        log.region
-            .store(header::INCARNATION, incarnation.get(), Release);
-        Ok(log)
-    }
-
-    /// Walks all entries: checks them, and finds both ends of the bytes.
-    fn find_ends(&mut self, head: Seq) -> Result<(), Unusable> {
-        let mut first_data = None;
-        let mut end = 0;
-        let mut last = self.base;
-        let mut seq = self.base.1;
-        while seq < head {
-            seq = seq.next();
-            let Some((held, start)) = self.decode(seq) else {
-                return Err(Unusable(format!("entry {seq} is corrupt")));
-            };
-            let place = (held.record.incarnation, seq);
-            if held.record.incarnation < last.0 {
-                return Err(Unusable(format!(
-                    "entry {seq} is of an older run than the one before"
-                )));
-            }
-            last = place;
-            if let Some(len) = held
-                .record
-                .kind
-                .has_data()
-                .then_some(held.record.extent)
-                .flatten()
-            {
-                let room = round_up(len.len().get(), GRAIN);
-                let size = self.shape.data_bytes;
-                let whole = start.is_multiple_of(GRAIN)
-                    && start <= COUNT_MAX
-                    && room <= size
-                    && start % size + room <= size;
-                if !whole || start < end || start + room > first_data.unwrap_or(start) + size {
-                    return Err(Unusable(format!("the bytes of entry {seq} overlap others")));
-                }
-                first_data.get_or_insert(start);
-                end = start + room;
-            }
-        }
-        self.head = last;
-        self.data_tail = first_data.unwrap_or(0);
-        self.data_head = end;
-        Ok(())
     }
 
     fn entry_at(&self, seq: Seq) -> usize {
@@ -554,115 +445,6 @@ impl MemoryLog {
         self.region.store(header::BASE_CHOICE, choice, Release);
         self.base = base;
     }
-
-    /// Remembers a link for a successor.
-    ///
-    /// # Panics
-    /// If there cannot be that many links.
-    pub fn set_mark(&mut self, link: u8, new: &Mark) {
-        assert!(
-            usize::from(link) < MARKS,
-            "a log knows at most {MARKS} links"
-        );
-        let at = header::MARKS + usize::from(link) * MARK_BYTES;
-        let choice = 1 - self.region.load(at + mark::CONTROL, Relaxed) % 2;
-        let copy = at + mark::COPIES + usize_of(choice) * mark::COPY_BYTES;
-        self.region
-            .store(copy + mark::HELD, new.held.get(), Relaxed);
-        self.region
-            .store(copy + mark::ACKED_INCARNATION, new.acked.0.get(), Relaxed);
-        self.region
-            .store(copy + mark::ACKED_SEQ, new.acked.1.get(), Relaxed);
-        self.region.store(
-            at + mark::CONTROL,
-            u64::from(new.flags) << 8 | choice,
-            Release,
-        );
-    }
-
-    /// Remembers flushes that failed for a successor.
-    pub fn set_flush_troubles(&mut self, troubles: FlushTroubles) {
-        self.region
-            .store(header::FLUSH_UNTOLD, troubles.untold, Relaxed);
-        self.region
-            .store(header::FLUSH_FAILED, troubles.failed, Release);
-    }
-
-    /// What is remembered of flushes that failed.
-    #[must_use]
-    pub fn flush_troubles(&self) -> FlushTroubles {
-        FlushTroubles {
-            failed: self.region.load(header::FLUSH_FAILED, Acquire),
-            untold: self.region.load(header::FLUSH_UNTOLD, Relaxed),
-        }
-    }
-
-    /// What is remembered of a link.
-    ///
-    /// # Panics
-    /// If there cannot be that many links.
-    #[must_use]
-    pub fn mark(&self, link: u8) -> Mark {
-        assert!(
-            usize::from(link) < MARKS,
-            "a log knows at most {MARKS} links"
-        );
-        let at = header::MARKS + usize::from(link) * MARK_BYTES;
-        let control = self.region.load(at + mark::CONTROL, Acquire);
-        let copy = at + mark::COPIES + usize_of(control % 2) * mark::COPY_BYTES;
-        let load = |word: usize| self.region.load(copy + word, Relaxed);
-        Mark {
-            flags: u8::try_from(control >> 8 & 0xff).expect("masked to one byte"),
-            held: Seq::new(load(mark::HELD)),
-            acked: (
-                Incarnation::new(load(mark::ACKED_INCARNATION)),
-                Seq::new(load(mark::ACKED_SEQ)),
-            ),
-        }
-    }
-}
-
-impl Words for Region {
-    fn load(&self, at: usize, order: Ordering) -> u64 {
-        self.load(at, order)
-    }
-
-    fn store(&self, at: usize, word: u64, order: Ordering) {
-        self.store(at, word, order);
-    }
-}
-
-/// Fills and publishes slots without the log's mutex: an unpublished entry belongs to the thread
-/// that was told to fill it.
-#[derive(Debug, Clone)]
-pub struct LogHandle {
-    region: Arc<Region>,
-    shape: MemoryLogShape,
-}
-
-impl LogHandle {
-    /// The bytes at a slot's position.
-    ///
-    /// # Panics
-    /// If they are not within the log.
-    #[must_use]
-    pub fn data(&self, position: usize, len: usize) -> Slice {
-        let start = self.shape.data_start() + position;
-        assert!(
-            position + len <= usize_of(self.shape.data_bytes),
-            "a slot is within the log"
-        );
-        self.region.slice(start..start + len)
-    }
-
-    /// The bytes of an entry are complete. Its local write is not done, so nobody else changes
-    /// its state meanwhile.
-    pub fn publish(&self, seq: Seq) {
-        let index = usize_of(seq.get() % self.shape.entries);
-        let at = HEADER_BYTES + index * ENTRY_BYTES;
-        debug_assert_eq!(self.region.load(at + entry::SEQ, Relaxed), seq.get());
-        state::add(&*self.region, at + entry::STATE, PUBLISHED);
-    }
 }
 
 impl fmt::Debug for MemoryLog {
@@ -696,13 +478,4 @@ fn static_crc(shape: MemoryLogShape, name: &MemoryLogName) -> u64 {
     hasher.update(&name.group);
     hasher.update(name.generation.as_bytes());
     u64::from(hasher.finalize())
-}
-
-fn read_base(region: &Region) -> Place {
-    let choice = region.load(header::BASE_CHOICE, Acquire) % 2;
-    let at = header::BASES + usize_of(choice) * 16;
-    (
-        Incarnation::new(region.load(at, Relaxed)),
-        Seq::new(region.load(at + 8, Relaxed)),
-    )
 }

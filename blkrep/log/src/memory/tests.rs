@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use blkrep_types::limits::COUNT_MAX;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 

@@ -8,8 +8,9 @@
 use super::OpenError;
 use super::group::SourceShared;
 use blkrep_core::source::WriteLog;
-use blkrep_io::{Host, HostError, Region};
+use blkrep_io::{Host, HostError, Region, Slice};
 use blkrep_types::{Errno, Extent, VolumeIndex};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Bytes read and written at once.
@@ -31,26 +32,33 @@ impl<H: Host> SourceShared<H> {
         let open = state.group.intent().open_extents();
         let open: Vec<_> = open.filter(|(volume, _)| doubtful(*volume)).collect();
         drop(state);
-        for (volume, extent) in &open {
-            self.write_again(*volume, *extent)?;
+        if open.is_empty() {
+            return Ok(());
         }
-        let mut volumes: Vec<_> = open.iter().map(|(volume, _)| *volume).collect();
-        volumes.dedup();
+        // Aligned as direct I/O wants it.
+        let memory = Region::anonymous(PIECE).map_err(no_memory)?.whole();
+        for (volume, extent) in &open {
+            self.write_again(*volume, *extent, &memory)?;
+        }
+        let volumes: BTreeSet<_> = open.iter().map(|(volume, _)| *volume).collect();
         for volume in volumes {
             self.host.sync(&self.volume_file(volume).file)?;
         }
         Ok(())
     }
 
-    fn write_again(&self, volume: VolumeIndex, extent: Extent) -> Result<(), OpenError> {
+    fn write_again(
+        &self,
+        volume: VolumeIndex,
+        extent: Extent,
+        memory: &Slice,
+    ) -> Result<(), HostError> {
         let backing = self.volume_file(volume);
-        // Aligned as direct I/O wants it.
-        let memory = Region::anonymous(PIECE).map_err(no_memory)?;
         let (mut at, end) = (extent.offset().get(), extent.end().get());
         while at < end {
             let len = usize::try_from(end - at).map_or(PIECE, |left| left.min(PIECE));
             let place = backing.offset + at;
-            memory.whole().part(0..len).with_mut(|bytes| {
+            memory.part(0..len).with_mut(|bytes| {
                 self.host.read_at(&backing.file, place, bytes)?;
                 self.host.write_at(&backing.file, place, bytes)
             })?;
@@ -63,7 +71,7 @@ impl<H: Host> SourceShared<H> {
 fn no_memory(errno: Errno) -> HostError {
     HostError {
         operation: "get memory for",
-        path: PathBuf::from("a backing's copy"),
+        path: PathBuf::from("writing a backing again"),
         errno,
     }
 }

@@ -32,7 +32,7 @@ enum Death {
     Landed,
     /// Killed; what it had in flight never lands.
     Lost,
-    /// The power is cut and nothing unsafe is kept.
+    /// The power is cut and nothing is kept that was not flushed.
     NothingKept,
     /// The power is cut and everything that was complete is kept.
     AllKept,
@@ -228,7 +228,8 @@ fn every_loss(run: &Run, node: usize, requests_only: bool, seen: &Seen) -> Resul
         copy.world.power_loss(host);
         losses.apply(&copy.world, host, &keep);
         let images = copy.cluster.images(node, 0);
-        let told = |why: String| format!("of {} unsafe sectors kept {keep:?}: {why}", keep.len());
+        let told =
+            |why: String| format!("of {} sectors not flushed kept {keep:?}: {why}", keep.len());
         if node == SOURCE {
             judge::after_power_loss(run.groups[0].life().app.age(), &images).map_err(told)?;
         }

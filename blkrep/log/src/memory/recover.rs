@@ -1,0 +1,119 @@
+//! Taking over the log of a process that is dead.
+//!
+//! Owns what is believed of memory that another run wrote: its name, its ends, each of its entries.
+//! Never changes an entry.
+
+use super::layout::{MAGIC, header};
+use super::{
+    GRAIN, MemoryLog, MemoryLogName, MemoryLogShape, Place, Unusable, round_up, static_crc, u64_of,
+    usize_of, words_of,
+};
+use blkrep_io::Region;
+use blkrep_types::limits::COUNT_MAX;
+use blkrep_types::{Incarnation, Seq};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+impl MemoryLog {
+    /// Takes over the log of a predecessor. Entries appended from now on belong to `incarnation`.
+    ///
+    /// # Errors
+    /// The memory holds no log, one of another name or shape, or one that contradicts itself.
+    pub fn recover(
+        region: Arc<Region>,
+        shape: MemoryLogShape,
+        name: &MemoryLogName,
+        incarnation: Incarnation,
+    ) -> Result<Self, Unusable> {
+        let wrong = |why: &str| Err(Unusable(why.to_owned()));
+        if u64_of(region.len()) < shape.bytes().get() {
+            return wrong("its memory is too small");
+        }
+        if region.load(header::MAGIC, Acquire) != MAGIC {
+            return wrong("it was never made, or only half");
+        }
+        let same = region.load(header::STATIC_CRC, Relaxed) == static_crc(shape, name)
+            && region.load(header::ENTRIES, Relaxed) == shape.entries
+            && region.load(header::DATA_BYTES, Relaxed) == shape.data_bytes
+            && words_of(&name.group, header::GROUP)
+                .all(|(at, word)| region.load(at, Relaxed) == word);
+        if !same {
+            return wrong("it has another size or belongs to another group or history");
+        }
+        let base = read_base(&region);
+        let head = Seq::new(region.load(header::HEAD, Acquire));
+        let held = head.get().wrapping_sub(base.1.get());
+        if head < base.1 || held > shape.entries || head.get() > COUNT_MAX {
+            return wrong("its head and tail contradict each other");
+        }
+        if base.0 > incarnation {
+            return wrong("it is of a later run than this one, whose record must be an old copy");
+        }
+        let mut log = Self {
+            region,
+            shape,
+            incarnation,
+            head: base,
+            base,
+            data_head: 0,
+            data_tail: 0,
+        };
+        log.find_ends(head)?;
+        log.region
+            .store(header::INCARNATION, incarnation.get(), Release);
+        Ok(log)
+    }
+
+    /// Walks all entries: checks them, and finds both ends of the bytes.
+    fn find_ends(&mut self, head: Seq) -> Result<(), Unusable> {
+        let mut first_data = None;
+        let mut end = 0;
+        let mut last = self.base;
+        let mut seq = self.base.1;
+        while seq < head {
+            seq = seq.next();
+            let Some((held, start)) = self.decode(seq) else {
+                return Err(Unusable(format!("entry {seq} is corrupt")));
+            };
+            let place = (held.record.incarnation, seq);
+            if held.record.incarnation < last.0 {
+                return Err(Unusable(format!(
+                    "entry {seq} is of an older run than the one before"
+                )));
+            }
+            last = place;
+            if let Some(len) = held
+                .record
+                .kind
+                .has_data()
+                .then_some(held.record.extent)
+                .flatten()
+            {
+                let room = round_up(len.len().get(), GRAIN);
+                let size = self.shape.data_bytes;
+                let whole = start.is_multiple_of(GRAIN)
+                    && start <= COUNT_MAX
+                    && room <= size
+                    && start % size + room <= size;
+                if !whole || start < end || start + room > first_data.unwrap_or(start) + size {
+                    return Err(Unusable(format!("the bytes of entry {seq} overlap others")));
+                }
+                first_data.get_or_insert(start);
+                end = start + room;
+            }
+        }
+        self.head = last;
+        self.data_tail = first_data.unwrap_or(0);
+        self.data_head = end;
+        Ok(())
+    }
+}
+
+fn read_base(region: &Region) -> Place {
+    let choice = region.load(header::BASE_CHOICE, Acquire) % 2;
+    let at = header::BASES + usize_of(choice) * 16;
+    (
+        Incarnation::new(region.load(at, Relaxed)),
+        Seq::new(region.load(at + 8, Relaxed)),
+    )
+}
