@@ -6,6 +6,8 @@
 //! of the type: bytes are therefore only ever copied in and out, and references to them live no
 //! longer than one call.
 
+mod duplicate;
+
 use blkrep_types::Errno;
 use std::alloc::Layout;
 use std::fmt;
@@ -118,21 +120,6 @@ impl Region {
             std::alloc::handle_alloc_error(layout)
         };
         Arc::new(Self { start, len, kind })
-    }
-
-    /// A copy of its own. Pages of zeroes are not touched in it, and so cost next to nothing.
-    pub(crate) fn duplicate(self: &Arc<Self>) -> Arc<Self> {
-        const ZEROES: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
-        let copy = Self::heap(self.len);
-        for start in (0..self.len).step_by(PAGE_BYTES) {
-            let end = self.len.min(start + PAGE_BYTES);
-            self.slice(start..end).with(|bytes| {
-                if bytes != &ZEROES[..bytes.len()] {
-                    copy.slice(start..end).write(0, bytes);
-                }
-            });
-        }
-        copy
     }
 
     /// Length in bytes.

@@ -10,6 +10,7 @@ use blkrep_io::sim::{NodeId, SimWorld};
 use blkrep_types::{GroupName, LinkName, NodeName, VolumeName};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -156,6 +157,15 @@ impl Cluster {
         let backings = self.backings(group);
         let image = |path: &PathBuf| self.world.image(self.hosts[node], path);
         backings.iter().map(image).collect()
+    }
+
+    /// Where a group's volumes on two nodes differ: for each volume the ranges of its pages.
+    #[must_use]
+    pub fn differing(&self, group: usize, one: usize, other: usize) -> Vec<Vec<Range<usize>>> {
+        let (one, other) = (self.hosts[one], self.hosts[other]);
+        let backings = self.backings(group);
+        let differing = |path: &PathBuf| self.world.differing((one, path), (other, path));
+        backings.iter().map(differing).collect()
     }
 
     /// Where a group's volumes are, on every node.

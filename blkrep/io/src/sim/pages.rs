@@ -109,6 +109,22 @@ impl Pages {
         }
     }
 
+    /// Where this differs from another of the same length: the pages' ranges.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub(super) fn differing(&self, other: &Self) -> Vec<Range<usize>> {
+        assert_eq!(self.len, other.len, "what is compared has one length");
+        let both = self.pages.iter().zip(&other.pages).enumerate();
+        let differ = both.filter(|(_, pair)| match pair {
+            (Some(one), Some(other)) => !Arc::ptr_eq(one, other) && one.bytes != other.bytes,
+            (Some(page), None) | (None, Some(page)) => page.bytes != ZEROES.bytes,
+            (None, None) => false,
+        });
+        let range = |index| index * PAGE..self.len.min((index + 1) * PAGE);
+        differ.map(|(index, _)| range(index)).collect()
+    }
+
     fn page(&mut self, index: usize) -> &mut Page {
         let page = self.pages[index].get_or_insert_with(|| Arc::new(ZEROES));
         Arc::make_mut(page)
@@ -177,6 +193,26 @@ mod tests {
         assert_eq!(one.bytes(PAGE..2 * PAGE), [1; PAGE]);
         assert_eq!(other.bytes(PAGE + 4..PAGE + 7), [1, 2, 1]);
         assert_eq!(other.bytes(7 * PAGE..8 * PAGE), [0; PAGE]);
+    }
+
+    #[test]
+    fn only_pages_with_other_bytes_differ() {
+        let mut one = Pages::new(5 * PAGE + 100);
+        one.write(0, &[1; 3 * PAGE], 1);
+        let mut other = one.clone();
+        other.write(PAGE, &[1; 10], 2);
+        other.write(4 * PAGE, &[0; 10], 3);
+        assert_eq!(one.differing(&other), []);
+        other.poke(2 * PAGE + 5, &[2]);
+        other.poke(4 * PAGE, &[2]);
+        one.poke(5 * PAGE + 99, &[2]);
+        let differ = [
+            2 * PAGE..3 * PAGE,
+            4 * PAGE..5 * PAGE,
+            5 * PAGE..5 * PAGE + 100,
+        ];
+        assert_eq!(one.differing(&other), differ);
+        assert_eq!(other.differing(&one), differ);
     }
 
     #[test]

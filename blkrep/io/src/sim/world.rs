@@ -417,6 +417,17 @@ impl SimWorld {
             .disk(node, path, |disk| disk.view().bytes(0..disk.view().len()))
     }
 
+    /// Where a file of one host differs from one of another, as readers see both now: ranges of whole pages.
+    ///
+    /// # Panics
+    /// If a path does not exist, or the lengths differ.
+    #[must_use]
+    pub fn differing(&self, one: (NodeId, &Path), other: (NodeId, &Path)) -> Vec<Range<usize>> {
+        let mut state = self.lock();
+        let other = state.disk(other.0, other.1, |disk| disk.view().clone());
+        state.disk(one.0, one.1, |disk| disk.view().differing(&other))
+    }
+
     /// What a power cut now would surely leave of a file.
     ///
     /// # Panics

@@ -15,18 +15,14 @@ pub(super) fn judge(pair: &Pair<'_>, cluster: &Cluster) -> Result<bool, String> 
     if !applied || replica.dirty != ByteLen::ZERO {
         return Ok(false);
     }
-    let (here, there) = (
-        cluster.images(pair.home, pair.group),
-        cluster.images(pair.target, pair.group),
-    );
     let grain = cluster.plan.groups[pair.group].extent_bytes;
-    let grain = usize::try_from(grain).expect("small");
-    for (volume, (here, there)) in (0_u16..).zip(here.iter().zip(&there)) {
-        for (index, (one, other)) in here.chunks(grain).zip(there.chunks(grain)).enumerate() {
-            if one == other {
-                continue;
-            }
-            let extent = Extent::new(bytes_at(index * grain), len_of(one.len()));
+    let differing = cluster.differing(pair.group, pair.home, pair.target);
+    for (volume, ranges) in (0_u16..).zip(differing) {
+        for range in ranges {
+            let start = u64::try_from(range.start).expect("64-bit platform") / grain * grain;
+            let len =
+                grain.min(cluster.plan.groups[pair.group].volumes[usize::from(volume)] - start);
+            let extent = Extent::new(ByteOffset::new(start), ByteLen::new(len));
             let extent = extent.expect("a part of a volume");
             let volume = VolumeIndex::new(volume);
             if !pair.served.engine().covers(&pair.link, volume, extent) {
@@ -38,12 +34,4 @@ pub(super) fn judge(pair: &Pair<'_>, cluster: &Cluster) -> Result<bool, String> 
         }
     }
     Ok(true)
-}
-
-fn bytes_at(offset: usize) -> ByteOffset {
-    ByteOffset::new(u64::try_from(offset).expect("64-bit platform"))
-}
-
-fn len_of(len: usize) -> ByteLen {
-    ByteLen::new(u64::try_from(len).expect("64-bit platform"))
 }
