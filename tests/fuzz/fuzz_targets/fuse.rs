@@ -11,6 +11,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Requests of one input, and the bytes of one: together they fit a socket's buffer.
@@ -21,6 +22,7 @@ const HEADER: usize = 40;
 const INIT: u32 = 26;
 const WRITE: u32 = 16;
 const FSYNC: u32 = 20;
+const IOCTL: u32 = 39;
 const WRONG_LEN: u8 = 1;
 
 /// Those that the filesystem answers itself; any other number goes to the library's defaults.
@@ -138,12 +140,13 @@ fn init() -> Vec<u8> {
     request(INIT, 1, 0, &body, 0)
 }
 
-/// A write whose lengths agree, as a kernel always sends it: the library takes its word for that.
-fn write(body: &[u8]) -> Vec<u8> {
+/// A request that says how many bytes follow its fixed part, and has as many, as a kernel always sends it: the
+/// library takes its word for that.
+fn counted(body: &[u8], fixed: usize, count: Range<usize>) -> Vec<u8> {
     let mut body = body.to_vec();
-    body.resize(body.len().max(40), 0);
-    let data = u32::try_from(body.len() - 40).expect("bounded");
-    body[16..20].copy_from_slice(&data.to_le_bytes());
+    body.resize(body.len().max(fixed), 0);
+    let data = u32::try_from(body.len() - fixed).expect("bounded");
+    body[count].copy_from_slice(&data.to_le_bytes());
     body
 }
 
@@ -155,8 +158,10 @@ fn next_request(input: &mut Input<'_>, unique: u64) -> Vec<u8> {
     };
     let body = input.piece();
     let mut body = body[..body.len().min(BYTES_MAX)].to_vec();
-    if opcode == WRITE {
-        body = write(&body);
+    match opcode {
+        WRITE => body = counted(&body, 40, 16..20),
+        IOCTL => body = counted(&body, 32, 24..28),
+        _ => {}
     }
     let wrong = if flags & WRONG_LEN == 0 {
         0
