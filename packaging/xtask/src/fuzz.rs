@@ -43,6 +43,12 @@ pub(crate) fn run(target: Option<String>, seconds: u64) -> Result<bool> {
     Ok(totals.failed == 0)
 }
 
+/// Every target for a time each, as one stage of many.
+pub(crate) fn each(seconds: u64, totals: &mut Totals) -> Result<()> {
+    let built = build()?;
+    built.run(&built.targets, seconds, totals)
+}
+
 struct Built {
     /// `tests/fuzz`.
     source: PathBuf,

@@ -4,7 +4,7 @@
 //! later ones from running: one run shows everything that is wrong.
 
 use crate::limit::Limited;
-use crate::{guests, install, sim};
+use crate::{fuzz, guests, install, sim};
 use anyhow::{Context, Result, ensure};
 use blkrep_tests::guest::Kind;
 use std::fmt;
@@ -23,6 +23,10 @@ const SEEDS_FULL: u64 = 100_000;
 /// Seeds that no planted bug may survive, for every change and in a whole campaign.
 const HUNTED: u64 = 800;
 const HUNTED_FULL: u64 = 20_000;
+
+/// Seconds that each fuzz target gets beyond its corpus, for every change and in a whole campaign.
+const FUZZED: u64 = 5;
+const FUZZED_FULL: u64 = 600;
 
 /// What passed and what did not.
 #[derive(Debug, Default, Clone, Copy)]
@@ -52,7 +56,10 @@ impl fmt::Display for Totals {
 /// All stages, and the totals on a line of their own at the end.
 pub(crate) fn test(full: bool) -> Result<bool> {
     let mut totals = Totals::default();
-    stage("install", || install::all().map(|()| totals.add(true)))?;
+    stage("install", || {
+        install::all()?;
+        install::fuzzing().map(|()| totals.add(true))
+    })?;
     for (name, line) in [
         ("format", "fmt --all --check"),
         (
@@ -84,6 +91,9 @@ pub(crate) fn test(full: bool) -> Result<bool> {
         let status = Limited::spawn(&mut command, limit)?.wait()?;
         totals.add(status.success());
         Ok(())
+    })?;
+    stage("fuzzing", || {
+        fuzz::each(if full { FUZZED_FULL } else { FUZZED }, &mut totals)
     })?;
     stage("guest tests", || guest_tests(full, &mut totals))?;
     println!("{totals}");
