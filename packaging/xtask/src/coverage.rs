@@ -55,7 +55,7 @@ pub(crate) fn run(seeds: u64) -> Result<bool> {
     let packages = TESTED.join(" -p ");
     cargo(&format!("llvm-cov test --no-report -p {packages}"))?;
     cargo(&format!(
-        "llvm-cov run --no-report -p blkrep-sim -- --from 0 --seeds {seeds}"
+        "llvm-cov run --profile test --no-report -p blkrep-sim --bin blkrep-sim -- --from 0 --seeds {seeds}"
     ))?;
     let report = directory.join("lcov.info");
     cargo(&format!(

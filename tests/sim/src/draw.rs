@@ -98,9 +98,7 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
     GroupPlan {
         home,
         targets,
-        volumes: (0..random.between(1, 3))
-            .map(|_| 4096 * random.between(16, 96))
-            .collect(),
+        volumes: (0..random.between(1, 3)).map(|_| volume(random)).collect(),
         block_bytes: if random.one_in(3) { 4096 } else { 512 },
         extent_bytes: 4096 << random.below(3),
         log_bytes: 4 << 20,
@@ -114,6 +112,16 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
         outstanding_max: usize::try_from(random.between(1, 20)).expect("small"),
         think_nanos_max: if random.one_in(2) { 200_000 } else { 5_000_000 },
     }
+}
+
+/// Mostly small: writes meet more often, and less time goes into comparing what nobody wrote.
+fn volume(random: &mut SimRandom) -> u64 {
+    let pages = if random.one_in(8) {
+        random.between(33, 96)
+    } else {
+        random.between(8, 32)
+    };
+    4096 * pages
 }
 
 fn options(random: &mut SimRandom) -> SimOptions {
