@@ -255,6 +255,16 @@ mod tests {
     }
 
     #[test]
+    fn a_target_whose_last_write_is_of_an_older_generation_is_compared_as_a_whole() {
+        let ours = history(&[G1, G2]);
+        let mut behind = peer(ours.clone(), 2, 50);
+        behind.durable.generation = G1;
+        let verdict = judge(&source(&ours), &behind);
+        let whole = matches!(verdict, Verdict::Everything(MirrorKind::Checksum, _));
+        assert!(whole, "{verdict:?}");
+    }
+
+    #[test]
     fn a_newer_generation_makes_the_source_stale_whatever_was_allowed() {
         let ours = history(&[G1]);
         let allowed = SourceIdentity {

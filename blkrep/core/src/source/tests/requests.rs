@@ -68,6 +68,51 @@ fn a_frozen_group_tries_again_when_thawed() {
 }
 
 #[test]
+fn a_read_that_failed_is_tried_again_when_a_frozen_group_is_thawed() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Freeze);
+    let worker = rig.queue;
+    let new = |tag| NewRequest {
+        worker,
+        tag,
+        volume: VOLUME,
+        op: RequestOp::Read,
+        extent: Some(extent(0, 4096)),
+    };
+    let mut actions = Vec::new();
+    for tag in [1, 2] {
+        rig.group.read_failed(new(tag), Errno::EIO);
+        rig.group.take_actions(rig.queue, &mut actions);
+        assert_eq!((rig.group.gate(), actions.len()), (Gate::Frozen, 0));
+    }
+    rig.group.thaw();
+    rig.group.take_actions(rig.queue, &mut actions);
+    let again = |action: &Action| matches!(action, Action::Read { .. });
+    assert_eq!(actions.iter().filter(|action| again(action)).count(), 2);
+    rig.group.set_policy(OnBackingError::Pass);
+    rig.group.read_failed(new(3), Errno::EIO);
+    rig.take();
+    assert_eq!(rig.answers, [(3, Err(Errno::EIO))]);
+}
+
+#[test]
+fn who_waits_for_a_target_gets_an_error_when_somebody_else_has_taken_over() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
+    rig.serve(0);
+    rig.group.set_mode(link(0), Mode::Sync);
+    let written = rig.write(extent(0, 4096));
+    rig.commit(true);
+    rig.finish(0, Ok(()));
+    assert!(rig.answers.is_empty(), "not acknowledged");
+    rig.group.fence(Generation::from_bytes([9; 16]));
+    rig.take();
+    assert_eq!(rig.answers, [(written, Err(Errno::EIO))]);
+    let (first, last) = rig.group.layout.bits_of(VOLUME, extent(0, 4096));
+    let link = rig.group.links[0].as_ref().unwrap();
+    let known = link.live.test(first) && link.live.test(last) || link.is_following();
+    assert!(known, "what was written here is not forgotten");
+}
+
+#[test]
 fn what_is_frozen_goes_on_when_the_policy_no_longer_wants_it() {
     let mut rig = Rig::new(0, 0, OnBackingError::Freeze);
     let written = rig.write(extent(0, 4096));

@@ -291,6 +291,12 @@ fn a_stream_never_overwrites_what_nobody_allowed() {
         Ok(Adoption::Adopt),
         "a descendant"
     );
+    let elsewhere = replica(&[1, 2], DataState::RestoreRequired);
+    assert_eq!(
+        judge(&elsewhere, &[1, 2], true, false, 9),
+        Err(DenialKind::Newer),
+        "the same names would go on over what is newer elsewhere"
+    );
     let unused = replica(&[], DataState::NotReady);
     assert_eq!(judge(&unused, &[7], false, true, 9), Ok(Adoption::Adopt));
     let other = StreamOffer {
