@@ -54,12 +54,26 @@ fn root() -> Result<PathBuf> {
 }
 
 fn commit(root: &Path) -> String {
-    let mut command = git(root, "describe --always --dirty --abbrev=12");
-    let said = command.output().ok().filter(|said| said.status.success());
-    said.map_or_else(
-        || "unknown".to_owned(),
-        |said| String::from_utf8_lossy(&said.stdout).trim().to_owned(),
-    )
+    let said = answer(git(root, "describe --always --dirty --abbrev=12"));
+    said.unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The first of the seeds that belong to what is committed: nobody has run them before it, and whoever runs them
+/// again gets the same. `None` outside a repository.
+pub(crate) fn first_of_commit() -> Result<Option<u64>> {
+    Ok(answer(git(&root()?, "rev-parse HEAD")).and_then(|commit| first_of(&commit)))
+}
+
+/// Far above the seeds that are counted from 0, with room behind each for a campaign.
+fn first_of(commit: &str) -> Option<u64> {
+    let digits = commit.get(..10)?;
+    let number = u64::from_str_radix(digits, 16).ok()?;
+    Some((number | 1) << 20)
+}
+
+fn answer(mut command: Command) -> Option<String> {
+    let said = command.output().ok().filter(|said| said.status.success())?;
+    Some(String::from_utf8_lossy(&said.stdout).trim().to_owned())
 }
 
 fn git(root: &Path, line: &str) -> Command {
@@ -87,4 +101,19 @@ fn patched(patch: &Path) -> Result<PathBuf> {
         bail!("{} does not apply to what is committed", patch.display());
     }
     Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_commit_has_seeds_of_its_own() {
+        let one = first_of("07f603e1c0aa0000000000000000000000000000");
+        let other = first_of("07f603e1c2aa0000000000000000000000000000");
+        assert_eq!(one, Some(0x07_f603_e1c1 << 20));
+        assert_ne!(one, other);
+        assert!(one > Some(1 << 20), "and not those from 0 on");
+        assert_eq!(first_of("unknown"), None);
+    }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Longer than any stage of cargo takes on two slow cores with nothing built; a guest has limits of its own.
 const STAGE_LIMIT: Duration = Duration::from_mins(25);
 
-/// Seeds of the simulator that every change gets, from the first on, and those of a whole campaign.
+/// Seeds of the simulator that every commit gets, of its own, and those of a whole campaign.
 const SEEDS: u64 = 3000;
 const SEEDS_FULL: u64 = 100_000;
 
@@ -77,10 +77,11 @@ pub(crate) fn test(full: bool) -> Result<bool> {
     let limit = STAGE_LIMIT * if full { 4 } else { 1 };
     stage("simulator", || {
         let seeds = if full { SEEDS_FULL } else { SEEDS };
-        let mut command = sim::command(
-            None,
-            &["--from", "0", "--seeds", &seeds.to_string()].map(str::to_owned),
-        )?;
+        let mut arguments = vec!["--seeds".to_owned(), seeds.to_string()];
+        if let Some(first) = sim::first_of_commit()? {
+            arguments.extend(["--from".to_owned(), first.to_string()]);
+        }
+        let mut command = sim::command(None, &arguments)?;
         let status = Limited::spawn(&mut command, limit)?.wait()?;
         totals.add(status.success());
         Ok(())
