@@ -22,6 +22,7 @@ const HEADER: usize = 40;
 const INIT: u32 = 26;
 const WRITE: u32 = 16;
 const FSYNC: u32 = 20;
+const SETXATTR: u32 = 21;
 const IOCTL: u32 = 39;
 const WRONG_LEN: u8 = 1;
 
@@ -150,6 +151,12 @@ fn counted(body: &[u8], fixed: usize, count: Range<usize>) -> Vec<u8> {
     body
 }
 
+/// Where a name ends that begins at `from`, its zero included.
+fn behind_name(body: &[u8], from: usize) -> usize {
+    let mut bytes = body.iter().skip(from);
+    from + bytes.position(|byte| *byte == 0).map_or(1, |len| len + 1)
+}
+
 fn next_request(input: &mut Input<'_>, unique: u64) -> Vec<u8> {
     let (flags, opcode, node) = (input.byte(), input.byte(), input.byte());
     let opcode = match OPCODES.get(usize::from(opcode)) {
@@ -161,6 +168,7 @@ fn next_request(input: &mut Input<'_>, unique: u64) -> Vec<u8> {
     match opcode {
         WRITE => body = counted(&body, 40, 16..20),
         IOCTL => body = counted(&body, 32, 24..28),
+        SETXATTR => body = counted(&body, behind_name(&body, 8), 0..4),
         _ => {}
     }
     let wrong = if flags & WRONG_LEN == 0 {
