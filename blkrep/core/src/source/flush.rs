@@ -20,7 +20,7 @@ pub(super) struct FlushState {
     next: Vec<RequestId>,
     /// Somebody wants one more, without waiting.
     again: bool,
-    /// A flush failed that nobody waited for: whoever flushes next must hear of it, or a later
+    /// A flush failed that nobody had asked for: whoever flushes next must hear of it, or a later
     /// success would promise what the failure has taken.
     untold: Option<Errno>,
 }
@@ -47,7 +47,8 @@ impl FlushState {
         self.succeeded
     }
 
-    /// What a flush that ended with `result` means for those who waited for it.
+    /// What a flush that ended with `result` means for those who waited for it; `nobody` of them asked
+    /// for a flush.
     fn tell(&mut self, nobody: bool, result: Result<(), Errno>) -> Result<(), Errno> {
         if nobody && !planted!(FailedFlushForgotten) {
             self.untold = result.err().or(self.untold);
@@ -113,7 +114,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         );
         flush.in_flight = false;
         let mut waiting = std::mem::take(&mut flush.current);
-        let told = flush.tell(waiting.is_empty(), result);
+        // One that was needed for a write of its own hears of that write and not of what was before.
+        let asked = |id: &RequestId| self.requests.get(*id).new.op == super::RequestOp::Flush;
+        let told = flush.tell(!waiting.iter().any(asked), result);
         match result {
             Ok(()) => flush.succeeded = number,
             Err(errno) => {
