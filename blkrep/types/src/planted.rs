@@ -141,7 +141,7 @@ bugs! {
     HoldGivenUpSilently,
     /// A full mirror of a good replica does not make it not-`ok`.
     FullMirrorStaysOk,
-    /// Not-`ok` is written down after the first byte that breaks the prefix.
+    /// Not-`ok` is not written down before the journal is freed that says so too.
     NotOkTooLate,
     /// A mirror's end makes the replica `ok` although it lost something meanwhile.
     OkDespiteDirt,

@@ -3,13 +3,14 @@
 //! Owns the draw. A seed enters, a plan leaves. Never acts.
 
 use super::app::Habits;
-use super::plan::{Command, Fault, GroupPlan, Plan, Probe, Takeover, TakeoverReason};
+use super::plan::{Command, Fault, GroupPlan, Place, Plan, Probe, Takeover, TakeoverReason};
+use super::theme;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions, SimRandom};
 use blkrep_types::{Errno, MirrorKind};
 use std::time::Duration;
 
 /// Requests of a run, of all groups together, without those of its takeovers: at least 200 writes.
-const REQUESTS: u64 = 360;
+pub(super) const REQUESTS: u64 = 360;
 
 /// Faults in the load.
 const FAULTS: u64 = 3;
@@ -27,8 +28,9 @@ impl Plan {
         let mut faults = at_requests(random, FAULTS, |random| fault(random, nodes));
         let rests = rests(random, &mut faults);
         let commands = 1 + random.below(3);
-        Self {
+        let mut plan = Self {
             seed,
+            theme: None,
             options: options(random),
             clocks: clocks(random, nodes),
             nodes,
@@ -39,9 +41,12 @@ impl Plan {
             faults,
             commands: at_requests(random, commands, |random| command(random, nodes)),
             probes: at_requests(random, 2, probe),
+            moments: Vec::new(),
             takeovers: takeovers(random),
             groups,
-        }
+        };
+        theme::dress(&mut plan);
+        plan
     }
 }
 
@@ -207,9 +212,11 @@ fn fault(random: &mut SimRandom, nodes: usize) -> Fault {
             ),
             errno: *pick(random, &[Errno::EIO, Errno::ENOSPC]),
             times: 1 + small(random, 3),
+            place: Place::Any,
         },
         14 => Fault::Stall {
             node,
+            place: Place::Any,
             span: span(random),
         },
         15 | 16 => weather(random, node, other),
@@ -246,7 +253,10 @@ fn bad_host(random: &mut SimRandom, node: usize) -> Fault {
         0 => Fault::Leap { node, span },
         1 => Fault::Full { node, span },
         2 | 3 => Fault::Unreadable { node },
-        4 => Fault::Rot { node },
+        4 => Fault::Rot {
+            node,
+            place: Place::Any,
+        },
         5 | 6 => Fault::Lie {
             node,
             kind: *pick(random, &[LieKind::FlippedRead, LieKind::StaleRead]),
@@ -336,6 +346,23 @@ mod tests {
             for group in &plan.groups {
                 assert!(!group.targets.contains(&group.home));
             }
+        }
+    }
+
+    #[test]
+    fn a_quarter_of_the_seeds_has_a_theme_and_loses_nothing_by_it() {
+        let plans: Vec<Plan> = (0..2000).map(Plan::of).collect();
+        let themed: Vec<_> = plans.iter().filter(|plan| plan.theme.is_some()).collect();
+        assert!((400..600).contains(&themed.len()), "{}", themed.len());
+        let themes: HashSet<_> = themed.iter().filter_map(|plan| plan.theme).collect();
+        assert_eq!(themes.len(), theme::THEMES.len());
+        for plan in themed {
+            assert!(plan.faults.len() >= 3 && !plan.commands.is_empty());
+            assert!(plan.faults.is_sorted_by_key(|(at, _)| *at));
+            assert!(plan.commands.is_sorted_by_key(|(at, _)| *at));
+            assert!(plan.rests.is_sorted_by_key(|(at, _)| *at));
+            let last = plan.faults.last().map(|(at, _)| *at);
+            assert!(last < Some(plan.requests), "it comes to all of them");
         }
     }
 

@@ -3,9 +3,11 @@
 //! Owns the hands of a plan's faults, and how they end. Faults enter; the world changes.
 
 use super::cluster::STATE;
-use super::plan::Fault;
+use super::plan::{Fault, Place};
 use super::run::{Run, Todo};
 use blkrep_io::sim::{Backup, Crash, DiskFault, DiskLie, Garble, LieKind};
+use blkrep_log::map::{SECTOR_BYTES, SECTOR_WORDS};
+use blkrep_store::journal::JOURNAL_AREA_OFFSET;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -120,6 +122,7 @@ impl Run {
                 kind,
                 errno,
                 times,
+                place,
             } => {
                 let fault = DiskFault {
                     kind,
@@ -129,15 +132,15 @@ impl Run {
                 };
                 self.at_a_file(
                     node,
-                    |_| true,
+                    |path| is_in(path, place),
                     |run, path, _| {
                         run.world.inject(run.cluster.hosts[node], path, fault);
                     },
                 );
             }
-            Fault::Stall { node, span } => self.at_a_file(
+            Fault::Stall { node, place, span } => self.at_a_file(
                 node,
-                |_| true,
+                |path| is_in(path, place),
                 |run, path, _| {
                     run.world.stall(run.cluster.hosts[node], path, span);
                 },
@@ -151,9 +154,19 @@ impl Run {
                     run.world.spoil(run.cluster.hosts[node], path, bytes);
                 },
             ),
-            Fault::Rot { node } => self.at_a_file(node, is_state, |run, path, at| {
+            Fault::Rot {
+                node,
+                place: Place::Any,
+            } => self.at_a_file(node, is_state, |run, path, at| {
                 run.world.flip(run.cluster.hosts[node], path, at, 1);
             }),
+            Fault::Rot { node, place } => {
+                self.at_a_file(
+                    node,
+                    |path| is_in(path, place),
+                    |run, path, _| run.rot_what_is_said(node, path, place),
+                );
+            }
             Fault::Lie { node, kind } => {
                 let fits = match kind {
                     LieKind::FlippedRead => is_state,
@@ -192,6 +205,32 @@ impl Run {
             let at = u64::try_from(self.random.index(len)).expect("64-bit platform");
             work(self, &path, at);
         }
+    }
+
+    /// Flips a bit that is set, of what a map or journal says.
+    fn rot_what_is_said(&mut self, node: usize, path: &Path, place: Place) {
+        let host = self.cluster.hosts[node];
+        let image = self.world.image(host, path);
+        let heads = match place {
+            Place::Journals => usize::try_from(JOURNAL_AREA_OFFSET).expect("small"),
+            Place::Any | Place::Backings | Place::Maps => SECTOR_BYTES,
+        };
+        let own = SECTOR_BYTES - 8 * SECTOR_WORDS;
+        let said = |at: &usize| match place {
+            Place::Maps => at % SECTOR_BYTES >= own,
+            Place::Any | Place::Backings | Place::Journals => true,
+        };
+        let bytes = (heads..image.len()).filter(said);
+        let set: Vec<usize> = bytes.filter(|at| image[*at] != 0).collect();
+        if set.is_empty() {
+            return;
+        }
+        let at = set[self.random.index(set.len())];
+        let bits: Vec<u8> = (0..8).map(|bit| image[at] & 1 << bit).collect();
+        let bits: Vec<u8> = bits.into_iter().filter(|bit| *bit != 0).collect();
+        let bit = bits[self.random.index(bits.len())];
+        let at = u64::try_from(at).expect("64-bit platform");
+        self.world.flip(host, path, at, bit);
     }
 
     /// A node's daemon or host dies, at once or inside one of its next calls.
@@ -258,6 +297,16 @@ impl Run {
         self.world.crash_no_more();
         self.todo.retain(|(_, todo)| matches!(todo, Todo::Start(_)));
         Ok(())
+    }
+}
+
+fn is_in(path: &Path, place: Place) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match place {
+        Place::Any => true,
+        Place::Backings => !is_state(path),
+        Place::Maps => is_state(path) && (name.contains(".intent") || name.contains(".link-")),
+        Place::Journals => is_journal(path),
     }
 }
 

@@ -18,6 +18,7 @@ pub mod front;
 pub mod group;
 pub mod judge;
 pub mod minimize;
+mod moment;
 pub mod names;
 mod operator;
 mod oracles;
@@ -32,6 +33,7 @@ pub mod run;
 pub mod served;
 pub mod start;
 mod takeover;
+pub mod theme;
 pub mod told;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::plan::Plan;
 /// What of a plan is carried out; everything, unless it says otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Less {
-    /// Rests, faults, commands, probes and takeovers that are left out, by their places in the plan.
+    /// Rests, faults, commands, probes, moments and takeovers that are left out, by their places in the plan.
     pub without: Vec<String>,
     /// The load ends after so many requests.
     pub requests: Option<u64>,
@@ -35,6 +35,7 @@ impl Less {
         retain(&mut less.faults, |place| !gone("fault", place));
         retain(&mut less.commands, |place| !gone("command", place));
         retain(&mut less.probes, |place| !gone("probe", place));
+        retain(&mut less.moments, |place| !gone("moment", place));
         retain(&mut less.takeovers, |place| !gone("takeover", place));
         Ok(less)
     }
@@ -64,6 +65,7 @@ fn names(plan: &Plan) -> Vec<String> {
         ("fault", plan.faults.len()),
         ("command", plan.commands.len()),
         ("probe", plan.probes.len()),
+        ("moment", plan.moments.len()),
         ("takeover", plan.takeovers.len()),
     ];
     let all = kinds.iter();

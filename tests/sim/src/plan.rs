@@ -3,6 +3,7 @@
 //! Owns the words of a plan. Never draws one and never acts.
 
 use super::app::Habits;
+use super::theme::Theme;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions};
 use blkrep_types::{Errno, MirrorKind};
 use std::time::Duration;
@@ -50,11 +51,15 @@ pub enum Fault {
         errno: Errno,
         /// How often.
         times: u32,
+        /// Which of its disks.
+        place: Place,
     },
     /// A disk answers late.
     Stall {
         /// Whose.
         node: usize,
+        /// Which of its disks.
+        place: Place,
         /// How long.
         span: Duration,
     },
@@ -112,6 +117,8 @@ pub enum Fault {
     Rot {
         /// Whose.
         node: usize,
+        /// Of which files.
+        place: Place,
     },
     /// A disk lies once: a read of a state file brings a flipped bit; or, of a journal, what was there
     /// before. (One that loses what it flushed breaks what every promise rests on.)
@@ -128,6 +135,45 @@ pub enum Fault {
         /// How old the copy is then.
         span: Duration,
     },
+}
+
+/// Which of a node's files and devices are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Any.
+    Any,
+    /// The backings and bases.
+    Backings,
+    /// The maps of groups that it serves: a bit of them that is set.
+    Maps,
+    /// What journals hold, without their heads.
+    Journals,
+}
+
+/// Something that is done while a mirror runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moment {
+    /// At this request of the load or later.
+    pub after: u64,
+    /// Of this group.
+    pub group: usize,
+    /// On this link.
+    pub link: usize,
+    /// So many steps of the run after it was seen to run.
+    pub steps: u64,
+    /// What.
+    pub deed: Deed,
+}
+
+/// What is done at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deed {
+    /// Something goes wrong.
+    Strike(Fault),
+    /// An operator does something.
+    Operate(Command),
+    /// A replica is tried.
+    Look(Probe),
 }
 
 /// What an operator does. `group` and `link` are taken modulo what there is.
@@ -277,6 +323,8 @@ pub struct GroupPlan {
 pub struct Plan {
     /// What it was drawn from.
     pub seed: u64,
+    /// What is likely to come together in it.
+    pub theme: Option<Theme>,
     /// How the world behaves.
     pub options: SimOptions,
     /// Hosts.
@@ -299,6 +347,8 @@ pub struct Plan {
     pub commands: Vec<(u64, Command)>,
     /// Which replicas are tried, at which request.
     pub probes: Vec<(u64, Probe)>,
+    /// What is done while a mirror runs.
+    pub moments: Vec<Moment>,
     /// What happens after the load, once everything was whole again.
     pub takeovers: Vec<Takeover>,
 }

@@ -7,6 +7,7 @@ use super::cluster::{Cluster, Table};
 use super::daemon::Daemon;
 use super::group::GroupRun;
 use super::judge;
+use super::moment::{Awaited, awaited};
 use super::names::Names;
 use super::plan::Plan;
 use super::report::Report;
@@ -68,6 +69,8 @@ pub struct Run {
     pub(super) nodes: Vec<Node>,
     pub(super) groups: Vec<GroupRun>,
     pub(super) todo: Vec<(Nanos, Todo)>,
+    /// What is done while a mirror runs.
+    pub(super) awaited: Vec<Awaited>,
     look_at: Nanos,
     /// Groups and targets that were not as they must be at the last look.
     pub(super) suspects: BTreeSet<(usize, usize)>,
@@ -111,6 +114,7 @@ impl Run {
             nodes: (0..cluster.plan.nodes).map(|_| Node::default()).collect(),
             groups: groups.map(|group| GroupRun::new(&cluster, group)).collect(),
             todo: Vec::new(),
+            awaited: awaited(&cluster.plan.moments),
             look_at: world.now(),
             suspects: BTreeSet::new(),
             report: Report::of(&cluster.plan),
@@ -204,6 +208,7 @@ impl Run {
             }
             let soon = self.world.now().after(LOOK_AGAIN);
             self.step(soon)?;
+            self.watch_mirrors()?;
         }
         Ok(())
     }

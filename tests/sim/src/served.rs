@@ -295,6 +295,16 @@ impl Served {
         };
     }
 
+    /// True while a mirror runs.
+    #[must_use]
+    pub fn mirror_runs(&self, link: &LinkName) -> bool {
+        let status = self.shared.status();
+        let mut links = status.links.iter();
+        links.any(|(name, _, link_status)| {
+            name == link && link_status.mirror.phase == MirrorPhase::Running
+        })
+    }
+
     /// Holds transmission, or lets it go on.
     pub fn transmit(&self, link: &LinkName, transmit: Transmit) {
         // A disk that fails leaves the link as it was.

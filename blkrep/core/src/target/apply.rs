@@ -146,7 +146,8 @@ impl Applier {
     /// The step that comes next. `batch` is the batch in hand, if there is one.
     pub fn step(&mut self, facts: &mut Facts, batch: Option<&impl Records>) -> Step {
         loop {
-            if facts.unsaved() && !planted!(NotOkTooLate) {
+            let unsaid = planted!(NotOkTooLate) && facts.state() == DataState::Mirroring;
+            if facts.unsaved() && !unsaid {
                 return Step::Persist;
             }
             if self.cursor.batch == self.end || self.flights.is_full() {

@@ -341,7 +341,8 @@ impl<H: Host> TargetWorker<H> {
             self.applying.retry_at = None;
         }
         // A flush that has succeeded frees what it covered as soon as the facts are on disk.
-        if self.applying.free_from > self.journal.state.number && self.persist() {
+        let freeable = self.applying.free_from > self.journal.state.number;
+        if freeable && (planted!(NotOkTooLate) || self.persist()) {
             let from = self.applying.free_from;
             self.begin_head(io, from);
         }

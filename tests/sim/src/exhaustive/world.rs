@@ -113,6 +113,7 @@ pub(super) struct History {
 fn plan(volumes: usize, flushes_lie: bool) -> Plan {
     Plan {
         seed: 1,
+        theme: None,
         options: SimOptions {
             disk_nanos: (100_000, 100_000),
             sync_nanos: (1_000_000, 1_000_000),
@@ -152,6 +153,7 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
         faults: Vec::new(),
         commands: Vec::new(),
         probes: Vec::new(),
+        moments: Vec::new(),
         takeovers: Vec::new(),
     }
 }

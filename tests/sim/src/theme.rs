@@ -1,0 +1,432 @@
+//! Plans with a theme: what must come together for some mistakes to show comes together more often.
+//!
+//! Owns the themes. A plan as it was drawn enters, and in one of four seeds leaves with a theme: its
+//! cluster and times are made to fit, and episodes take the place of some of its faults and commands.
+//! When within an episode what happens, and how often, is still drawn. The draws are apart from those
+//! of the plan: a seed without a theme means what it meant. Never acts.
+
+use super::draw::REQUESTS;
+use super::plan::{Command, Deed, Fault, GroupPlan, Moment, Place, Plan, Probe};
+use blkrep_io::sim::{Crash, FaultKind, SimRandom};
+use blkrep_types::{Errno, MirrorKind};
+use std::time::Duration;
+
+/// One in so many plans has a theme.
+const THEMED_ONE_IN: u64 = 4;
+
+/// Faults of a plan at least.
+const FAULTS_MIN: usize = 3;
+
+/// Long after everything else of an episode.
+const FOR_LONG: Duration = Duration::from_secs(60);
+
+/// What is likely to come together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Theme {
+    /// A flush of the source's backing fails while everything rests, and the power goes after it.
+    FailedFlush,
+    /// Everything rests while a target cannot be reached, and the power goes after it.
+    RestBehindCut,
+    /// A target that has fallen behind is mirrored, and is looked at or killed meanwhile.
+    MirrorBehind,
+    /// Large writes, all at once, fill the log while a mirror begins.
+    FullLog,
+    /// Large writes fill the journal of a target that holds a mirror.
+    FullJournal,
+    /// A target comes back with a name of an earlier run of the source.
+    OldNames,
+    /// Maps and journals rot where they say something.
+    Rot,
+}
+
+/// Each of them.
+pub const THEMES: [Theme; 7] = [
+    Theme::FailedFlush,
+    Theme::RestBehindCut,
+    Theme::MirrorBehind,
+    Theme::FullLog,
+    Theme::FullJournal,
+    Theme::OldNames,
+    Theme::Rot,
+];
+
+/// An episode: one group, its source and one of its targets.
+struct Stage<'a> {
+    plan: &'a mut Plan,
+    random: &'a mut SimRandom,
+    home: usize,
+    link: usize,
+    target: usize,
+}
+
+/// Gives a plan the theme of its seed, if it has one.
+pub(super) fn dress(plan: &mut Plan) {
+    let mut random = SimRandom::new(plan.seed ^ 0x7468_656d_6500_0000);
+    if random.one_in(THEMED_ONE_IN) {
+        let theme = THEMES[random.index(THEMES.len())];
+        play(plan, &mut random, theme);
+    }
+}
+
+fn play(plan: &mut Plan, random: &mut SimRandom, theme: Theme) {
+    plan.theme = Some(theme);
+    plan.groups.truncate(1);
+    let faults = std::mem::take(&mut plan.faults);
+    let commands = std::mem::take(&mut plan.commands);
+    plan.rests.clear();
+    fit(plan, random, theme);
+    let link = random.index(plan.groups[0].targets.len());
+    let mut stage = Stage {
+        home: plan.groups[0].home,
+        target: plan.groups[0].targets[link],
+        plan,
+        random,
+        link,
+    };
+    match theme {
+        Theme::FailedFlush => stage.twice(Stage::failed_flush),
+        Theme::RestBehindCut => stage.twice(Stage::rest_behind_cut),
+        Theme::MirrorBehind => stage.twice(Stage::mirror_behind),
+        Theme::FullLog => stage.twice(Stage::full_log),
+        Theme::FullJournal => stage.twice(Stage::full_journal),
+        Theme::OldNames => stage.old_names(),
+        Theme::Rot => stage.twice(Stage::rot),
+    }
+    let missing = FAULTS_MIN.saturating_sub(plan.faults.len());
+    plan.faults.extend(faults.into_iter().take(missing));
+    let missing = usize::from(plan.commands.is_empty());
+    plan.commands.extend(commands.into_iter().take(missing));
+    plan.rests.sort_by_key(|(at, _)| *at);
+    plan.faults.sort_by_key(|(at, _)| *at);
+    plan.commands.sort_by_key(|(at, _)| *at);
+    plan.probes.sort_by_key(|(at, _)| *at);
+}
+
+/// Makes cluster and times fit.
+fn fit(plan: &mut Plan, random: &mut SimRandom, theme: Theme) {
+    let group = &mut plan.groups[0];
+    match theme {
+        Theme::FailedFlush => {
+            plan.write_cache = true;
+            group.habits.flushes = random.between(3, 8);
+        }
+        Theme::RestBehindCut => {
+            group.volumes = (0..2).map(|_| 4096 * random.between(48, 96)).collect();
+        }
+        Theme::MirrorBehind => {
+            group.volumes = (0..3).map(|_| 4096 * random.between(32, 96)).collect();
+            group.think_nanos_max = random.between(2_000_000, 20_000_000);
+            slow_network(plan, random);
+        }
+        Theme::FullLog => {
+            large_writes(group, random, (192, 256));
+            group.think_nanos_max = 200_000;
+            plan.takeovers.clear();
+            plan.options.window_bytes = 64 << 10;
+            plan.options.net_nanos = (1_000_000, 20_000_000);
+        }
+        Theme::FullJournal => {
+            large_writes(group, random, (96, 160));
+            group.extent_bytes = 4096;
+            group.think_nanos_max = 5_000_000;
+            plan.takeovers.clear();
+        }
+        Theme::OldNames => group.think_nanos_max = 50_000_000,
+        Theme::Rot => group.journal_bytes = 4 << 20,
+    }
+}
+
+fn large_writes(group: &mut GroupPlan, random: &mut SimRandom, (low, high): (u64, u64)) {
+    let volume = |random: &mut SimRandom| 4096 * random.between(low, high);
+    group.volumes = (0..3).map(|_| volume(random)).collect();
+    group.block_bytes = 4096;
+    group.habits.blocks_max = random.between(48, 96);
+    group.habits.reads = 5;
+    group.outstanding_max = 20;
+    group.journal_bytes = 4 << 20;
+}
+
+/// Mostly slow enough that a mirror lasts for many requests.
+fn slow_network(plan: &mut Plan, random: &mut SimRandom) {
+    if !random.one_in(4) {
+        plan.options.window_bytes = 64 << 10;
+        plan.options.net_nanos = (1_000_000, 20_000_000);
+    }
+}
+
+fn millis(random: &mut SimRandom, low: u64, high: u64) -> Duration {
+    Duration::from_millis(random.between(low, high))
+}
+
+impl Stage<'_> {
+    /// An episode in each half of the load.
+    fn twice(&mut self, episode: impl Fn(&mut Self, u64)) {
+        for (low, high) in [(20, REQUESTS / 3), (REQUESTS / 2, REQUESTS * 3 / 4)] {
+            let at = self.random.between(low, high);
+            episode(self, at);
+        }
+    }
+
+    fn rest(&mut self, at: u64, span: Duration) {
+        self.plan.rests.push((at, span));
+    }
+
+    fn fault(&mut self, at: u64, fault: Fault) {
+        self.plan.faults.push((at, fault));
+    }
+
+    fn moment(&mut self, after: u64, steps: u64, deed: Deed) {
+        self.plan.moments.push(Moment {
+            after,
+            group: 0,
+            link: self.link,
+            steps,
+            deed,
+        });
+    }
+
+    /// A crash at once, or within one of the first calls that follow.
+    fn crash(&mut self, node: usize, crash: Crash) -> Fault {
+        let soon = self.random.one_in(3);
+        let calls = soon.then(|| u32::try_from(self.random.below(20)).expect("small"));
+        Fault::Crash {
+            node,
+            crash,
+            calls,
+            down: millis(self.random, 5, 400),
+        }
+    }
+
+    fn power_cut_of_source(&mut self, at: u64) {
+        let fault = self.crash(self.home, Crash::Power);
+        self.fault(at, fault);
+    }
+
+    fn cut(&mut self, span: Duration) -> Fault {
+        Fault::Cut {
+            from: self.home,
+            to: self.target,
+            both: self.random.one_in(2),
+            span,
+        }
+    }
+
+    /// The target falls behind: transmission is stopped for a while, and everything written is dirt.
+    fn fall_behind(&mut self, at: u64, span: Duration) {
+        let hold = Command::HoldTransmission {
+            group: 0,
+            link: self.link,
+            stop: true,
+            span,
+        };
+        self.plan.commands.push((at, hold));
+    }
+
+    /// What is under way ends first: the replica is whole.
+    fn calm_before(&mut self, at: u64) {
+        let span = millis(self.random, 2_000, 4_000);
+        self.rest(at - 1, span);
+    }
+
+    /// Both sides find each other again before anything else is written.
+    fn calm_after(&mut self, at: u64) {
+        let span = millis(self.random, 3_000, 8_000);
+        self.rest(at + 1, span);
+    }
+
+    fn failed_flush(&mut self, at: u64) {
+        let pause = millis(self.random, 200, 600);
+        self.rest(at, pause);
+        let disk = Fault::Disk {
+            node: self.home,
+            kind: FaultKind::Sync,
+            errno: Errno::EIO,
+            times: 1,
+            place: Place::Backings,
+        };
+        self.fault(at + 1, disk);
+        let span = millis(self.random, 8_000, 25_000);
+        self.rest(at + 1, span);
+        let wait = match self.random.one_in(2) {
+            true => 1,
+            false => self.random.between(2, 60),
+        };
+        self.power_cut_of_source(at + 1 + wait);
+        self.calm_after(at + 1 + wait);
+    }
+
+    fn rest_behind_cut(&mut self, at: u64) {
+        self.calm_before(at);
+        let wait = self.random.between(3, 30);
+        let span = if self.random.one_in(2) {
+            let span = millis(self.random, 7_000, 25_000);
+            let more = millis(self.random, 500, 3_000);
+            let cut = self.cut(span + more);
+            self.fault(at, cut);
+            span
+        } else {
+            let behind = millis(self.random, 6_000, 12_000);
+            self.fall_behind(at, behind);
+            let span = millis(self.random, 4_000, 14_000);
+            let cut = self.cut(span);
+            let steps = self.random.below(20);
+            self.moment(at, steps, Deed::Strike(cut));
+            behind + millis(self.random, 3_000, 10_000)
+        };
+        self.rest(at + wait, span);
+        let moved = self.random.between(1, 2);
+        self.power_cut_of_source(at + wait + moved);
+        self.calm_after(at + wait + moved);
+    }
+
+    fn mirror_behind(&mut self, at: u64) {
+        self.calm_before(at);
+        let span = millis(self.random, 100, 800);
+        self.fall_behind(at, span);
+        let wait = self.random.between(10, 60);
+        let more = millis(self.random, 0, 600);
+        self.rest(at + wait, span + more);
+        if !self.random.one_in(3) {
+            let kind = *self.pick(&[MirrorKind::Full, MirrorKind::Full, MirrorKind::Checksum]);
+            let wait = self.random.between(2, 20);
+            self.mirror(at + wait, kind);
+        }
+        self.look_into_mirror(at, 1_000);
+        let calls = Some(u32::try_from(self.random.below(30)).expect("small"));
+        let down = millis(self.random, 5, 400);
+        let (home, target) = (self.home, self.target);
+        let crash = |node, crash| Fault::Crash {
+            node,
+            crash,
+            calls,
+            down,
+        };
+        let (steps, deed) = match self.random.below(4) {
+            0 | 1 => (0, Deed::Strike(crash(home, Crash::Process))),
+            2 => (100, Deed::Strike(crash(target, Crash::Process))),
+            _ => (30, Deed::Operate(self.pause_mirror())),
+        };
+        let steps = self.random.below(steps + 1);
+        self.moment(at, steps, deed);
+    }
+
+    fn pick<'b, T>(&mut self, all: &'b [T]) -> &'b T {
+        &all[self.random.index(all.len())]
+    }
+
+    fn pause_mirror(&mut self) -> Command {
+        Command::PauseMirror {
+            group: 0,
+            link: self.link,
+            span: millis(self.random, 500, 5_000),
+        }
+    }
+
+    /// The replica is promoted alone while a mirror runs, so many steps after it began at most.
+    fn look_into_mirror(&mut self, at: u64, steps: u64) {
+        for _ in 0..3 {
+            let steps = self.random.below(steps);
+            let crash = match self.random.one_in(3) {
+                true => Crash::Process,
+                false => Crash::Power,
+            };
+            let probe = Probe {
+                group: 0,
+                link: self.link,
+                crash,
+            };
+            self.moment(at, steps, Deed::Look(probe));
+        }
+    }
+
+    fn full_log(&mut self, at: u64) {
+        self.calm_before(at);
+        let span = millis(self.random, 20, 300);
+        self.fall_behind(at, span);
+        let wait = self.random.between(10, 60);
+        let more = millis(self.random, 30, 500);
+        self.rest(at + wait, span + more);
+        if self.random.one_in(2) {
+            self.mirror(at + wait / 2, MirrorKind::Full);
+        }
+        let stall = Fault::Stall {
+            node: self.home,
+            place: Place::Backings,
+            span: span + more + millis(self.random, 10, 200),
+        };
+        let before = self.random.between(1, 8);
+        self.fault(at + wait - before, stall);
+    }
+
+    fn full_journal(&mut self, at: u64) {
+        self.calm_before(at);
+        let span = millis(self.random, 20, 100);
+        self.fall_behind(at, span);
+        let wait = self.random.between(2, 10);
+        self.mirror(at + wait, MirrorKind::Checksum);
+        let deed = Deed::Operate(self.pause_mirror());
+        let steps = self.random.below(100);
+        self.moment(at, steps, deed);
+        self.look_into_mirror(at, 1_500);
+    }
+
+    fn mirror(&mut self, at: u64, kind: MirrorKind) {
+        let mirror = Command::Mirror {
+            group: 0,
+            link: self.link,
+            kind,
+        };
+        self.plan.commands.push((at, mirror));
+    }
+
+    fn old_names(&mut self) {
+        let at = self.random.between(80, 180);
+        let backup = Fault::OldBackup {
+            node: self.target,
+            span: millis(self.random, 2_500, 5_000),
+        };
+        self.fault(at, backup);
+        let wait = self.random.between(1, 20);
+        self.power_cut_of_source(at + wait);
+        let held = self.random.between(20, 80);
+        let hold = Command::HoldTransmission {
+            group: 0,
+            link: self.random.index(2),
+            stop: false,
+            span: FOR_LONG,
+        };
+        self.plan.commands.push((at + wait + held, hold));
+    }
+
+    fn rot(&mut self, at: u64) {
+        let wait = self.random.between(10, 50);
+        let (node, place, crash) = if self.random.one_in(2) {
+            let span = millis(self.random, 1_500, 4_000);
+            let more = millis(self.random, 500, 2_000);
+            self.fall_behind(at, span + more);
+            self.rest(at + wait, span);
+            self.calm_after(at + wait + 1);
+            (self.home, Place::Maps, Crash::Power)
+        } else {
+            let pause = Command::PauseTarget {
+                group: 0,
+                link: self.link,
+                span: FOR_LONG,
+            };
+            self.plan.commands.push((at, pause));
+            let crash = *self.pick(&[Crash::Power, Crash::Process]);
+            (self.target, Place::Journals, crash)
+        };
+        for _ in 0..self.random.between(2, 4) {
+            self.fault(at + wait + 1, Fault::Rot { node, place });
+        }
+        let down = millis(self.random, 5, 400);
+        let crash = Fault::Crash {
+            node,
+            crash,
+            calls: None,
+            down,
+        };
+        self.fault(at + wait + 1, crash);
+    }
+}
