@@ -367,8 +367,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
     }
 
-    /// Compares everything once: nobody has watched the backing.
+    /// Compares everything once: nobody has watched the backing. The stream does not go on before: what
+    /// is written now follows a state that the target may never have had.
     pub fn distrust(&mut self, index: LinkIndex) {
+        if self.link(index).is_some_and(Link::is_following) {
+            self.turn_behind(index);
+        }
         let layout = self.layout.clone();
         let Some(link) = self.link_mut(index) else {
             return;

@@ -333,3 +333,28 @@ fn a_write_that_comes_again_does_not_wait_for_the_room_it_holds() {
         "and dirt meanwhile"
     );
 }
+
+/// A group was attached again whose backing had been anybody's meanwhile. Its memory log was still there, and
+/// the stream went on with what was written since, before the comparison had begun: a target that was promoted
+/// then showed a state that the source never had, and called it `ok`.
+#[test]
+fn a_backing_that_nobody_watched_is_compared_before_the_stream_goes_on() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
+    rig.serve(0);
+    rig.serve(0);
+    let durable = rig.group.link(link(0)).unwrap().acked.unwrap();
+    rig.group.link_down(link(0), DownReason::Lost);
+    rig.group.distrust(link(0));
+    rig.write(extent(0, 4096));
+    rig.commit(true);
+    rig.finish(0, Ok(()));
+    let start = comes_back_with(&mut rig, name(durable.1.get()));
+    assert_eq!(start.reason, "the dirty map has everything since");
+    rig.pass(Duration::from_secs(3));
+    rig.take();
+    let sent = rig.serve(0);
+    assert!(
+        matches!(sent.first(), Some(RecordKind::MirrorBegin(_))),
+        "{sent:?}"
+    );
+}
