@@ -64,7 +64,7 @@ layout! {
         magic: [u8; 8], version: U32, bytes: U32, counter: U64, replica: [u8; 16],
         group: TextName, source: TextName, link: TextName, role: u8, data_state: u8, part: u8,
         paused: u8, generation_count: U16, volume_count: U16, base: NameBytes,
-        merged: NameBytes, journal: [u8; 16], reserved: [u8; 178],
+        merged: NameBytes, journal: [u8; 16], doubtful: U64, reserved: [u8; 170],
         body_crc: U32, crc: U32,
     }
 }

@@ -92,6 +92,8 @@ pub struct Replica {
     /// A mirror that ends after this write has sent every extent of the part; [`WriteName::NONE`]
     /// while no source has heard of all of them.
     pub merged: WriteName,
+    /// Volumes whose base may lose what reads back, a bit each by index.
+    pub doubtful: u64,
     /// The journal that belongs to it; another one is void.
     pub journal: [u8; 16],
     /// Its volumes, by index.

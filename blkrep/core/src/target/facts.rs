@@ -24,6 +24,9 @@ pub struct Facts {
     state: DataState,
     part: Part,
     merged: Option<WriteName>,
+    /// Volumes whose base may lose what reads back, a bit each: a flush failed, and what it covered is
+    /// not all written anew.
+    doubtful: u64,
     /// The last write before those that the journal can name.
     pub base: WriteName,
     paused: bool,
@@ -65,11 +68,19 @@ impl Facts {
             state,
             part,
             merged,
+            doubtful: 0,
             base,
             paused,
             pause_lifted: false,
             unsaved: false,
         }
+    }
+
+    /// The same, with volumes whose base is doubtful: bit 0 is the first one's.
+    #[must_use]
+    pub const fn doubting(mut self, volumes: u64) -> Self {
+        self.doubtful = volumes;
+        self
     }
 
     /// What the data is worth.
@@ -88,6 +99,18 @@ impl Facts {
     #[must_use]
     pub const fn merged(&self) -> Option<WriteName> {
         self.merged
+    }
+
+    /// Volumes whose base may lose what reads back; bit 0 is the first one's.
+    #[must_use]
+    pub const fn doubtful(&self) -> u64 {
+        self.doubtful
+    }
+
+    /// True if what reads back of a volume's base says nothing: a comparison of it finds nothing equal.
+    #[must_use]
+    pub fn is_doubtful(&self, volume: VolumeIndex) -> bool {
+        self.doubtful & bit_of(volume) != 0
     }
 
     /// Applying was paused by command.
@@ -151,6 +174,7 @@ impl Facts {
         self.become_state(DataState::Ok);
         self.part.clear();
         self.merged = None;
+        self.doubtful = 0;
     }
 
     fn differs(&mut self) {
@@ -167,10 +191,22 @@ impl Facts {
         self.differs();
     }
 
-    /// Any extent of `volume` may not be what was acknowledged.
-    pub fn lost_volume(&mut self, volume: VolumeIndex) {
+    fn lost_volume(&mut self, volume: VolumeIndex) {
         self.part.set_volume(volume);
         self.differs();
+    }
+
+    /// Flushes of a volume's base failed, and what they covered is not to be had again: any extent may not be what
+    /// was acknowledged, whatever reads back, until a mirror has written all of it anew.
+    pub fn flush_lost(&mut self, volume: VolumeIndex) {
+        self.doubtful |= bit_of(volume);
+        self.lost_volume(volume);
+    }
+
+    /// Another base is in a volume's place: it has nothing of the volume, and what reads back of it stays.
+    pub fn replaced(&mut self, volume: VolumeIndex) {
+        self.doubtful &= !bit_of(volume);
+        self.lost_volume(volume);
     }
 
     /// Any extent may not be what was acknowledged.
@@ -229,6 +265,10 @@ impl Facts {
         self.paused = false;
         self.unsaved = true;
     }
+}
+
+fn bit_of(volume: VolumeIndex) -> u64 {
+    1 << volume.as_usize()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use blkrep_core::target::{FLIGHTS_MAX, FlightId, FlushMark, Records, Step};
 use blkrep_io::{Host, Op, Region, Slice};
 use blkrep_store::journal::Batch;
 use blkrep_types::limits::REQUEST_BYTES_MAX;
-use blkrep_types::{ByteLen, Errno, Nanos, Record, RecordKind, WriteName, planted};
+use blkrep_types::{ByteLen, DataState, Errno, Nanos, Record, RecordKind, WriteName, planted};
 use blkrep_wire::{Applying as ApplyingWord, DigestReply, FarewellCode};
 use std::collections::VecDeque;
 
@@ -397,8 +397,9 @@ impl<H: Host> TargetWorker<H> {
         }
     }
 
-    /// After a failed flush the kernel has forgotten what was not written. It is still in the
-    /// journal: applied again, a few times; then the volume counts as different.
+    /// After a failed flush the kernel has forgotten what was not written, though it may read back. What is
+    /// still in the journal is applied again, a few times; then, or if a mirror counts on what reads back, the
+    /// volume counts as different.
     fn flush_failed(&mut self, run: &FlushRun) {
         self.applying.failures += 1;
         for (volume, errno) in &run.failed {
@@ -412,16 +413,20 @@ impl<H: Host> TargetWorker<H> {
             });
         }
         self.applying.retry_at = Some(self.now.after(self.settings.retry_interval));
-        if self.applying.failures < FLUSH_FAILURES_MAX {
+        let given_up = self.applying.failures >= FLUSH_FAILURES_MAX;
+        // While a mirror compares, the base has what was found equal, and no journal has that.
+        if given_up || self.facts.state() != DataState::Ok {
+            for (volume, errno) in &run.failed {
+                let index = blkrep_types::VolumeIndex::new(u16::try_from(*volume).expect("few"));
+                self.facts.flush_lost(index);
+                self.base_failed(*volume, *errno);
+            }
+        }
+        if !given_up {
             self.applying.rewinding = !planted!(BaseFlushRetriedOnly);
             return;
         }
         self.applying.failures = 0;
-        for (volume, errno) in &run.failed {
-            let index = blkrep_types::VolumeIndex::new(u16::try_from(*volume).expect("few"));
-            self.facts.lost_volume(index);
-            self.base_failed(*volume, *errno);
-        }
         self.applier.flushed(run.mark);
         self.applying.free_from = run.mark.needed_from;
     }

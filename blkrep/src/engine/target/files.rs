@@ -134,6 +134,7 @@ impl<H: Host> ReplicaFiles<H> {
             history: History::new(),
             base: WriteName::NONE,
             merged: WriteName::NONE,
+            doubtful: 0,
             journal: NO_JOURNAL,
             volumes,
         };
@@ -265,14 +266,15 @@ impl<H: Host> ReplicaFiles<H> {
             }
         };
         let merged = Some(self.replica.merged).filter(|name| *name != WriteName::NONE);
-        Ok(Facts::new(
+        let facts = Facts::new(
             self.replica.history.clone(),
             self.replica.data_state,
             part,
             merged,
             self.replica.base,
             self.replica.paused,
-        ))
+        );
+        Ok(facts.doubting(self.replica.doubtful))
     }
 
     /// Writes the facts down: durable when it returns. On an error the disk has the old ones, or
@@ -291,6 +293,7 @@ impl<H: Host> ReplicaFiles<H> {
             PartKind::Everything => Part::Everything,
         };
         self.replica.paused = facts.paused();
+        self.replica.doubtful = facts.doubtful();
         self.replica.history.clone_from(&facts.history);
         self.replica.base = facts.base;
         self.replica.merged = facts.merged().unwrap_or(WriteName::NONE);

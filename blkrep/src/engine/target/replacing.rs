@@ -59,7 +59,7 @@ impl<H: Host> ReplicaFiles<H> {
         let Some((mut opened, _)) = opened else {
             return Ok(None);
         };
-        opened.facts.lost_volume(replaced);
+        opened.facts.replaced(replaced);
         opened.files.persist(&mut opened.facts)?;
         Ok(Some(opened))
     }

@@ -72,6 +72,12 @@ impl Replica {
             base: head.base.into(),
             merged: head.merged.into(),
             journal: head.journal,
+            doubtful: match head.doubtful.get() {
+                mask if volumes.len() < 64 && mask >> volumes.len() != 0 => {
+                    return Err(wrong("doubtful"));
+                }
+                mask => mask,
+            },
             volumes,
         };
         Ok((replica, head.counter.get()))

@@ -84,6 +84,7 @@ impl Replica {
         head.base = self.base.into();
         head.merged = self.merged.into();
         head.journal = self.journal;
+        head.doubtful = U64::new(self.doubtful);
         head.body_crc = U32::new(crc32fast::hash(&bytes[size_of::<ReplicaHead>()..]));
         head.crc = U32::new(head_crc(head.as_bytes()));
         head

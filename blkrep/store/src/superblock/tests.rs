@@ -35,6 +35,7 @@ fn replica(volumes: u16, generations: u8) -> Replica {
         history,
         base: name,
         merged: WriteName::NONE,
+        doubtful: 0,
         journal: [5; 16],
         volumes: (0..volumes).map(volume).collect(),
     }
@@ -157,6 +158,7 @@ fn an_impossible_field_is_refused_by_its_name() {
         (false, "data_state", 200),
         (false, "part", 0),
         (false, "paused", 2),
+        (false, "doubtful", 0b100),
         (true, "path_bytes", 0),
         (true, "path_bytes", 0xffff),
         (true, "index", 0),
@@ -209,7 +211,8 @@ proptest! {
         (data_state, part, paused, volumes, generations) in states(),
         counter in 0..=COUNT_MAX,
     ) {
-        let facts = Replica { data_state, part, paused, ..replica(volumes, generations) };
+        let doubtful = counter & (u64::MAX >> (64 - volumes));
+        let facts = Replica { data_state, part, paused, doubtful, ..replica(volumes, generations) };
         prop_assert_eq!(Replica::decode(&facts.encode(counter)).unwrap(), (facts, counter));
     }
 

@@ -199,6 +199,7 @@ impl Facts for target::Replica {
             history: history(),
             base: WriteName::NONE,
             merged: WriteName::NONE,
+            doubtful: 0,
             journal: [5; 16],
             volumes: vec![target::ReplicaVolume {
                 index: VolumeIndex::new(0),
@@ -216,10 +217,12 @@ impl Facts for target::Replica {
             ReplicaUpdate::NotOk => {
                 self.data_state = DataState::Mirroring;
                 self.part = target::Part::Map;
+                self.doubtful = 1;
             }
             ReplicaUpdate::Ok => {
                 self.data_state = DataState::Ok;
                 self.part = target::Part::Empty;
+                self.doubtful = 0;
                 self.merged.seq = Seq::new(step);
             }
             ReplicaUpdate::Branch => {

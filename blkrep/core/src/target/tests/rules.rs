@@ -95,6 +95,81 @@ fn a_digest_is_told_of_what_was_there_and_not_where_something_is_held() {
     assert_eq!(step, Step::CannotTell(compare(4, 0)));
 }
 
+/// Applies one batch to a replica that is not `ok`, completes what flies and persists what is to be, up to the first
+/// step that is another.
+fn next_step(world: &mut World, batch: &Batch) -> Step {
+    loop {
+        match world.applier.step(&mut world.facts, Some(batch)) {
+            Step::Persist => world.facts.saved(),
+            Step::Digest(flight) | Step::Write(flight, _) => {
+                assert!(!world.applier.completed(&mut world.facts, flight, true));
+            }
+            other => return other,
+        }
+    }
+}
+
+#[test]
+fn what_reads_back_after_lost_flushes_is_not_compared_until_a_mirror_has_written_it_anew() {
+    let mut world = World::new();
+    world.facts.flush_lost(VolumeIndex::new(0));
+    world.facts.handed_over(name(0));
+    world.applier.connected(Some(name(0)));
+    let compare = |seq| record(seq, RecordKind::Compare, Some(extent(4, 1)));
+    let begin = |seq| record(seq, RecordKind::MirrorBegin(MirrorKind::Checksum), None);
+    let mirror = Batch {
+        number: 1,
+        records: vec![begin(1), compare(2), data(3, 4, 1, true)],
+    };
+    world.applier.durable(1);
+    assert_eq!(
+        next_step(&mut world, &mirror),
+        Step::CannotTell(compare(2)),
+        "what reads back may be gone with the power"
+    );
+    assert_eq!(next_step(&mut world, &mirror), Step::Wait);
+    assert_ne!(world.facts.doubtful(), 0, "before its end");
+    let end = Batch {
+        number: 2,
+        records: vec![record(4, RecordKind::MirrorEnd, None)],
+    };
+    world.applier.durable(2);
+    assert_eq!(next_step(&mut world, &end), Step::Flush);
+    let mark = world.applier.flush_begins();
+    world.applier.flushed(mark);
+    assert_eq!(next_step(&mut world, &end), Step::Wait);
+    assert_eq!(world.facts.state(), DataState::Ok);
+    assert_eq!(world.facts.doubtful(), 0);
+}
+
+#[test]
+fn a_mirror_that_found_everything_equal_ends_after_a_flush() {
+    let mut world = World::new();
+    world.facts = facts(DataState::MirrorRequired);
+    world.applier.connected(Some(name(0)));
+    let mark = world.applier.flush_begins();
+    world.applier.flushed(mark);
+    let mirror = Batch {
+        number: 1,
+        records: vec![
+            record(1, RecordKind::MirrorBegin(MirrorKind::Checksum), None),
+            record(2, RecordKind::Compare, Some(extent(0, 4))),
+            record(3, RecordKind::MirrorEnd, None),
+        ],
+    };
+    world.applier.durable(1);
+    assert_eq!(
+        next_step(&mut world, &mirror),
+        Step::Flush,
+        "nobody knows that what was there is durable"
+    );
+    assert_ne!(world.facts.state(), DataState::Ok);
+    let mark = world.applier.flush_begins();
+    world.applier.flushed(mark);
+    next_step(&mut world, &mirror);
+    assert_eq!(world.facts.state(), DataState::Ok);
+}
+
 #[test]
 fn a_failed_write_of_the_base_is_dirt_before_anything_follows() {
     let mut world = World::new();
