@@ -231,6 +231,7 @@ fn replica() -> Replica {
         history: history(),
         base: name(1000),
         merged: WriteName::NONE,
+        doubtful: 0,
         journal: [5; 16],
         volumes: (0..2)
             .map(|index| ReplicaVolume {
