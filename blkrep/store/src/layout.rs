@@ -44,7 +44,8 @@ layout! {
     BatchHead: 128 {
         magic: [u8; 8], version: U32, bytes: U32, journal: [u8; 16], number: U64, position: U64,
         generation: [u8; 16], first_incarnation: U64, first_seq: U64, last_incarnation: U64,
-        last_seq: U64, record_count: U32, table_crc: U32, reserved: [u8; 20], crc: U32,
+        last_seq: U64, record_count: U32, table_crc: U32, data_sum: U64, reserved: [u8; 12],
+        crc: U32,
     }
 }
 layout! {

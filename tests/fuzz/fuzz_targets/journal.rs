@@ -14,6 +14,7 @@ use blkrep_types::limits::COUNT_MAX;
 use blkrep_types::{ByteLen, Errno};
 use libfuzzer_sys::fuzz_target;
 use std::cell::Cell;
+use twox_hash::XxHash3_64;
 
 /// Two heads and the circular area.
 const BLOCKS: usize = 18;
@@ -30,7 +31,7 @@ thread_local! {
     static BUFFER: Slice = Region::heap(ByteLen::new(BATCH_BYTES_MIN).as_usize()).whole();
 }
 
-/// Makes the checksums of records' bytes right, where they lie as a batch has them.
+/// Makes the checksums of records' bytes right, where they lie as a batch has them, and the sum of all.
 fn seal_data(block: &mut [u8]) {
     let count = u32::from_le_bytes(block[96..100].try_into().expect("four bytes"));
     let count = usize::try_from(count).expect("64-bit platform").min(90);
@@ -49,11 +50,17 @@ fn seal_data(block: &mut [u8]) {
         }
         at = at.next_multiple_of(if len.is_multiple_of(4096) { 4096 } else { 512 });
         let Some(bytes) = at.checked_add(len).and_then(|end| block.get(at..end)) else {
-            return;
+            break;
         };
         let crc = crc32fast::hash(bytes).to_le_bytes();
         block[entry + 32..entry + 36].copy_from_slice(&crc);
         at += len;
+    }
+    let end = u32::from_le_bytes(block[12..16].try_into().expect("four bytes"));
+    let end = usize::try_from(end).expect("64-bit platform");
+    if let Some(data) = block.get(front..end) {
+        let sum = XxHash3_64::oneshot(data).to_le_bytes();
+        block[104..112].copy_from_slice(&sum);
     }
 }
 
@@ -108,10 +115,7 @@ fn walk(state: JournalState, file: &[u8], bad: Option<u64>) -> Option<(ScanEnd, 
         Scan::new(state, BUFFER.with(Slice::clone)).run(&mut read, &mut |damage| match damage {
             Damage::Good(batch) => {
                 assert!(!damaged, "nothing behind damage is applied");
-                assert!(
-                    batch.damaged().is_none(),
-                    "what is applied is what was written"
-                );
+                assert!(!batch.damaged(), "what is applied is what was written");
                 for index in 0..batch.records().len() {
                     let _all_of_it = batch.data(index).len();
                 }

@@ -452,9 +452,11 @@ impl<H: Host> TargetWorker<H> {
             (Err(errno), _) => Err(errno.to_string()),
             (_, None) => Err("it was freed".to_owned()),
         };
-        let sound = read.and_then(|batch| match batch.damaged() {
-            None => Ok(batch),
-            Some(_) => Err("the bytes of a record are corrupt".to_owned()),
+        let sound = read.and_then(|batch| {
+            if batch.damaged() {
+                return Err("the bytes of a batch are corrupt".to_owned());
+            }
+            Ok(batch)
         });
         match sound {
             Ok(batch) => self.journaling.cache.push(Cached { batch, flying: 0 }),

@@ -1,7 +1,9 @@
 //! One batch as it is in memory: its records and where their bytes are.
 //!
 //! Reads and checks what [`super::BatchPlan`] wrote. A batch is good only if its head, its table
-//! and every record's bytes match their checksums.
+//! and every record's bytes match their checksums, and all data together its sum. A CRC32 cannot tell
+//! sectors that end with a CRC32 of their own from one another: with it alone, a torn batch whose place
+//! held other such sectors passed for whole.
 
 use super::head::VERSION;
 use super::plan::{DATA_ALIGN_LARGE, DATA_ALIGN_SMALL, data_begin};
@@ -14,6 +16,7 @@ use blkrep_types::{
     ByteLen, ByteOffset, Extent, Generation, Incarnation, MirrorKind, Record, RecordKind, Seq,
     VolumeIndex, WriteName, planted,
 };
+use twox_hash::XxHash3_64;
 use zerocopy::{FromBytes, IntoBytes};
 
 pub(super) const MAGIC: [u8; 8] = *b"BLKrBTCH";
@@ -80,6 +83,8 @@ pub struct Batch {
     pub(super) records: Vec<BatchRecord>,
     pub(super) buffer: Slice,
     pub(super) begin: usize,
+    /// Of all its data, as it was written.
+    pub(super) data_sum: u64,
 }
 
 impl Batch {
@@ -95,19 +100,20 @@ impl Batch {
         position: u64,
     ) -> Result<Self, FormatError> {
         records.clear();
-        let info = buffer.with(|bytes| -> Result<BatchInfo, FormatError> {
-            let (info, table_crc) = read_head(bytes, id, position)?;
-            read_table(bytes, &info, table_crc, &mut records)?;
+        let (info, sums) = buffer.with(|bytes| -> Result<_, FormatError> {
+            let (info, sums) = read_head(bytes, id, position)?;
+            read_table(bytes, &info, sums.table_crc, &mut records)?;
             if planted!(ReplayStopsEarly) && records.len() > 1 {
                 records.pop();
             }
-            Ok(info)
+            Ok((info, sums))
         })?;
         Ok(Self {
             info,
             records,
             buffer,
             begin: 0,
+            data_sum: sums.data_sum,
         })
     }
 
@@ -141,14 +147,20 @@ impl Batch {
         self.buffer.part(at..at + record.data_bytes())
     }
 
-    /// The first record whose bytes do not match their checksum.
+    /// True if its data is not what was written, or that of a record not what came with it.
     #[must_use]
-    pub fn damaged(&self) -> Option<usize> {
-        (0..self.records.len()).find(|index| {
-            let record = &self.records[*index];
-            let differs = self.data(*index).with(crc32fast::hash) != record.data_crc;
-            record.data_bytes() > 0 && differs && !planted!(JournalChecksumIgnored)
-        })
+    pub fn damaged(&self) -> bool {
+        if planted!(JournalChecksumIgnored) {
+            return false;
+        }
+        let differs = |index: usize| {
+            let record = &self.records[index];
+            record.data_bytes() > 0 && self.data(index).with(crc32fast::hash) != record.data_crc
+        };
+        let front = ByteLen::new(data_begin(self.info.record_count as usize)).as_usize();
+        let whole = self.slice();
+        whole.part(front..whole.len()).with(data_sum) != self.data_sum
+            || (0..self.records.len()).any(differs)
     }
 
     /// Gives back buffer and list for the next batch.
@@ -158,12 +170,23 @@ impl Batch {
     }
 }
 
-/// Checks a head: what it says of its batch, and the checksum of its table.
+/// The sum of all data of a batch, gaps included.
+pub(super) fn data_sum(data: &[u8]) -> u64 {
+    XxHash3_64::oneshot(data)
+}
+
+/// What a head says of what follows it.
+pub(super) struct Sums {
+    table_crc: u32,
+    data_sum: u64,
+}
+
+/// Checks a head: what it says of its batch, and the checksums of what follows.
 pub(super) fn read_head(
     bytes: &[u8],
     id: &JournalId,
     position: u64,
-) -> Result<(BatchInfo, u32), FormatError> {
+) -> Result<(BatchInfo, Sums), FormatError> {
     let wrong = |field| FormatError::Field { what: WHAT, field };
     let Ok((head, _)) = BatchHead::read_from_prefix(bytes) else {
         return Err(FormatError::Short { what: WHAT });
@@ -216,7 +239,11 @@ pub(super) fn read_head(
         last: name(head.last_incarnation.get(), head.last_seq.get()),
         record_count,
     };
-    Ok((info, head.table_crc.get()))
+    let sums = Sums {
+        table_crc: head.table_crc.get(),
+        data_sum: head.data_sum.get(),
+    };
+    Ok((info, sums))
 }
 
 pub(super) fn read_table(

@@ -5,7 +5,7 @@
 
 use super::batch::{
     Batch, BatchInfo, BatchRecord, ENTRY_BYTES, HEAD_BYTES, MAGIC, align_data, data_bytes,
-    encode_kind,
+    data_sum, encode_kind,
 };
 use super::head::VERSION;
 use super::{BATCH_BYTES_MIN, BATCH_RECORDS_MAX, JOURNAL_BLOCK_BYTES, JournalId};
@@ -134,14 +134,15 @@ impl BatchPlan {
     pub fn seal(mut self, placed: &Placed) -> Batch {
         assert!(!self.is_empty(), "a batch has a record");
         let bytes = self.bytes();
-        self.clear(
-            self.data_end,
-            self.data_end.next_multiple_of(JOURNAL_BLOCK_BYTES),
-        );
+        let data_end = self.data_end.next_multiple_of(JOURNAL_BLOCK_BYTES);
+        self.clear(self.data_end, data_end);
+        let data = self.buffer.part(DATA_BASE..DATA_BASE + to_usize(data_end));
+        let data_sum = data.with(data_sum);
         let front = data_begin(self.records.len());
         let begin = DATA_BASE - to_usize(front);
         let head = self.buffer.part(begin..DATA_BASE);
-        let info = head.with_mut(|head| write_front(head, &self.records, placed, bytes));
+        let info =
+            head.with_mut(|head| write_front(head, &self.records, placed, (bytes, data_sum)));
         if planted!(ApplyBatchBackwards) {
             self.records.reverse();
         }
@@ -153,6 +154,7 @@ impl BatchPlan {
             records: self.records,
             buffer: self.buffer,
             begin,
+            data_sum,
         }
     }
 
@@ -167,7 +169,7 @@ fn write_front(
     front: &mut [u8],
     records: &[BatchRecord],
     placed: &Placed,
-    bytes: u64,
+    (bytes, data_sum): (u64, u64),
 ) -> BatchInfo {
     front.fill(0);
     let (head_bytes, table) = front.split_at_mut(HEAD_BYTES);
@@ -197,6 +199,7 @@ fn write_front(
     let record_count = u32::try_from(records.len()).expect("bounded");
     head.record_count = U32::new(record_count);
     head.table_crc = U32::new(crc32fast::hash(table));
+    head.data_sum = U64::new(data_sum);
     head.crc = U32::new(head_crc(head.as_bytes()));
     head_bytes.copy_from_slice(head.as_bytes());
     BatchInfo {

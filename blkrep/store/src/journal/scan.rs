@@ -209,9 +209,7 @@ impl Scan {
         }
         let records = std::mem::take(&mut self.records);
         match Batch::read(self.buffer.clone(), records, &self.state.id, info.position) {
-            Ok(batch) if batch.damaged().is_some() && !planted!(TornBatchTaken) => {
-                Ok(Look::Damaged(batch))
-            }
+            Ok(batch) if batch.damaged() && !planted!(TornBatchTaken) => Ok(Look::Damaged(batch)),
             Ok(batch) => Ok(Look::Good(batch)),
             Err(error) if error.is_newer() => Err(error),
             Err(_) => Ok(Look::Bad),
