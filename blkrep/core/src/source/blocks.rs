@@ -309,7 +309,15 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     }
 
     /// Takes the target's digest. False if it was never asked at that place.
+    ///
+    /// A target may still be reading what an earlier run of ours asked for, and tell it to this one. Places
+    /// are counted anew in every run, so that the same place may ask for the same extent: what was there
+    /// then says nothing about what is there now.
     pub fn digest_reply(&mut self, index: LinkIndex, reply: &DigestReply) -> bool {
+        let run = self.log_ref().head().0;
+        if reply.incarnation != run {
+            return reply.incarnation < run;
+        }
         let Some(link) = self.link_mut(index) else {
             return true;
         };

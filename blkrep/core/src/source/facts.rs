@@ -289,7 +289,9 @@ pub struct LinkStatus {
 /// The digest of an extent at one place of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DigestReply {
-    /// The place of the `Compare` record.
+    /// The run of the source that asked.
+    pub incarnation: Incarnation,
+    /// The place of the `Compare` record in it.
     pub seq: Seq,
     /// Its volume.
     pub volume: VolumeIndex,

@@ -539,6 +539,7 @@ fn on_digests<I: Io, P: LinkPort<I>>(
         let known = port.digest(
             io,
             &DigestReply {
+                incarnation: reply.incarnation,
                 seq: reply.seq,
                 volume: reply.volume,
                 extent: reply.extent,

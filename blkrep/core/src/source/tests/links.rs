@@ -96,6 +96,7 @@ fn a_digest_that_differs_makes_the_extent_dirty_and_an_equal_one_does_not() {
             if let (RecordKind::Compare, Some(extent)) = (record.kind, record.extent) {
                 let equal = extent.offset().get() != 3 << 16;
                 let reply = DigestReply {
+                    incarnation: record.incarnation,
                     seq: record.seq,
                     volume: record.volume,
                     extent,

@@ -124,6 +124,15 @@ fn a_mirror_that_was_ended_leaves_dirt_and_does_not_begin_by_itself() {
 
 /// Answers every digest with an equal one, ours or theirs; the backing fails where `fails` says.
 fn compare(rig: &mut Rig, fails: impl Fn(Extent) -> bool) -> Vec<RecordKind> {
+    compare_with(rig, fails, RUN)
+}
+
+/// The same, with the target's digests asked for by `run`.
+fn compare_with(
+    rig: &mut Rig,
+    fails: impl Fn(Extent) -> bool,
+    run: Incarnation,
+) -> Vec<RecordKind> {
     let mut sent = Vec::new();
     loop {
         let asked = std::mem::take(&mut rig.mirror);
@@ -145,6 +154,7 @@ fn compare(rig: &mut Rig, fails: impl Fn(Extent) -> bool) -> Vec<RecordKind> {
             let record = outgoing.record;
             if record.kind == RecordKind::Compare {
                 let reply = DigestReply {
+                    incarnation: run,
                     seq: record.seq,
                     volume: record.volume,
                     extent: record.extent.unwrap(),
@@ -185,4 +195,20 @@ fn an_extent_whose_digest_could_not_be_read_is_compared_again_after_a_pause() {
     let sent = compare(&mut rig, |_| false);
     assert_eq!(sent.last(), Some(&RecordKind::MirrorEnd));
     assert_eq!(phase(&rig), (MirrorPhase::Idle, ByteLen::ZERO));
+}
+
+/// The target was still reading, behind a disk that stood still, what the run before had asked for. That run
+/// had asked at the same places for the same extents. A write of that run came after the reading, was on its
+/// way to the target, and was lost at the source with its power. The old digests, from before the write,
+/// agreed with what the source then had: both ends said that nothing was missing, and differed.
+#[test]
+fn a_digest_that_an_earlier_run_asked_for_answers_nothing() {
+    let mut rig = begun(MirrorKind::Checksum);
+    let sent = compare_with(&mut rig, |_| false, Incarnation::new(RUN.get() - 1));
+    assert!(sent.contains(&RecordKind::Compare), "they were asked for");
+    assert!(
+        !sent.contains(&RecordKind::MirrorEnd),
+        "nothing is answered"
+    );
+    assert_eq!(phase(&rig), (MirrorPhase::Running, ByteLen::new(LEN)));
 }

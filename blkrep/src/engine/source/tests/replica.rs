@@ -80,6 +80,7 @@ impl Replica {
             RecordKind::Compare => {
                 let digest = *blake3::hash(self.part(record)).as_bytes();
                 reply = Some(DigestReply {
+                    incarnation: record.incarnation,
                     seq: record.seq,
                     volume: record.volume,
                     extent: record.extent.unwrap(),
