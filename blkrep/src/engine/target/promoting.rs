@@ -53,9 +53,11 @@ impl<H: Host> TargetWorker<H> {
             .as_ref()
             .is_some_and(|s| s.phase() != Phase::Closing)
             || self.next_session.is_some();
-        // What the data will be worth is known only when the journal is applied.
+        // What the data will be worth is known only when the journal is applied: it may hold a whole first
+        // mirror that a pause kept from the bases.
+        let has_all = self.is_quiet() && self.applier.is_idle();
         let state = match self.facts.state() {
-            DataState::NotReady => DataState::NotReady,
+            DataState::NotReady if has_all => DataState::NotReady,
             _ => DataState::Ok,
         };
         let request = PromoteRequest {

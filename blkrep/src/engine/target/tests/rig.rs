@@ -483,7 +483,7 @@ impl Daemon {
         }
     }
 
-    fn streams(&self) -> bool {
+    pub(super) fn streams(&self) -> bool {
         self.worker
             .as_ref()
             .is_some_and(|(_, worker)| worker.streaming_since().is_some())

@@ -1,7 +1,7 @@
 //! Who may connect, what a replica may be made of, and what a source may do to it.
 
 use super::super::*;
-use super::rig::{REPLICAS, Rig, STATE, base};
+use super::rig::{Daemon, REPLICAS, Rig, STATE, base};
 use super::source::{Book, VOLUME_BYTES, extent, generation};
 use blkrep_core::target::PromoteRefusal;
 use blkrep_types::{
@@ -469,6 +469,36 @@ fn a_promotion_applies_everything_and_starts_a_generation() {
     rig.kill();
     let error = rig.try_start_target().unwrap_err();
     assert!(matches!(error, TargetError::Promoted(_)), "{error}");
+}
+
+/// Applying was paused before the first mirror, whose end was durable in the journal: the source had its writes
+/// answered by this replica in `sync` mode. When the source was lost, the promotion said that nothing had been
+/// replicated here yet.
+#[test]
+fn a_promotion_applies_a_first_mirror_that_a_pause_held_back() {
+    let mut rig = Rig::new(18);
+    let streams = |rig: &Rig| rig.daemon.as_ref().is_some_and(Daemon::streams);
+    assert!(rig.wait(|rig| streams(rig)), "the replica is made");
+    rig.pause(true);
+    let nothing = TargetCommandError::Promote(PromoteRefusal::Nothing);
+    assert_eq!(rig.promote(true, false).unwrap_err(), nothing);
+    rig.book.borrow_mut().write(0, 3, 5, 0x11, false);
+    let mirrored = |rig: &mut Rig| {
+        if streams(rig) {
+            rig.book.borrow_mut().finish_mirror();
+            rig.poke();
+        }
+        let book = rig.book.borrow();
+        let told = book.ack.is_some_and(|ack| ack.durable == book.head());
+        told && book.dirty.is_empty() && !book.mirroring && book.seq > Seq::ZERO
+    };
+    rig.poke();
+    assert!(rig.wait(mirrored), "all of it is durable in the journal");
+    assert_eq!(rig.status().data_state, DataState::NotReady);
+    rig.power_loss();
+    rig.restart_target();
+    assert_eq!(rig.promote(true, false).unwrap().data_state, DataState::Ok);
+    rig.check_equal();
 }
 
 #[test]
