@@ -83,7 +83,45 @@ pub fn judge(
     seen: &[Vec<Seen>],
     judgement: Judgement,
     keep: Keep,
+    findings: Findings,
+) -> Verdict {
+    match judgement {
+        Judgement::Replica => {
+            let must = match keep {
+                Keep::Nothing => vec![false; history.operations.len()],
+                Keep::Flushed => kept(history),
+                Keep::Completed => {
+                    let operations = history.operations.iter();
+                    operations.map(|op| op.completed.is_some()).collect()
+                }
+            };
+            judge_replica(history, seen, &must, findings)
+        }
+        Judgement::PowerLoss => verdict(history, seen, findings, |cover, _, findings| {
+            power_loss(history, seen, cover, findings)
+        }),
+    }
+}
+
+/// Judges as a replica that must hold the operations that `must` says, by their place in the history.
+#[must_use]
+pub fn judge_replica(
+    history: &History,
+    seen: &[Vec<Seen>],
+    must: &[bool],
+    findings: Findings,
+) -> Verdict {
+    verdict(history, seen, findings, |cover, visible, findings| {
+        replica(history, seen, cover, (visible, must), findings)
+    })
+}
+
+/// Does what both judgements have in common; `judge` says which operations are held.
+fn verdict(
+    history: &History,
+    seen: &[Vec<Seen>],
     mut findings: Findings,
+    judge: impl FnOnce(&Cover, &[bool], &mut Findings) -> Vec<bool>,
 ) -> Verdict {
     assert_eq!(
         seen.len(),
@@ -98,10 +136,7 @@ pub fn judge(
         }
     }
     unexplained_zeroes(history, seen, &cover, &mut findings);
-    let held = match judgement {
-        Judgement::Replica => replica(history, seen, &cover, &visible, keep, &mut findings),
-        Judgement::PowerLoss => power_loss(history, seen, &cover, &mut findings),
-    };
+    let held = judge(&cover, &visible, &mut findings);
     let completed = history
         .operations
         .iter()
@@ -214,20 +249,10 @@ fn replica(
     history: &History,
     seen: &[Vec<Seen>],
     cover: &Cover,
-    visible: &[bool],
-    keep: Keep,
+    (visible, must): (&[bool], &[bool]),
     findings: &mut Findings,
 ) -> Vec<bool> {
-    let must = match keep {
-        Keep::Nothing => vec![false; visible.len()],
-        Keep::Flushed => kept(history),
-        Keep::Completed => history
-            .operations
-            .iter()
-            .map(|op| op.completed.is_some())
-            .collect(),
-    };
-    let mut prefix = Prefix::new(history, visible, &must);
+    let mut prefix = Prefix::new(history, visible, must);
     while prefix.explain_zeroes(seen, cover) {}
     let shown = |at: Seen, covering: &[u32]| prefix.shown(at, covering);
     let before = findings.count();
@@ -249,7 +274,7 @@ fn replica(
             } else {
                 "missing"
             };
-            let because = prefix.latest_name(*index, visible, &must);
+            let because = prefix.latest_name(*index, visible, must);
             findings.add(kind, at, || {
                 format!(
                     "{operation} must be held ({because}); shown is {}",

@@ -20,7 +20,7 @@ mod writer;
 #[cfg(test)]
 mod writer_tests;
 
-pub use judge::{Judgement, Keep, judge};
+pub use judge::{Judgement, Keep, judge, judge_replica};
 pub use record::{Event, History, Kind, Operation, RecordError};
 pub use scan::{Seen, scan};
 pub use sector::{Content, Random, SECTOR_BYTES, Stamp, decode, encode};

@@ -6,7 +6,7 @@ use super::app::Habits;
 use super::plan::{Command, Fault, GroupPlan, Place, Plan, Probe, Takeover, TakeoverReason};
 use super::theme;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions, SimRandom};
-use blkrep_types::{Errno, MirrorKind};
+use blkrep_types::{Errno, MirrorKind, Mode};
 use std::time::Duration;
 
 /// Requests of a run, of all groups together, without those of its takeovers: at least 200 writes.
@@ -102,6 +102,7 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
     };
     GroupPlan {
         home,
+        modes: modes(random, targets.len()),
         targets,
         volumes: (0..random.between(1, 3)).map(|_| volume(random)).collect(),
         block_bytes: if random.one_in(3) { 4096 } else { 512 },
@@ -127,6 +128,20 @@ fn volume(random: &mut SimRandom) -> u64 {
         random.between(8, 32)
     };
     4096 * pages
+}
+
+/// Most groups are as most users have them; the others wait for a target, or for several.
+fn modes(random: &mut SimRandom, targets: usize) -> Vec<Mode> {
+    let waits = random.one_in(3);
+    let one = |_| match waits {
+        true => mode(random),
+        false => Mode::Async,
+    };
+    (0..targets).map(one).collect()
+}
+
+fn mode(random: &mut SimRandom) -> Mode {
+    *pick(random, &[Mode::Async, Mode::Memory, Mode::Sync, Mode::Sync])
 }
 
 fn options(random: &mut SimRandom) -> SimOptions {
@@ -267,7 +282,7 @@ fn bad_host(random: &mut SimRandom, node: usize) -> Fault {
 
 fn command(random: &mut SimRandom, nodes: usize) -> Command {
     let (group, link, span) = (random.index(6), random.index(2), span(random));
-    match random.below(11) {
+    match random.below(12) {
         0 => Command::PauseTarget { group, link, span },
         1 | 2 => Command::Mirror {
             group,
@@ -294,6 +309,11 @@ fn command(random: &mut SimRandom, nodes: usize) -> Command {
         },
         8 => Command::Reconnect { group, link, span },
         9 => Command::Relink { group, link, span },
+        10 => Command::SetMode {
+            group,
+            link,
+            mode: mode(random),
+        },
         _ => Command::Reboot {
             node: random.index(nodes),
         },
@@ -335,7 +355,7 @@ mod tests {
         assert_eq!(kinds.len(), 14);
         let commands = plans.iter().flat_map(|plan| &plan.commands);
         let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
-        assert_eq!(kinds.len(), 9);
+        assert_eq!(kinds.len(), 10);
         let shapes: HashSet<_> = plans
             .iter()
             .map(|plan| (plan.nodes, plan.groups.len(), plan.takeovers.len()))

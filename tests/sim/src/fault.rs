@@ -50,6 +50,10 @@ impl Run {
     pub(super) fn strike(&mut self, fault: &Fault) {
         self.cluster.told.say(fault);
         self.report.note_fault(fault);
+        if let Some(node) = fault.fails_disks_of() {
+            let promises = self.promises.iter_mut();
+            promises.for_each(|promises| promises.disks_broke(node));
+        }
         let host = |node: usize| self.cluster.hosts[node];
         match *fault {
             Fault::Crash {

@@ -4,18 +4,37 @@
 //! these two equal. Records and images enter, complaints leave.
 
 use super::age::Age;
-use blkrep_order::{Findings, Judgement, Keep, SECTOR_BYTES, Seen, Verdict, judge, scan};
+use blkrep_order::{
+    Findings, History, Judgement, Keep, SECTOR_BYTES, Seen, Verdict, judge, judge_replica, scan,
+};
+use std::collections::BTreeSet;
 
 /// Judges images by one age.
 #[must_use]
 pub fn by_age(age: &Age, images: &[Vec<u8>], judgement: Judgement, keep: Keep) -> Verdict {
     let history = age.history();
+    let (seen, findings) = looked_at(age, &history, images);
+    judge(&history, &seen, judgement, keep, findings)
+}
+
+/// Judges a replica by one age, of which it must have the requests of `owed`.
+#[must_use]
+pub fn owing(age: &Age, images: &[Vec<u8>], owed: &BTreeSet<u64>) -> Verdict {
+    let history = age.history();
+    let (seen, findings) = looked_at(age, &history, images);
+    let operations = history.operations.iter();
+    let must: Vec<bool> = operations.map(|op| owed.contains(&op.counter)).collect();
+    judge_replica(&history, &seen, &must, findings)
+}
+
+/// What every sector shows; nothing where nothing can be said.
+fn looked_at(age: &Age, history: &History, images: &[Vec<u8>]) -> (Vec<Vec<Seen>>, Findings) {
     let mut findings = Findings::default();
     let mut seen = Vec::new();
     for (volume, image) in (0_u16..).zip(images) {
         let mut base = age.base[usize::from(volume)].as_slice();
         let mut bytes = image.as_slice();
-        let scanned = scan(&history, volume, &mut bytes, Some(&mut base), &mut findings);
+        let scanned = scan(history, volume, &mut bytes, Some(&mut base), &mut findings);
         seen.push(scanned.expect("memory can be read"));
     }
     for (volume, sectors) in age.failed_sectors() {
@@ -24,7 +43,7 @@ pub fn by_age(age: &Age, images: &[Vec<u8>], judgement: Judgement, keep: Keep) -
             seen[usize::from(volume)][sector] = Seen::Unusable;
         }
     }
-    judge(&history, &seen, judgement, keep, findings)
+    (seen, findings)
 }
 
 /// A replica must be a prefix of some age: the newest it has come to.

@@ -27,6 +27,7 @@ pub mod plan;
 pub mod planted;
 mod probe;
 pub mod program;
+mod promises;
 pub mod received;
 pub mod report;
 pub mod run;

@@ -22,6 +22,8 @@ type Meaning = (Record, Option<u32>);
 #[derive(Debug, Clone, Default)]
 struct Table {
     meanings: BTreeMap<(LinkName, [u8; 16], u64, u64), Meaning>,
+    /// Connections whose stream has begun, by link.
+    connections: BTreeMap<LinkName, u64>,
     complaint: Option<String>,
 }
 
@@ -59,6 +61,12 @@ impl Names {
     #[must_use]
     pub fn count(&self) -> u64 {
         u64::try_from(self.lock().meanings.len()).expect("64-bit platform")
+    }
+
+    /// Connections of a link so far.
+    #[must_use]
+    pub fn connections(&self, link: &LinkName) -> u64 {
+        self.lock().connections.get(link).copied().unwrap_or(0)
     }
 
     /// What was said twice with two meanings, or acknowledged and is gone.
@@ -146,6 +154,9 @@ impl<P: LinkPort<SimIo>> LinkPort<SimIo> for NamedPort<P> {
                 "a target lacks what it acknowledged as durable: it has {run}/{seq}"
             ));
         }
+        let mut table = self.names.lock();
+        *table.connections.entry(self.link.clone()).or_default() += 1;
+        drop(table);
         self.generation = start.generation;
         Some(start)
     }

@@ -119,7 +119,8 @@ impl Run {
             | Command::PauseMirror { group, link, .. }
             | Command::HoldTransmission { group, link, .. }
             | Command::Reconnect { group, link, .. }
-            | Command::Relink { group, link, .. } => (group % groups, link),
+            | Command::Relink { group, link, .. }
+            | Command::SetMode { group, link, .. } => (group % groups, link),
         };
         let Some((_, target)) = self.pair(group, link) else {
             return;
@@ -181,6 +182,10 @@ impl Run {
                     }
                 });
                 Some((span, Undo::Relink { group, target }))
+            }
+            Command::SetMode { mode, .. } => {
+                self.with_link(group, target, |served, link| served.set_mode(link, mode));
+                None
             }
             Command::Restart { .. } | Command::Reboot { .. } => None,
         }

@@ -5,7 +5,7 @@
 use super::app::Habits;
 use super::theme::Theme;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions};
-use blkrep_types::{Errno, MirrorKind};
+use blkrep_types::{Errno, MirrorKind, Mode};
 use std::time::Duration;
 
 /// Something that goes wrong. Nodes are counted from 0.
@@ -252,6 +252,15 @@ pub enum Command {
         /// How long it is away.
         span: Duration,
     },
+    /// Says when writes complete, from now on.
+    SetMode {
+        /// Of this group.
+        group: usize,
+        /// On this link.
+        link: usize,
+        /// When.
+        mode: Mode,
+    },
 }
 
 /// A target takes a group over after the load.
@@ -298,6 +307,8 @@ pub struct GroupPlan {
     pub home: usize,
     /// The nodes it is replicated to.
     pub targets: Vec<usize>,
+    /// When writes complete, by target; links that a takeover makes have the first one's.
+    pub modes: Vec<Mode>,
     /// Length of each volume in bytes.
     pub volumes: Vec<u64>,
     /// Block size of the volumes.
@@ -353,22 +364,44 @@ pub struct Plan {
     pub takeovers: Vec<Takeover>,
 }
 
+impl GroupPlan {
+    /// When writes complete on a link to this node.
+    #[must_use]
+    pub fn mode_to(&self, node: usize) -> Mode {
+        let place = self.targets.iter().position(|target| *target == node);
+        self.modes[place.unwrap_or_default()]
+    }
+}
+
+impl Fault {
+    /// Whose disks answer with errors, or hold what they should not: a target there may then come to
+    /// lack what it had acknowledged, and says so.
+    #[must_use]
+    pub const fn fails_disks_of(&self) -> Option<usize> {
+        match self {
+            Self::Disk { node, .. }
+            | Self::Full { node, .. }
+            | Self::Unreadable { node }
+            | Self::Rot { node, .. }
+            | Self::Lie { node, .. }
+            | Self::OldBackup { node, .. } => Some(*node),
+            Self::Crash { .. }
+            | Self::Cut { .. }
+            | Self::Reset { .. }
+            | Self::Stall { .. }
+            | Self::Garble { .. }
+            | Self::Delay { .. }
+            | Self::Double { .. }
+            | Self::Leap { .. } => None,
+        }
+    }
+}
+
 impl Plan {
-    /// True if a disk answers with errors: a target may then come to lack what it had acknowledged,
-    /// and says so.
+    /// True if a disk answers with errors.
     #[must_use]
     pub fn fails_disks(&self) -> bool {
         let mut faults = self.faults.iter();
-        faults.any(|(_, fault)| {
-            matches!(
-                fault,
-                Fault::Disk { .. }
-                    | Fault::Full { .. }
-                    | Fault::Unreadable { .. }
-                    | Fault::Rot { .. }
-                    | Fault::Lie { .. }
-                    | Fault::OldBackup { .. }
-            )
-        })
+        faults.any(|(_, fault)| fault.fails_disks_of().is_some())
     }
 }

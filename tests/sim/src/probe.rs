@@ -54,7 +54,11 @@ impl Run {
             Some(Ok(_)) => {
                 self.report.probes_promoted += 1;
                 let images = cluster.images(target, group);
-                judge::replica(&self.groups[group].ages(), &images)
+                judge::replica(&self.groups[group].ages(), &images)?;
+                self.judge_promises(group, (target, false), &images)
+            }
+            Some(Err(error)) if self.promises_all(group, target) => {
+                Err(format!("it is in step in sync mode and refuses: {error}"))
             }
             Some(Err(TargetCommandError::Promote(
                 PromoteRefusal::NotOk(_) | PromoteRefusal::Nothing,

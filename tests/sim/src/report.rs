@@ -98,6 +98,10 @@ report! {
     reconnects,
     /// Links forgotten and made anew.
     relinks,
+    /// Modes changed.
+    mode_changes,
+    /// Requests that a promoted replica had to have, since they were answered in memory or sync mode.
+    promised,
     /// Replicas promoted in a copy of their world, and judged.
     probes_promoted,
     /// Replicas that refused there.
@@ -164,6 +168,7 @@ impl Report {
             Command::HoldTransmission { .. } => self.holds += 1,
             Command::Reconnect { .. } => self.reconnects += 1,
             Command::Relink { .. } => self.relinks += 1,
+            Command::SetMode { .. } => self.mode_changes += 1,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::judge;
 use super::moment::{Awaited, awaited};
 use super::names::Names;
 use super::plan::Plan;
+use super::promises::Promises;
 use super::report::Report;
 use super::start::StartError;
 use super::told::Told;
@@ -74,6 +75,7 @@ pub struct Run {
     look_at: Nanos,
     /// Groups and targets that were not as they must be at the last look.
     pub(super) suspects: BTreeSet<(usize, usize)>,
+    pub(super) promises: Vec<Promises>,
     pub(super) report: Report,
 }
 
@@ -112,11 +114,17 @@ impl Run {
             decide: None,
             random: world.fork_random(),
             nodes: (0..cluster.plan.nodes).map(|_| Node::default()).collect(),
-            groups: groups.map(|group| GroupRun::new(&cluster, group)).collect(),
+            groups: groups
+                .clone()
+                .map(|group| GroupRun::new(&cluster, group))
+                .collect(),
             todo: Vec::new(),
             awaited: awaited(&cluster.plan.moments),
             look_at: world.now(),
             suspects: BTreeSet::new(),
+            promises: groups
+                .map(|group| Promises::of(&cluster.plan, group))
+                .collect(),
             report: Report::of(&cluster.plan),
             cluster,
             world,
@@ -247,6 +255,7 @@ impl Run {
         for group in &mut self.groups {
             group.take_answers()?;
         }
+        self.note_promises();
         self.notice_deaths()
     }
 
@@ -329,6 +338,10 @@ impl Run {
         self.report.kills += u64::from(!alive && !power);
         self.report.power_cuts += u64::from(power);
         let told = self.cluster.told.of(format!("node{node}"));
+        if !alive {
+            let promises = self.promises.iter_mut();
+            promises.for_each(|promises| promises.daemon_died(node));
+        }
         told.say(&match (power, alive) {
             (true, _) => "its host lost power",
             (_, true) => "its daemon ended",
@@ -412,6 +425,7 @@ impl Run {
             judge::source(life.app.age(), &images)
                 .map_err(|why| format!("group {index} on node {}: {why}", life.node))?;
         }
+        self.promises.iter_mut().for_each(Promises::all_is_well);
         Ok(())
     }
 

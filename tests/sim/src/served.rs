@@ -9,6 +9,7 @@ use super::cluster::{
 use super::front::Front;
 use super::names::NamedPort;
 use super::program::{Program, Task};
+use super::promises::InStep;
 use super::start::StartError;
 use blkrep::engine::link::{LinkConnection, LinkControl, LinkSettings, LinkWorker};
 use blkrep::engine::source::{
@@ -163,7 +164,7 @@ impl Served {
             name: link_to(target),
             peer: self.cluster.address(target).to_string(),
             paths: self.paths(),
-            mode: Mode::Async,
+            mode: self.cluster.plan.groups[self.group].mode_to(target),
             first_mirror: Some(mirror),
             overwrite,
             wanted: true,
@@ -305,6 +306,35 @@ impl Served {
         })
     }
 
+    /// Says when writes complete.
+    pub fn set_mode(&self, link: &LinkName, mode: Mode) {
+        // A disk that fails leaves the link as it was.
+        let _ = self.shared.set_mode(link, mode);
+    }
+
+    /// What the link to a node promises now; `None` if that is nothing. Where a mirror is open the target
+    /// keeps to the state before it.
+    #[must_use]
+    pub(super) fn in_step(&self, target: usize) -> Option<InStep> {
+        let name = self.link(target)?;
+        let links = self.shared.links();
+        let mode = links.iter().find(|link| link.name == name)?.mode;
+        if mode == Mode::Async || self.mirror_stopped.contains(&name) {
+            return None;
+        }
+        let status = self.shared.status();
+        let (.., link) = status.links.iter().find(|(other, ..)| *other == name)?;
+        let flows = link.connection == Connection::Up && link.transmit == Transmit::Started;
+        let whole = link.position == Position::Following
+            && link.mirror.phase == MirrorPhase::Idle
+            && link.dirty_bytes == ByteLen::ZERO;
+        (flows && whole).then(|| InStep {
+            mode,
+            connection: self.cluster.names[self.group].connections(&name),
+            overflows: link.overflows,
+        })
+    }
+
     /// Holds transmission, or lets it go on.
     pub fn transmit(&self, link: &LinkName, transmit: Transmit) {
         // A disk that fails leaves the link as it was.
@@ -362,6 +392,8 @@ impl Served {
                 let shared = &self.shared;
                 shared.retarget_link(&link, peer, paths).map_err(refused)?;
                 shared.allow_overwrite(&link, kind).map_err(refused)?;
+                let mode = self.cluster.plan.groups[self.group].mode_to(target);
+                shared.set_mode(&link, mode).map_err(refused)?;
                 shared.set_wanted(&link, true).map_err(refused)?;
             }
             None => {

@@ -4,6 +4,7 @@
 //! application goes on there, every other node of the group follows the new source, and all become
 //! equal. Faults may hit the new source and the old one on the way.
 
+use super::front::Front;
 use super::judge;
 use super::plan::{Takeover, TakeoverReason};
 use super::run::{LOOK_AGAIN, Run, Todo};
@@ -67,6 +68,10 @@ impl Run {
             .lives_mut()
             .for_each(|life| life.over |= life.node == old);
         self.settle()?;
+        // The node is a target. What its application issued while the daemon was away waits for nobody, and
+        // must not meet the queue of a source that the node may become again.
+        let fronts = self.groups[group].fronts(old).iter();
+        fronts.for_each(Front::forget);
         self.report.rejoins += 1;
         Ok(())
     }
@@ -149,7 +154,8 @@ impl Run {
         match answer {
             Ok(promotion) if promotion.data_state == DataState::Ok => {
                 let images = self.cluster.images(new, group);
-                judge::replica(&self.groups[group].ages(), &images)
+                judge::replica(&self.groups[group].ages(), &images)?;
+                self.judge_promises(group, (new, true), &images)
             }
             Ok(promotion) => Err(format!("promoted although {}", promotion.data_state)),
             // Everything was whole before: the replica can be anything but not promotable.

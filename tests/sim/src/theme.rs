@@ -8,7 +8,7 @@
 use super::draw::REQUESTS;
 use super::plan::{Command, Deed, Fault, GroupPlan, Moment, Place, Plan, Probe};
 use blkrep_io::sim::{Crash, FaultKind, SimRandom};
-use blkrep_types::{Errno, MirrorKind};
+use blkrep_types::{Errno, MirrorKind, Mode};
 use std::time::Duration;
 
 /// One in so many plans has a theme.
@@ -105,6 +105,7 @@ fn play(plan: &mut Plan, random: &mut SimRandom, theme: Theme) {
 /// Makes cluster and times fit.
 fn fit(plan: &mut Plan, random: &mut SimRandom, theme: Theme) {
     let group = &mut plan.groups[0];
+    group.modes.fill(Mode::Async);
     match theme {
         Theme::FailedFlush => {
             plan.write_cache = true;
