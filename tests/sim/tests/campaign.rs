@@ -1,7 +1,6 @@
 //! The simulator's campaign as every change gets it.
 
 use blkrep_sim::campaign;
-use blkrep_sim::minimize::Less;
 use blkrep_sim::plan::Plan;
 
 /// Seeds that have been kept for long: a change that breaks one of them broke it now.
@@ -29,18 +28,4 @@ fn disks_that_lie_about_flushes_are_caught() {
     });
     let broken = broken.count();
     assert!(broken >= 5, "{broken} of 20 runs complained");
-}
-
-/// A head of a target's journal could not be written while nothing was to be freed: when it might be tried
-/// again nobody did, and the target took one turn after another.
-#[test]
-fn a_head_that_fails_while_nothing_is_freed_keeps_no_processor_busy() {
-    let without = ["fault1", "command1", "probe1", "takeover0"];
-    let less = Less {
-        without: without.map(str::to_owned).to_vec(),
-        requests: Some(309),
-    };
-    let plan = less.of(&Plan::of(1_882_502_467_682_737));
-    let result = plan.and_then(|plan| campaign::carry_out(plan, false));
-    assert!(result.is_ok(), "{result:?}");
 }

@@ -509,6 +509,47 @@ fn a_head_that_cannot_be_written_is_tried_now_and_then_and_holds_nobody_up() {
     rig.check_equal();
 }
 
+/// A head of the journal could not be written while nothing was to be freed: when it might be tried again nobody
+/// did, and the target took one turn after another.
+#[test]
+fn a_head_that_fails_while_nothing_is_freed_keeps_no_processor_busy() {
+    // Nobody else asks for a head for as long.
+    let checkpoint_interval = Duration::from_secs(10);
+    let mut rig = Rig::with(
+        134,
+        TargetSettings {
+            checkpoint_interval,
+            ..settings()
+        },
+    );
+    rig.settle();
+    rig.run(3 * checkpoint_interval);
+    rig.pause(true);
+    let heads = DiskFault {
+        bytes: Some(0..JOURNAL_AREA_OFFSET),
+        ..fault(FaultKind::Write, 10_000)
+    };
+    rig.world.inject(rig.target, &state("journal"), heads);
+    writes(&rig, 20, 8);
+    durable(&mut rig);
+    let failed = |event: &TargetEvent| matches!(event, TargetEvent::JournalFailed { .. });
+    assert!(rig.wait(|rig| rig.events.any(failed)), "it is written down");
+    let until = rig.world.now().after(Duration::from_secs(5));
+    let mut turns = 0;
+    rig.wait(|rig| {
+        turns += 1;
+        turns == 10_000 || rig.world.now() >= until
+    });
+    assert!(turns < 1_000, "{turns} turns in 5 s");
+    let count = rig
+        .events
+        .all()
+        .iter()
+        .filter(|event| failed(event))
+        .count();
+    assert!((2..=20).contains(&count), "{count} attempts in 5 s");
+}
+
 #[test]
 fn a_journal_that_was_cut_short_is_made_anew() {
     for (round, left) in [0, 100, JOURNAL_AREA_OFFSET, JOURNAL_AREA_OFFSET + 4096]
