@@ -27,20 +27,6 @@ pub struct Hunt {
     pub caught: Option<(u64, String)>,
 }
 
-/// Mistakes that no run comes to, or that nobody judges yet, and what is missing. They are hunted only
-/// by name.
-pub const NOT_YET: &[(Bug, &str)] = &[(
-    Bug::HoldGivenUpSilently,
-    "takes a hold that a full journal ends, and a copy soon after it: not met in 800 seeds",
-)];
-
-/// Those that are hunted without being named.
-#[must_use]
-pub fn hunted() -> Vec<Bug> {
-    let waits = |bug: &Bug| NOT_YET.iter().any(|(other, _)| other == bug);
-    Bug::ALL.iter().copied().filter(|bug| !waits(bug)).collect()
-}
-
 impl Hunt {
     /// Runs the seeds with the mistake made until one fails that does not fail without it.
     #[must_use]
