@@ -253,6 +253,8 @@ impl Disk {
         self.stable = bytes.clone();
         self.view = bytes;
         self.cached.clear();
+        // A stale read would bring bytes that are newer than these.
+        self.faults.forget_lies();
     }
 
     fn range(&self, offset: u64, len: usize) -> Range<usize> {

@@ -79,6 +79,11 @@ impl Faults {
         self.lies.push((lie, now));
     }
 
+    /// What lies were to be told of is not there any more.
+    pub(super) fn forget_lies(&mut self) {
+        self.lies.clear();
+    }
+
     /// The sectors of these bytes cannot be read from now on.
     pub(super) fn spoil(&mut self, range: &Range<usize>) {
         self.unreadable
