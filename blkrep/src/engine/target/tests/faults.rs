@@ -1,19 +1,18 @@
-//! Disks that fail, journals that fill or rot, state that cannot be written.
+//! Disks that fail, journals that fill, state that cannot be written.
 
 use super::super::*;
 use super::rig::{Rig, STATE, base, settings};
 use blkrep_io::sim::{DiskFault, FaultKind};
-use blkrep_store::journal::{JOURNAL_AREA_OFFSET, JOURNAL_BLOCK_BYTES, JournalState};
-use blkrep_store::superblock::COPY_BYTES;
-use blkrep_types::{DataState, Errno, MirrorKind, VolumeName};
+use blkrep_store::journal::JOURNAL_AREA_OFFSET;
+use blkrep_types::{DataState, Errno, MirrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-fn state(name: &str) -> PathBuf {
+pub(super) fn state(name: &str) -> PathBuf {
     Path::new(STATE).join(name)
 }
 
-fn fault(kind: FaultKind, times: u32) -> DiskFault {
+pub(super) fn fault(kind: FaultKind, times: u32) -> DiskFault {
     DiskFault {
         kind,
         errno: Errno::EIO,
@@ -22,7 +21,7 @@ fn fault(kind: FaultKind, times: u32) -> DiskFault {
     }
 }
 
-fn followed(seed: u64) -> Rig {
+pub(super) fn followed(seed: u64) -> Rig {
     let mut rig = Rig::new(seed);
     rig.book.borrow_mut().write(0, 3, 5, 0x11, false);
     rig.settle();
@@ -30,7 +29,7 @@ fn followed(seed: u64) -> Rig {
 }
 
 /// Writes of `sectors` over both volumes, none of them the same.
-fn writes(rig: &Rig, count: u8, sectors: u64) {
+pub(super) fn writes(rig: &Rig, count: u8, sectors: u64) {
     let mut book = rig.book.borrow_mut();
     for round in 0..count {
         let at = u64::from(round) * 7 % (128 - sectors);
@@ -44,7 +43,7 @@ fn writes(rig: &Rig, count: u8, sectors: u64) {
     }
 }
 
-fn durable(rig: &mut Rig) {
+pub(super) fn durable(rig: &mut Rig) {
     rig.poke();
     assert!(rig.wait(|rig| {
         let book = rig.book.borrow();
@@ -276,222 +275,19 @@ fn a_held_mirror_is_applied_whole_also_after_a_power_loss() {
     );
 }
 
-/// Stops the target with records in its journal that are not in the bases.
-fn journal_only(rig: &mut Rig, count: u8) {
-    rig.pause(true);
-    for round in 0..count {
-        rig.book
-            .borrow_mut()
-            .write(0, u64::from(round) * 8, 8, 0x70 + round, false);
-        durable(rig);
-    }
-    rig.book.borrow_mut().connect = false;
-    rig.poke();
-    rig.run(Duration::from_secs(1));
-    rig.power_loss();
-}
-
-#[test]
-fn a_corrupt_record_in_the_middle_is_never_applied_and_its_extents_are_mirrored() {
-    let mut rig = followed(109);
-    let old = rig.bases();
-    journal_only(&mut rig, 6);
-    let image = rig.world.image(rig.target, &state("journal"));
-    let marked: Vec<_> = (0..image.len() / 4096)
-        .map(|block| block * 4096)
-        .filter(|at| image[*at..*at + 8] == *b"BLKrBTCH")
-        .filter(|at| {
-            image[*at + 4096..]
-                .first()
-                .is_some_and(|byte| *byte == 0x72)
-        })
-        .collect();
-    assert_eq!(marked.len(), 1, "one batch has the third write");
-    rig.world.corrupt(
-        rig.target,
-        &state("journal"),
-        marked[0] as u64 + 4096 + 100,
-        &[0],
-    );
-    rig.restart_target();
-    assert!(
-        rig.events
-            .any(|e| matches!(e, TargetEvent::JournalCorrupt { .. }))
-    );
-    rig.run(Duration::from_secs(2));
-    assert_eq!(rig.status().data_state, DataState::MirrorRequired);
-    let bases = rig.bases();
-    let images = rig.book.borrow().images.clone();
-    assert!(
-        bases[0][..8192] == images[0][..8192],
-        "what is before it is there"
-    );
-    assert!(
-        bases[0][8192..] == old[0][8192..],
-        "nothing from it on was applied"
-    );
-    let mirrored = rig.book.borrow().mirror_bytes;
-    rig.book.borrow_mut().connect = true;
-    rig.settle();
-    rig.check_equal();
-    assert_eq!(
-        rig.book.borrow().mirror_bytes - mirrored,
-        4 * 4096,
-        "its extents and no others"
-    );
-}
-
-#[test]
-fn a_head_that_is_lost_makes_everything_differ() {
-    let mut rig = followed(110);
-    journal_only(&mut rig, 3);
-    rig.world.corrupt(rig.target, &state("journal"), 100, &[1]);
-    rig.world
-        .corrupt(rig.target, &state("journal"), 4096 + 100, &[1]);
-    rig.book.borrow_mut().ack = None;
-    rig.restart_target();
-    assert!(
-        rig.events
-            .any(|e| matches!(e, TargetEvent::JournalCorrupt { .. }))
-    );
-    assert_eq!(rig.status().data_state, DataState::MirrorRequired);
-    rig.pause(false);
-    rig.book.borrow_mut().connect = true;
-    rig.settle();
-    assert!(rig.book.borrow().map_unknown || rig.book.borrow().mirror_bytes > 64 << 10);
-    rig.check_equal();
-}
-
-#[test]
-fn one_bad_superblock_is_repaired_and_two_are_refused_untouched() {
-    let mut rig = followed(111);
-    rig.power_loss();
-    rig.world
-        .corrupt(rig.target, &state("superblock"), 100, &[0xff]);
-    rig.restart_target();
-    rig.settle();
-    assert!(
-        rig.events
-            .any(|e| matches!(e, TargetEvent::StateRepaired { .. }))
-    );
-    rig.power_loss();
-    rig.world
-        .corrupt(rig.target, &state("superblock"), 100, &[0xff]);
-    rig.world
-        .corrupt(rig.target, &state("superblock"), (512 << 10) + 100, &[0xff]);
-    let image = rig.world.image(rig.target, &state("superblock"));
-    let error = rig.try_start_target().unwrap_err();
-    assert!(matches!(error, TargetError::Corrupt { .. }), "{error}");
-    assert!(error.to_string().contains("checksum mirror"), "{error}");
-    assert!(rig.world.image(rig.target, &state("superblock")) == image);
-}
-
-#[test]
-fn a_superblock_that_rots_brings_no_older_truth_back() {
-    for (seed, place) in [(134, 0), (135, COPY_BYTES)] {
-        let mut rig = followed(seed);
-        rig.pause(true);
-        rig.stop();
-        let rot = [0x5a; 64];
-        rig.world
-            .corrupt(rig.target, &state("superblock"), place + 100, &rot);
-        rig.restart_target();
-        assert_eq!(rig.status().applying, blkrep_wire::Applying::Paused);
-        rig.pause(false);
-        rig.settle();
-        rig.check_equal();
-    }
-}
-
-/// Both places have the same head once it is durable. When they were written in turn only, the loss
-/// of the newer copy brought back a head whose batches had been written over: what came after them
-/// passed for never acknowledged.
-#[test]
-fn a_journal_head_that_rots_brings_no_older_one_back() {
-    for (seed, place) in [(136, 0), (137, JOURNAL_BLOCK_BYTES)] {
-        let mut rig = followed(seed);
-        writes(&rig, 20, 8);
-        rig.settle();
-        rig.stop();
-        let image = rig.world.image(rig.target, &state("journal"));
-        let heads = [0, 4096].map(|at| JournalState::decode(&image[at..at + 4096]).unwrap());
-        assert_eq!(heads[0], heads[1]);
-        rig.world
-            .corrupt(rig.target, &state("journal"), place + 100, &[0x5a; 64]);
-        rig.restart_target();
-        let image = rig.world.image(rig.target, &state("journal"));
-        let mended = [0, 4096].map(|at| JournalState::decode(&image[at..at + 4096]).unwrap());
-        assert_eq!(mended, heads, "the next head goes over the only good copy");
-        rig.settle();
-        rig.check_equal();
-        let corrupt = |e: &TargetEvent| matches!(e, TargetEvent::JournalCorrupt { .. });
-        assert!(!rig.events.any(corrupt));
-    }
-}
-
-#[test]
-fn a_journal_that_rots_while_it_is_needed_is_compared_whole() {
-    let mut rig = followed(112);
-    rig.pause(true);
-    // Enough that the first batches are no longer in memory.
-    writes(&rig, 200, 100);
-    writes(&rig, 200, 100);
-    rig.poke();
-    rig.run(Duration::from_secs(20));
-    let noise = vec![0xa5; 1 << 20];
-    rig.world
-        .corrupt(rig.target, &state("journal"), JOURNAL_AREA_OFFSET, &noise);
-    rig.pause(false);
-    assert!(rig.wait(|rig| {
-        rig.events
-            .any(|e| matches!(e, TargetEvent::JournalCorrupt { .. }))
-    }));
-    rig.settle();
-    rig.check_equal();
-    assert_eq!(rig.status().data_state, DataState::Ok);
-}
-
-#[test]
-fn a_target_restored_from_an_old_backup_is_compared_whole() {
-    let mut rig = followed(113);
-    rig.stop();
-    let paths = [
-        state("superblock"),
-        state("journal"),
-        state("map"),
-        base(0),
-        base(1),
-    ];
-    let backup: Vec<_> = paths
-        .iter()
-        .map(|p| rig.world.image(rig.target, p))
-        .collect();
-    rig.restart_target();
-    writes(&rig, 40, 8);
-    rig.settle();
-    rig.power_loss();
-    for (path, image) in paths.iter().zip(&backup) {
-        rig.world.set_image(rig.target, path, image);
-    }
-    // The source has freed what was acknowledged.
-    let mut book = rig.book.borrow_mut();
-    let keep = book.log.len() - 3;
-    book.log.drain(..keep);
-    drop(book);
-    rig.book.borrow_mut().ack = None;
-    rig.restart_target();
-    rig.settle();
-    rig.check_equal();
-}
-
-#[test]
-fn a_head_that_cannot_be_written_is_tried_now_and_then_and_holds_nobody_up() {
-    let mut rig = followed(133);
+/// From now on no head of the journal can be written.
+fn fail_heads(rig: &Rig) {
     let heads = DiskFault {
         bytes: Some(0..JOURNAL_AREA_OFFSET),
         ..fault(FaultKind::Write, 10_000)
     };
     rig.world.inject(rig.target, &state("journal"), heads);
+}
+
+#[test]
+fn a_head_that_cannot_be_written_is_tried_now_and_then_and_holds_nobody_up() {
+    let mut rig = followed(133);
+    fail_heads(&rig);
     writes(&rig, 20, 8);
     durable(&mut rig);
     rig.run(Duration::from_secs(5));
@@ -525,11 +321,7 @@ fn a_head_that_fails_while_nothing_is_freed_keeps_no_processor_busy() {
     rig.settle();
     rig.run(3 * checkpoint_interval);
     rig.pause(true);
-    let heads = DiskFault {
-        bytes: Some(0..JOURNAL_AREA_OFFSET),
-        ..fault(FaultKind::Write, 10_000)
-    };
-    rig.world.inject(rig.target, &state("journal"), heads);
+    fail_heads(&rig);
     writes(&rig, 20, 8);
     durable(&mut rig);
     let failed = |event: &TargetEvent| matches!(event, TargetEvent::JournalFailed { .. });
@@ -585,70 +377,6 @@ fn a_source_comes_back_to_a_paused_target_whose_journal_is_full() {
     rig.world.reset_connections(rig.source_node, rig.target);
     assert!(rig.wait(|rig| rig.book.borrow().sessions > sessions));
     rig.pause(false);
-    rig.settle();
-    rig.check_equal();
-}
-
-/// Opens the stopped replica with another base for its second volume.
-fn replace(rig: &mut Rig, volume: &str, path: &str) -> Result<(), TargetError> {
-    let host = rig.world.start(rig.target);
-    let name = VolumeName::new(volume).unwrap();
-    let replacement = Replacement {
-        volume: &name,
-        path: Path::new(path),
-        overwrite: false,
-        policy: &rig.policy,
-    };
-    let opened = ReplicaFiles::open_replacing(&host, Path::new(STATE), &replacement);
-    let process = host.process();
-    let done = opened.map(|opened| assert!(opened.is_some(), "there is a replica"));
-    rig.world.crash_process(process);
-    done
-}
-
-#[test]
-fn a_replaced_base_is_mirrored_and_the_others_are_not() {
-    let mut rig = followed(131);
-    writes(&rig, 40, 8);
-    rig.settle();
-    let mirrored = rig.book.borrow().mirror_bytes;
-    rig.stop();
-    let new = base(7);
-    replace(&mut rig, "v1", new.to_str().unwrap()).unwrap();
-    // Also if the power goes before anything else happens.
-    rig.power_loss();
-    rig.restart_target();
-    assert_ne!(rig.status().data_state, DataState::Ok);
-    assert_eq!(rig.status().volumes[1].path, new);
-    rig.settle();
-    assert_eq!(rig.status().data_state, DataState::Ok);
-    let book = rig.book.borrow();
-    assert_eq!(
-        book.mirror_bytes - mirrored,
-        book.volume_bytes,
-        "one of two"
-    );
-    assert!(rig.world.image(rig.target, &base(0)) == book.images[0]);
-    assert!(rig.world.image(rig.target, &new) == book.images[1]);
-}
-
-#[test]
-fn a_base_is_replaced_only_by_what_may_hold_it() {
-    let mut rig = followed(132);
-    rig.stop();
-    let before = rig.world.image(rig.target, &state("superblock"));
-    let own = base(0);
-    for (volume, path, why) in [
-        ("v9", "/replicas/new.img", "no volume 'v9'"),
-        ("v1", "/etc/passwd", "refused"),
-        ("v1", own.to_str().unwrap(), "two volumes"),
-    ] {
-        let error = replace(&mut rig, volume, path).unwrap_err().to_string();
-        assert!(error.contains(why), "{error}");
-        let after = rig.world.image(rig.target, &state("superblock"));
-        assert!(before == after, "{volume} {path}");
-    }
-    rig.restart_target();
     rig.settle();
     rig.check_equal();
 }

@@ -5,6 +5,8 @@
 mod campaign;
 mod decay;
 mod faults;
+mod replacing;
 mod rig;
+mod rot;
 mod rules;
 mod source;
