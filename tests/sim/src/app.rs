@@ -76,6 +76,8 @@ pub struct App {
     retired: Vec<Claim>,
     /// For each sector of each volume, what was written there, in order of issue.
     written: Vec<BTreeMap<u64, Vec<Written>>>,
+    /// Volumes it does not use for now, a bit for each.
+    away: u32,
     /// Since which line of the record its device is fenced.
     fenced: Option<u64>,
     /// A write that was answered though it was.
@@ -116,6 +118,7 @@ impl App {
             claims: BTreeMap::new(),
             retired: Vec::new(),
             written: Vec::new(),
+            away: 0,
             fenced: None,
             complaint: None,
             failures: 0,
@@ -169,10 +172,28 @@ impl App {
         self.issued.iter().map(BTreeMap::len).sum()
     }
 
+    /// Leaves these volumes alone, a bit for each, until told otherwise.
+    pub fn stay_away(&mut self, volumes: u32) {
+        self.away = volumes;
+    }
+
+    /// Volumes it leaves alone.
+    #[must_use]
+    pub fn away(&self) -> u32 {
+        self.away
+    }
+
+    /// True if it has no request on these volumes, a bit for each.
+    #[must_use]
+    pub fn has_left(&self, volumes: u32) -> bool {
+        let mut issued = self.issued.iter().enumerate();
+        issued.all(|(volume, issued)| volumes >> volume & 1 == 0 || issued.is_empty())
+    }
+
     /// Issues one request somewhere, if there is room; true if it did.
     pub fn issue(&mut self) -> bool {
         let volume = self.random.index(self.fronts.len());
-        if self.fronts[volume].free_tag().is_none() {
+        if self.away >> volume & 1 == 1 || self.fronts[volume].free_tag().is_none() {
             return false;
         }
         let Some((kind, sectors)) = self.choose(volume) else {

@@ -93,6 +93,16 @@ pub struct Entry {
     pub promoted: bool,
     /// What the former source lacks is not tracked yet.
     pub untracked: bool,
+    /// Its volumes that are not served, a bit for each.
+    pub detached: u32,
+}
+
+impl Entry {
+    /// True unless the volume is detached.
+    #[must_use]
+    pub const fn serves(&self, volume: usize) -> bool {
+        self.detached >> volume & 1 == 0
+    }
 }
 
 /// Who serves what, by node and group.
@@ -166,6 +176,12 @@ impl Cluster {
         let backings = self.backings(group);
         let differing = |path: &PathBuf| self.world.differing((one, path), (other, path));
         backings.iter().map(differing).collect()
+    }
+
+    /// All volumes of a group, a bit for each.
+    #[must_use]
+    pub fn all_volumes(&self, group: usize) -> u32 {
+        (1 << self.plan.groups[group].volumes.len()) - 1
     }
 
     /// Where a group's volumes are, on every node.

@@ -5,152 +5,36 @@
 //! opens; a former source is closed, its replica's record decides, then what it was is forgotten. A
 //! cluster, a host and commands enter; workers for the scheduler leave.
 
-use super::cluster::{Cluster, Entry, STATE, group_name, group_of, node_name, replica_dir};
+use super::cluster::{Cluster, Entry, replica_dir};
+use super::desk::Desk;
 use super::front::Front;
 use super::program::{Program, Task};
-use super::received::{Promoted, Received, not_now, sorted};
+use super::received::{Promoted, Received, sorted};
 use super::served::Served;
 use super::start::StartError;
-use blkrep::engine::source::forget_group;
 use blkrep::engine::target::{
-    Acceptor, AcceptorLimits, Arrival, Route, Router, TargetError, promoted_record, recorded_role,
+    Acceptor, AcceptorLimits, TargetError, promoted_record, recorded_role,
 };
 use blkrep_core::source::Gate;
 use blkrep_io::Host as _;
-use blkrep_io::sim::{ProcessId, RingId, SimHost, SimSocket};
+use blkrep_io::sim::{ProcessId, RingId, SimHost};
 use blkrep_store::superblock::ReplicaRole;
-
-use blkrep_wire::{Hello, Welcome, WelcomeVolume};
-use std::collections::BTreeMap;
+use blkrep_wire::Hello;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// What this process has of each group.
-#[derive(Debug, Default)]
-struct Hosted {
-    served: BTreeMap<usize, Served>,
-    received: BTreeMap<usize, Received>,
-    /// Former sources that a newer one may overwrite, with what it said.
-    rejoining: BTreeMap<usize, Box<Hello>>,
-    /// Promoted, and to be served as soon as the replica's worker has ended.
-    rising: Vec<usize>,
-    /// Promotions that were answered.
-    answers: BTreeMap<usize, Promoted>,
-}
-
-/// What the acceptor shares with the scheduler's side.
-#[derive(Clone)]
-struct Desk {
-    cluster: Cluster,
-    node: usize,
-    host: SimHost,
-    hosted: Arc<Mutex<Hosted>>,
-}
 
 /// A running daemon.
 pub struct Daemon {
-    program: Program,
-    desk: Desk,
-    fronts: Vec<Vec<Front>>,
+    pub(super) program: Program,
+    pub(super) desk: Desk,
+    pub(super) fronts: Vec<Vec<Front>>,
     stop: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "node {}: {:#?}", self.desk.node, self.desk.hosted())
-    }
-}
-
-impl Desk {
-    fn hosted(&self) -> MutexGuard<'_, Hosted> {
-        self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn entry(&self, group: usize) -> Option<Entry> {
-        self.cluster.table.get(self.node, group)
-    }
-
-    /// True if something is recorded of the group as a source.
-    fn has_record(&self, group: usize) -> bool {
-        let known = self.host.list(Path::new(STATE)).unwrap_or_default();
-        known.contains(&format!("{}.group", group_name(group)))
-    }
-
-    fn forget(&self, group: usize) -> Result<(), StartError> {
-        forget_group(&self.host, Path::new(STATE), &group_name(group))
-            .map_err(|error| StartError::Busy(error.to_string()))
-    }
-
-    fn remove_replica(&self, group: usize) -> Result<(), StartError> {
-        for name in ["superblock", "journal", "map"] {
-            let path = replica_dir(group).join(name);
-            let removed = self.host.remove(&path);
-            removed.map_err(|error| StartError::Busy(error.to_string()))?;
-        }
-        Ok(())
-    }
-
-    fn route_to(&self, group: usize, arrival: Arrival<SimSocket>) -> Route {
-        if let Some(received) = self.hosted().received.get(&group) {
-            return received.session(arrival);
-        }
-        if self.entry(group).is_some() {
-            return self.as_source(group, &arrival);
-        }
-        let at = (self.node, group);
-        let made = match Received::open(&self.cluster, &self.host, at) {
-            Ok(Some(received)) => Ok(received),
-            Ok(None) if self.has_record(group) => {
-                return not_now("there is a record of the group as a source");
-            }
-            Ok(None) => Received::make(&self.cluster, &self.host, at, &arrival.hello),
-            Err(error) => Err(error),
-        };
-        match made {
-            Ok(received) => {
-                let route = received.session(arrival);
-                self.hosted().received.insert(group, received);
-                route
-            }
-            Err(error) => not_now(error.to_string()),
-        }
-    }
-
-    /// What a node that serves the group says to another source of it.
-    fn as_source(&self, group: usize, arrival: &Arrival<SimSocket>) -> Route {
-        let mut hosted = self.hosted();
-        let hello = &arrival.hello;
-        let Some(served) = hosted.served.get(&group) else {
-            return not_now("it is not served now");
-        };
-        let history = served.engine().history();
-        if hello.history.supersedes(history.current()) {
-            // If it cannot be written down it is heard anew at the next connection.
-            let _ = served.engine().fence(hello.history.current());
-            if hello.overwrite {
-                served.stop();
-                hosted.rejoining.insert(group, hello.clone());
-                return not_now("the source here is being closed");
-            }
-        }
-        let volumes = hello.volumes.iter().map(|volume| WelcomeVolume {
-            index: volume.index,
-            len: volume.len,
-        });
-        let (version, node) = (arrival.version, node_name(self.node));
-        let answer = Welcome::of_source(version, node, history, volumes.collect());
-        Route::Answer(Box::new(answer))
-    }
-}
-
-impl Router<SimSocket> for Desk {
-    fn route(&mut self, arrival: Arrival<SimSocket>) -> Route {
-        match group_of(&arrival.hello.group) {
-            Some(group) => self.route_to(group, arrival),
-            None => not_now("no such group"),
-        }
     }
 }
 
@@ -224,6 +108,10 @@ impl Daemon {
                 }
                 Ok(())
             }
+            (_, Some(entry)) if entry.detached == desk.cluster.all_volumes(group) => {
+                self.leave_closed(group);
+                Ok(())
+            }
             (_, Some(_)) => self.serve(group),
             _ => Ok(()),
         }
@@ -240,7 +128,7 @@ impl Daemon {
     }
 
     /// Opens a group as the table says, and serves it.
-    fn serve(&mut self, group: usize) -> Result<(), StartError> {
+    pub(super) fn serve(&mut self, group: usize) -> Result<(), StartError> {
         let desk = self.desk.clone();
         let Some(entry) = desk.entry(group) else {
             return Ok(());
@@ -262,7 +150,7 @@ impl Daemon {
                 .table
                 .put(desk.node, group, Entry { untracked, ..entry });
         }
-        served.begin(&mut self.program)?;
+        served.begin(entry.detached, &mut self.program)?;
         desk.hosted().served.insert(group, served);
         Ok(())
     }
@@ -336,6 +224,7 @@ impl Daemon {
         let entry = Entry {
             promoted: true,
             untracked: true,
+            detached: 0,
         };
         desk.cluster.table.put(desk.node, group, entry);
         if let Some(received) = desk.hosted().received.get_mut(&group) {
@@ -361,7 +250,11 @@ impl Daemon {
         self.desk.hosted().answers.remove(&group)
     }
 
-    fn alive(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    pub(super) fn alive(&self) -> bool {
         self.desk.cluster.world.alive(self.process())
     }
 
@@ -374,6 +267,7 @@ impl Daemon {
             return Ok(());
         }
         self.take_answers();
+        self.finish_detaches();
         let rising = std::mem::take(&mut self.desk.hosted().rising);
         for group in rising {
             if self.program.has_done(&Task::Receive(group)) {
@@ -484,7 +378,7 @@ impl Daemon {
         group: usize,
         work: impl FnOnce(&mut Served, &mut Program) -> R,
     ) -> Option<R> {
-        if self.stop.load(Ordering::Acquire) {
+        if self.is_stopping() {
             return None;
         }
         let mut hosted = self.desk.hosted();

@@ -282,7 +282,7 @@ fn bad_host(random: &mut SimRandom, node: usize) -> Fault {
 
 fn command(random: &mut SimRandom, nodes: usize) -> Command {
     let (group, link, span) = (random.index(6), random.index(2), span(random));
-    match random.below(12) {
+    match random.below(15) {
         0 => Command::PauseTarget { group, link, span },
         1 | 2 => Command::Mirror {
             group,
@@ -309,6 +309,14 @@ fn command(random: &mut SimRandom, nodes: usize) -> Command {
         },
         8 => Command::Reconnect { group, link, span },
         9 => Command::Relink { group, link, span },
+        11 | 12 => Command::Detach {
+            group,
+            volume: random.one_in(2).then_some(link),
+            force: random.one_in(2),
+            written: random.one_in(2),
+            span,
+        },
+        13 => Command::Freeze { group, span },
         10 => Command::SetMode {
             group,
             link,
@@ -355,7 +363,7 @@ mod tests {
         assert_eq!(kinds.len(), 14);
         let commands = plans.iter().flat_map(|plan| &plan.commands);
         let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
-        assert_eq!(kinds.len(), 10);
+        assert_eq!(kinds.len(), 12);
         let shapes: HashSet<_> = plans
             .iter()
             .map(|plan| (plan.nodes, plan.groups.len(), plan.takeovers.len()))

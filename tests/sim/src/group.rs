@@ -221,6 +221,22 @@ impl GroupRun {
         self.take_answers()
     }
 
+    /// Somebody else has written to the volumes on a node, which nobody serves: what its application did
+    /// is another age.
+    ///
+    /// # Errors
+    /// What is wrong with a read that was answered before.
+    pub fn others_wrote(&mut self, node: usize) -> Result<(), String> {
+        self.take_answers()?;
+        let ours = |life: &&mut Life| life.node == node && !life.over;
+        for life in self.lives.iter_mut().filter(ours) {
+            self.runs += 1;
+            let base = self.cluster.images(node, self.group);
+            self.ended.push(life.app.begin_age(self.runs, base));
+        }
+        Ok(())
+    }
+
     /// A node's daemon begins: after a power cut with a new age.
     pub fn node_is_back(&mut self, node: usize) {
         for life in &mut self.lives {

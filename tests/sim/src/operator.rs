@@ -2,11 +2,12 @@
 //!
 //! Owns the hands of a plan's commands. Commands enter; the daemons change.
 
+use super::detaching::Detach;
 use super::plan::Command;
 use super::program::Program;
 use super::run::{Run, Todo};
 use super::served::Served;
-use blkrep_core::source::Transmit;
+use blkrep_core::source::{OnBackingError, Transmit};
 use blkrep_types::LinkName;
 use std::time::Duration;
 
@@ -23,12 +24,19 @@ pub(super) enum Undo {
     Transmit { group: usize, target: usize },
     /// A link that was ended is forgotten and made anew.
     Relink { group: usize, target: usize },
+    /// Volumes are detached as soon as nobody uses them.
+    Detach(Detach),
+    /// They are attached again.
+    Attach(Detach),
+    /// Requests wait no longer when a backing fails.
+    Thaw { group: usize },
 }
 
 impl Run {
     /// What operators who look at the status do.
-    pub(super) fn calm(&mut self) {
+    pub(super) fn calm(&mut self) -> Result<(), String> {
         for index in 0..self.groups.len() {
+            self.attach_all(index)?;
             for target in self.followers(index) {
                 self.relink_missing(index, target);
             }
@@ -40,6 +48,7 @@ impl Run {
                 daemon.with_received(index, |received| received.pause(false));
             }
         }
+        Ok(())
     }
 
     /// The node that serves a group for the application that counts, and one of those it leads to.
@@ -51,7 +60,11 @@ impl Run {
         Some((home, *target))
     }
 
-    fn with_served(&mut self, group: usize, work: impl FnOnce(&mut Served, &mut Program)) {
+    pub(super) fn with_served(
+        &mut self,
+        group: usize,
+        work: impl FnOnce(&mut Served, &mut Program),
+    ) {
         let home = self.groups[group].life().node;
         if let Some(daemon) = &mut self.nodes[home].daemon {
             daemon.with_served(group, work);
@@ -112,6 +125,14 @@ impl Run {
                     daemon.stop();
                 }
                 return;
+            }
+            Command::Detach { .. } => return self.begin_detach(command),
+            Command::Freeze { group, span } => {
+                let group = group % groups;
+                self.with_served(group, |served, _| {
+                    served.set_policy(OnBackingError::Freeze);
+                });
+                return self.later(span, Todo::Undo(Undo::Thaw { group }));
             }
             Command::PauseTarget { group, link, .. }
             | Command::Mirror { group, link, .. }
@@ -187,12 +208,15 @@ impl Run {
                 self.with_link(group, target, |served, link| served.set_mode(link, mode));
                 None
             }
-            Command::Restart { .. } | Command::Reboot { .. } => None,
+            Command::Restart { .. }
+            | Command::Reboot { .. }
+            | Command::Detach { .. }
+            | Command::Freeze { .. } => None,
         }
     }
 
     /// Takes back what an operator did.
-    pub(super) fn undo(&mut self, undo: Undo) {
+    pub(super) fn undo(&mut self, undo: Undo) -> Result<(), String> {
         match undo {
             Undo::Unpause { group, target } => {
                 if let Some(daemon) = &self.nodes[target].daemon {
@@ -213,6 +237,12 @@ impl Run {
                 });
             }
             Undo::Relink { group, target } => self.relink(group, target),
+            Undo::Detach(detach) => self.detach(detach),
+            Undo::Attach(detach) => return self.attach(detach),
+            Undo::Thaw { group } => {
+                self.with_served(group, |served, _| served.set_policy(OnBackingError::Pass));
+            }
         }
+        Ok(())
     }
 }

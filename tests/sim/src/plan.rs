@@ -252,6 +252,26 @@ pub enum Command {
         /// How long it is away.
         span: Duration,
     },
+    /// Detaches a volume, or all of a group's, and attaches it again.
+    Detach {
+        /// Of this group.
+        group: usize,
+        /// Which; all if `None`.
+        volume: Option<usize>,
+        /// Even while the application has requests outstanding: they get errors.
+        force: bool,
+        /// Somebody writes to the backings while nobody serves them.
+        written: bool,
+        /// How long it is away.
+        span: Duration,
+    },
+    /// Has a group wait for its operator when its backing fails, for a while.
+    Freeze {
+        /// Which.
+        group: usize,
+        /// How long.
+        span: Duration,
+    },
     /// Says when writes complete, from now on.
     SetMode {
         /// Of this group.

@@ -12,8 +12,8 @@ use blkrep_types::LinkName;
 pub enum Task {
     /// Taking connections.
     Accept,
-    /// The queues of a group that is served here.
-    Serve(usize),
+    /// The queue of a group's volume that is served here.
+    Serve(usize, usize),
     /// A link of such a group.
     Link(usize, LinkName),
     /// The replica of a group.
@@ -116,7 +116,7 @@ impl Program {
     #[must_use]
     pub fn has_left(&self, group: usize) -> bool {
         let serves =
-            |task: &Task| matches!(task, Task::Serve(of) | Task::Link(of, _) if *of == group);
+            |task: &Task| matches!(task, Task::Serve(of, _) | Task::Link(of, _) if *of == group);
         !self.seats.iter().any(|seat| serves(&seat.task))
     }
 }

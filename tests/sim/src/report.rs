@@ -98,6 +98,12 @@ report! {
     reconnects,
     /// Links forgotten and made anew.
     relinks,
+    /// Groups, or volumes of them, detached and attached.
+    detaches,
+    /// Of the groups, those whose backings somebody else wrote to meanwhile.
+    backings_written,
+    /// Policies changed.
+    freezes,
     /// Modes changed.
     mode_changes,
     /// Requests that a promoted replica had to have, since they were answered in memory or sync mode.
@@ -168,6 +174,8 @@ impl Report {
             Command::HoldTransmission { .. } => self.holds += 1,
             Command::Reconnect { .. } => self.reconnects += 1,
             Command::Relink { .. } => self.relinks += 1,
+            Command::Detach { .. } => self.detaches += 1,
+            Command::Freeze { .. } => self.freezes += 1,
             Command::SetMode { .. } => self.mode_changes += 1,
         }
     }

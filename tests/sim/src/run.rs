@@ -133,6 +133,7 @@ impl Run {
             let entry = super::cluster::Entry {
                 promoted: false,
                 untracked: false,
+                detached: 0,
             };
             run.cluster.table.put(plan.home, group, entry);
         }
@@ -269,7 +270,14 @@ impl Run {
             }
             let daemon = |node: usize| nodes[node].daemon.as_ref();
             let served = |node| daemon(node).is_some_and(|daemon| daemon.gate(index).is_some());
-            let waits = |node: usize| reissues && daemon(node).is_none() && !nodes[node].held_down;
+            // A device that its node has given up waits for nobody.
+            let kept = |node| {
+                let entry = self.cluster.table.get(node, index);
+                let all = self.cluster.all_volumes(index);
+                entry.is_some_and(|entry| entry.detached != all)
+            };
+            let down = |node: usize| daemon(node).is_none() && !nodes[node].held_down;
+            let waits = |node| reissues && down(node) && kept(node);
             group.issue(&served, &waits);
         }
     }
@@ -289,7 +297,7 @@ impl Run {
             match todo {
                 Todo::Start(node) => self.start(node)?,
                 Todo::After(after) => self.after(after)?,
-                Todo::Undo(undo) => self.undo(undo),
+                Todo::Undo(undo) => self.undo(undo)?,
             }
         }
         Ok(())
@@ -410,7 +418,7 @@ impl Run {
                 continue;
             }
             look = self.world.now().after(LOOK_AGAIN);
-            self.calm();
+            self.calm()?;
             match self.quiet() {
                 Ok(()) => break,
                 Err(why) if self.world.now() > end => {

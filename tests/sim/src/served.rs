@@ -17,7 +17,7 @@ use blkrep::engine::source::{
     VolumeSpec,
 };
 use blkrep_core::intent::IntentOptions;
-use blkrep_core::source::{Connection, Gate, MirrorPhase, Position, Transmit};
+use blkrep_core::source::{Connection, Gate, MirrorPhase, OnBackingError, Position, Transmit};
 use blkrep_io::sim::SimHost;
 use blkrep_types::{ByteLen, Extent, ExtentSize, History, LinkName, MirrorKind, Mode, VolumeIndex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +38,8 @@ pub struct Served {
     links: BTreeMap<LinkName, LinkControl>,
     /// Links whose mirror an operator has stopped.
     mirror_stopped: BTreeSet<LinkName>,
+    /// Requests wait for the operator when a backing fails.
+    freezes: bool,
     fronts: Vec<Front>,
 }
 
@@ -60,6 +62,10 @@ fn sorted(error: &OpenError) -> StartError {
         OpenError::Busy { .. } | OpenError::Host(_) => StartError::Busy(error.to_string()),
         _ => StartError::Failed(error.to_string()),
     }
+}
+
+fn index_of(volume: usize) -> VolumeIndex {
+    VolumeIndex::new(u16::try_from(volume).expect("a group has few volumes"))
 }
 
 fn spec(cluster: &Cluster, group: usize, history: Option<History>) -> GroupSpec {
@@ -111,6 +117,7 @@ impl Served {
             shared,
             links: BTreeMap::new(),
             mirror_stopped: BTreeSet::new(),
+            freezes: false,
             fronts: fronts.to_vec(),
         };
         served.cluster.told.of(served.whose()).say(&report);
@@ -198,21 +205,44 @@ impl Served {
             .is_some_and(|link| self.links.contains_key(&link))
     }
 
-    /// Starts its queues and links.
+    /// Starts its links, and its queues but for those of detached volumes.
     ///
     /// # Errors
     /// The process has died.
-    pub fn begin(&mut self, program: &mut Program) -> Result<(), StartError> {
-        let busy = |error: blkrep_io::HostError| StartError::Busy(error.to_string());
-        for (volume, front) in (0_u16..).zip(&self.fronts) {
-            let front = Box::new(front.serve());
-            let queue = QueueWorker::new(&self.shared, VolumeIndex::new(volume), front);
-            let queue = Box::new(queue);
-            program
-                .spawn(Task::Serve(self.group), queue)
-                .map_err(busy)?;
+    pub fn begin(&mut self, detached: u32, program: &mut Program) -> Result<(), StartError> {
+        for (volume, front) in self.fronts.iter().enumerate() {
+            if detached >> volume & 1 == 1 {
+                front.fail_outstanding();
+            }
         }
+        self.begin_volumes(!detached, program)?;
         self.start_links(program)
+    }
+
+    /// Starts the queues of these volumes, a bit for each.
+    ///
+    /// # Errors
+    /// The process has died.
+    pub fn begin_volumes(&self, volumes: u32, program: &mut Program) -> Result<(), StartError> {
+        let beginning = |(volume, _): &(usize, &Front)| volumes >> volume & 1 == 1;
+        for (volume, front) in self.fronts.iter().enumerate().filter(beginning) {
+            let index = index_of(volume);
+            self.shared.begin_volume(index);
+            let queue = QueueWorker::new(&self.shared, index, Box::new(front.serve()));
+            program
+                .spawn(Task::Serve(self.group, volume), Box::new(queue))
+                .map_err(|error| StartError::Busy(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the devices of these volumes, a bit for each.
+    pub fn end_volumes(&self, volumes: u32) {
+        let ending = |(volume, _): &(usize, &Front)| volumes >> volume & 1 == 1;
+        for (volume, front) in self.fronts.iter().enumerate().filter(ending) {
+            self.shared.end_volume(index_of(volume));
+            front.stop();
+        }
     }
 
     /// Starts the links that have no driver and somewhere to go.
@@ -304,6 +334,13 @@ impl Served {
         links.any(|(name, _, link_status)| {
             name == link && link_status.mirror.phase == MirrorPhase::Running
         })
+    }
+
+    /// Says whether requests wait for the operator when a backing fails. What waited is tried again when
+    /// they no longer do.
+    pub fn set_policy(&mut self, policy: OnBackingError) {
+        self.shared.set_policy(policy);
+        self.freezes = policy == OnBackingError::Freeze;
     }
 
     /// Says when writes complete.
@@ -409,6 +446,9 @@ impl Served {
 
     /// Nothing is wrong any more: what an operator who looks at the status would do.
     pub fn calm(&mut self) {
+        if self.freezes {
+            self.set_policy(OnBackingError::Pass);
+        }
         let status = self.shared.status();
         if status.gate == Gate::Frozen {
             self.shared.thaw();
