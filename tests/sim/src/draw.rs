@@ -282,7 +282,7 @@ fn bad_host(random: &mut SimRandom, node: usize) -> Fault {
 
 fn command(random: &mut SimRandom, nodes: usize) -> Command {
     let (group, link, span) = (random.index(6), random.index(2), span(random));
-    match random.below(15) {
+    match random.below(16) {
         0 => Command::PauseTarget { group, link, span },
         1 | 2 => Command::Mirror {
             group,
@@ -317,6 +317,11 @@ fn command(random: &mut SimRandom, nodes: usize) -> Command {
             span,
         },
         13 => Command::Freeze { group, span },
+        14 => Command::SetPatience {
+            group,
+            link,
+            short: random.one_in(2),
+        },
         10 => Command::SetMode {
             group,
             link,
@@ -363,7 +368,7 @@ mod tests {
         assert_eq!(kinds.len(), 14);
         let commands = plans.iter().flat_map(|plan| &plan.commands);
         let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
-        assert_eq!(kinds.len(), 12);
+        assert_eq!(kinds.len(), 13);
         let shapes: HashSet<_> = plans
             .iter()
             .map(|plan| (plan.nodes, plan.groups.len(), plan.takeovers.len()))

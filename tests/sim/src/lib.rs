@@ -35,6 +35,7 @@ pub mod received;
 pub mod report;
 pub mod run;
 pub mod served;
+mod served_links;
 pub mod start;
 mod takeover;
 pub mod theme;

@@ -99,11 +99,11 @@ pub fn minimize(plan: &Plan, start: &Less) -> Option<(Less, String)> {
         }
     }
     // Half of the requests, then half of what was left, up to where it no longer fails.
-    let mut step = best.requests.unwrap_or(plan.requests) / 2;
-    while step > 0 {
+    let requests = |less: &Less| less.requests.unwrap_or(plan.requests);
+    let mut step = requests(&best) / 2;
+    while step > 0 && requests(&best) > 0 {
         let mut tried = best.clone();
-        let requests = best.requests.unwrap_or(plan.requests);
-        tried.requests = Some(requests.saturating_sub(step));
+        tried.requests = Some(requests(&best).saturating_sub(step));
         match fails(&tried).filter(|other| gist(other) == wanted) {
             Some(other) => (best, why) = (tried, other),
             None => step /= 2,

@@ -141,6 +141,7 @@ impl Run {
             | Command::HoldTransmission { group, link, .. }
             | Command::Reconnect { group, link, .. }
             | Command::Relink { group, link, .. }
+            | Command::SetPatience { group, link, .. }
             | Command::SetMode { group, link, .. } => (group % groups, link),
         };
         let Some((_, target)) = self.pair(group, link) else {
@@ -203,6 +204,12 @@ impl Run {
                     }
                 });
                 Some((span, Undo::Relink { group, target }))
+            }
+            Command::SetPatience { short, .. } => {
+                self.with_link(group, target, |served, link| {
+                    served.set_patience(link, short);
+                });
+                None
             }
             Command::SetMode { mode, .. } => {
                 self.with_link(group, target, |served, link| served.set_mode(link, mode));

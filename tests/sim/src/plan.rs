@@ -272,6 +272,15 @@ pub enum Command {
         /// How long.
         span: Duration,
     },
+    /// Changes a link's settings: how long it waits for its peer, and for the next attempt.
+    SetPatience {
+        /// Of this group.
+        group: usize,
+        /// On this link.
+        link: usize,
+        /// Shorter than usual, or longer.
+        short: bool,
+    },
     /// Says when writes complete, from now on.
     SetMode {
         /// Of this group.

@@ -104,6 +104,8 @@ report! {
     backings_written,
     /// Policies changed.
     freezes,
+    /// Times of links changed.
+    patience_changes,
     /// Modes changed.
     mode_changes,
     /// Requests that a promoted replica had to have, since they were answered in memory or sync mode.
@@ -176,6 +178,7 @@ impl Report {
             Command::Relink { .. } => self.relinks += 1,
             Command::Detach { .. } => self.detaches += 1,
             Command::Freeze { .. } => self.freezes += 1,
+            Command::SetPatience { .. } => self.patience_changes += 1,
             Command::SetMode { .. } => self.mode_changes += 1,
         }
     }
