@@ -7,8 +7,11 @@ use blkrep_order::{Event, History, Kind};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// Sectors of a volume.
+pub type Place = (u16, Range<u64>);
+
 /// The record of one age, enough to judge images by.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Age {
     /// What its sectors are stamped with.
     pub run: u64,
@@ -16,6 +19,8 @@ pub struct Age {
     pub events: Vec<Event>,
     /// What the volumes held when it began.
     pub base: Vec<Vec<u8>>,
+    /// Sectors, by volume, that a power cut may still turn into what was there before the age.
+    pub unflushed: Vec<Place>,
 }
 
 impl Age {
@@ -23,7 +28,7 @@ impl Age {
     /// itself, and a failed flush may have lost any write before it for good, as the application
     /// was told.
     #[must_use]
-    pub fn failed_sectors(&self) -> Vec<(u16, Range<u64>)> {
+    pub fn failed_sectors(&self) -> Vec<Place> {
         let mut places = BTreeMap::new();
         let mut failed = Vec::new();
         for event in &self.events {

@@ -4,7 +4,7 @@
 //! order. A power cut of the source ends an age; the next begins with what the disks then hold.
 //! Requests leave to the fronts, answers come back; every read is judged at once.
 
-use super::age::Age;
+use super::age::{Age, Place};
 use super::front::{Answer, Front, REQUEST_BYTES_MAX};
 use blkrep_io::sim::SimRandom;
 use blkrep_order::{Content, Event, Kind, SECTOR_BYTES, Stamp, decode, encode};
@@ -108,11 +108,7 @@ impl App {
             habits,
             block_bytes,
             fronts,
-            age: Age {
-                run: 0,
-                events: Vec::new(),
-                base: Vec::new(),
-            },
+            age: Age::default(),
             counter: 0,
             issued: vec![BTreeMap::new(); volumes],
             claims: BTreeMap::new(),
@@ -145,7 +141,18 @@ impl App {
         self.counter = 0;
         self.fenced = None;
         let events = vec![Event::Run { run, sectors }];
-        std::mem::replace(&mut self.age, Age { run, events, base })
+        let begun = Age {
+            run,
+            events,
+            base,
+            ..Age::default()
+        };
+        std::mem::replace(&mut self.age, begun)
+    }
+
+    /// The age began with these sectors, by volume, not yet safe from a power cut.
+    pub fn begun_unflushed(&mut self, unflushed: Vec<Place>) {
+        self.age.unflushed = unflushed;
     }
 
     /// The age so far.

@@ -169,6 +169,14 @@ impl Cluster {
         backings.iter().map(image).collect()
     }
 
+    /// What a power cut now would surely leave of a group's volumes on a node.
+    #[must_use]
+    pub fn durable_images(&self, node: usize, group: usize) -> Vec<Vec<u8>> {
+        let backings = self.backings(group);
+        let image = |path: &PathBuf| self.world.durable_image(self.hosts[node], path);
+        backings.iter().map(image).collect()
+    }
+
     /// Where a group's volumes on two nodes differ: for each volume the ranges of its pages.
     #[must_use]
     pub fn differing(&self, group: usize, one: usize, other: usize) -> Vec<Vec<Range<usize>>> {

@@ -131,15 +131,17 @@ impl Run {
         if !free {
             return Ok(false);
         }
-        for _ in 0..self.random.between(1, WRITTEN_MAX) {
-            let volume = self.random.index(volumes.len());
-            let sector = self.random.below(volumes[volume] / 512);
-            let path = backing(group, volume);
-            let byte = u8::try_from(self.random.between(1, 255)).expect("a byte");
-            self.world.corrupt(home, &path, sector * 512, &[byte; 512]);
-        }
+        let (random, world) = (&mut self.random, &self.world);
+        self.groups[group].others_write(node, || {
+            for _ in 0..random.between(1, WRITTEN_MAX) {
+                let volume = random.index(volumes.len());
+                let sector = random.below(volumes[volume] / 512);
+                let byte = u8::try_from(random.between(1, 255)).expect("a byte");
+                let path = backing(group, volume);
+                world.corrupt(home, &path, sector * 512, &[byte; 512]);
+            }
+        })?;
         self.report.backings_written += 1;
-        self.groups[group].others_wrote(node)?;
         Ok(true)
     }
 }

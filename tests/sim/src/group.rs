@@ -9,6 +9,7 @@ use super::app::App;
 use super::cluster::Cluster;
 use super::front::Front;
 use super::judge;
+use super::unflushed::unflushed;
 use blkrep_io::sim::SimRandom;
 use blkrep_types::Nanos;
 use std::time::Duration;
@@ -221,18 +222,23 @@ impl GroupRun {
         self.take_answers()
     }
 
-    /// Somebody else has written to the volumes on a node, which nobody serves: what its application did
-    /// is another age.
+    /// Somebody else writes to the volumes on a node, which nobody serves: what its application did is
+    /// another age. What was flushed before must be safe by now; the rest a power cut may still take.
     ///
     /// # Errors
-    /// What is wrong with a read that was answered before.
-    pub fn others_wrote(&mut self, node: usize) -> Result<(), String> {
+    /// What is wrong with a read that was answered before, or what a flush had promised and is not safe.
+    pub fn others_write(&mut self, node: usize, write: impl FnOnce()) -> Result<(), String> {
         self.take_answers()?;
+        let durable = self.cluster.durable_images(node, self.group);
+        let unflushed = unflushed(&self.cluster, node, self.group);
+        write();
         let ours = |life: &&mut Life| life.node == node && !life.over;
         for life in self.lives.iter_mut().filter(ours) {
             self.runs += 1;
+            judge::after_power_loss(life.app.age(), &durable)?;
             let base = self.cluster.images(node, self.group);
             self.ended.push(life.app.begin_age(self.runs, base));
+            life.app.begun_unflushed(unflushed.clone());
         }
         Ok(())
     }

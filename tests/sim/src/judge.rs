@@ -3,7 +3,7 @@
 //! Owns the questions: is this replica a prefix, is this source what a power cut may leave, are
 //! these two equal. Records and images enter, complaints leave.
 
-use super::age::Age;
+use super::age::{Age, Place};
 use blkrep_order::{
     Findings, History, Judgement, Keep, SECTOR_BYTES, Seen, Verdict, judge, judge_replica, scan,
 };
@@ -13,6 +13,11 @@ use std::collections::BTreeSet;
 #[must_use]
 pub fn by_age(age: &Age, images: &[Vec<u8>], judgement: Judgement, keep: Keep) -> Verdict {
     let history = age.history();
+    if judgement == Judgement::PowerLoss && !age.unflushed.is_empty() {
+        let (mut seen, findings) = looked_at(age, &history, &without_unflushed(age, images));
+        hide(&mut seen, &age.unflushed);
+        return judge(&history, &seen, judgement, keep, findings);
+    }
     let (seen, findings) = looked_at(age, &history, images);
     judge(&history, &seen, judgement, keep, findings)
 }
@@ -37,13 +42,30 @@ fn looked_at(age: &Age, history: &History, images: &[Vec<u8>]) -> (Vec<Vec<Seen>
         let scanned = scan(history, volume, &mut bytes, Some(&mut base), &mut findings);
         seen.push(scanned.expect("memory can be read"));
     }
-    for (volume, sectors) in age.failed_sectors() {
-        for sector in sectors {
+    hide(&mut seen, &age.failed_sectors());
+    (seen, findings)
+}
+
+/// Images with what the age began with, where a power cut may have left what was there before.
+fn without_unflushed(age: &Age, images: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut images = images.to_vec();
+    for (volume, sectors) in &age.unflushed {
+        let byte = |sector: u64| usize::try_from(sector).expect("64-bit platform") * SECTOR_BYTES;
+        let bytes = byte(sectors.start)..byte(sectors.end);
+        let volume = usize::from(*volume);
+        images[volume][bytes.clone()].copy_from_slice(&age.base[volume][bytes]);
+    }
+    images
+}
+
+/// Nothing can be said of these places.
+fn hide(seen: &mut [Vec<Seen>], places: &[Place]) {
+    for (volume, sectors) in places {
+        for sector in sectors.clone() {
             let sector = usize::try_from(sector).expect("64-bit platform");
-            seen[usize::from(volume)][sector] = Seen::Unusable;
+            seen[usize::from(*volume)][sector] = Seen::Unusable;
         }
     }
-    (seen, findings)
 }
 
 /// A replica must be a prefix of some age: the newest it has come to.

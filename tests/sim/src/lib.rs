@@ -40,6 +40,7 @@ pub mod start;
 mod takeover;
 pub mod theme;
 pub mod told;
+pub mod unflushed;
 
 #[cfg(test)]
 mod flawed;

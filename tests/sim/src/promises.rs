@@ -292,7 +292,7 @@ mod tests {
         let age = |lines: usize| Age {
             run: 7,
             events: events[..lines].to_vec(),
-            base: Vec::new(),
+            ..Age::default()
         };
         let mut promises = Promises::default();
         for (lines, now) in looks {

@@ -4,7 +4,7 @@
 //! role. What happens while requests are served is written by workers instead.
 
 use super::OpenError;
-use crate::engine::copies::read_copies;
+use crate::engine::copies::{read_copies, write_copies};
 use blkrep_core::dirty::{Bits, MapLayout, SECTOR_BITS, SECTOR_WORDS};
 use blkrep_io::{Access, Host, HostError, Io};
 use blkrep_log::map::{self, Head, MapName};
@@ -95,16 +95,10 @@ impl<H: Host> SuperblockFile<H> {
             path: self.path.clone(),
             source,
         })?;
-        let offset = Group::copy_offset(counter);
-        self.host.write_at(&self.file, offset, &bytes)?;
-        if !planted!(RecordNotFlushed) {
-            self.host.sync(&self.file)?;
-        }
+        let places = [counter, counter + 1].map(Group::copy_offset);
+        let flush = !planted!(RecordNotFlushed);
+        write_copies(&self.host, &self.file, places, &bytes, flush)?;
         self.counter = counter;
-        // The other place says the same from now on: if this copy rots, no older truth comes back.
-        // What is durable already is not undone by a failure here.
-        let other = Group::copy_offset(counter + 1);
-        let _ = self.host.write_at(&self.file, other, &bytes);
         Ok(())
     }
 }

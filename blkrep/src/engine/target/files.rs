@@ -8,6 +8,7 @@ use super::base::{BaseShape, open_claimed, open_known, open_new, unmake};
 use super::control::TargetEvent;
 use super::policy::{TargetError, TargetPolicy, TargetSettings};
 use super::record::{Record, layout_of, open_state, read_map, read_record, sector_name};
+use crate::engine::copies::write_copies;
 use blkrep_core::target::{Facts, Part as DirtyPart, PartKind, Shape, VolumeShape};
 use blkrep_io::{Geometry, Host, HostError, Io};
 use blkrep_store::map::{MAP_SECTOR_BYTES, encode_sector};
@@ -310,16 +311,10 @@ impl<H: Host> ReplicaFiles<H> {
     pub(super) fn save(&mut self) -> Result<(), HostError> {
         let counter = self.counter + 1;
         let bytes = self.replica.encode(counter);
-        self.host
-            .write_at(&self.superblock, Replica::copy_offset(counter), &bytes)?;
-        if !planted!(ReplicaRecordNotFlushed) {
-            self.host.sync(&self.superblock)?;
-        }
+        let places = [counter, counter + 1].map(Replica::copy_offset);
+        let flush = !planted!(ReplicaRecordNotFlushed);
+        write_copies(&self.host, &self.superblock, places, &bytes, flush)?;
         self.counter = counter;
-        // The other place says the same from now on: if this copy rots, no older truth comes back.
-        // What is durable already is not undone by a failure here.
-        let other = Replica::copy_offset(counter + 1);
-        let _ = self.host.write_at(&self.superblock, other, &bytes);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::engine::source::metadata::SuperblockFile;
 use crate::engine::source::open::dirty_layout;
 use crate::engine::source::recover::{link_memory, make_log};
 use crate::engine::source::{InitialMap, LinkSpec};
-use blkrep_io::sim::{DiskFault, FaultKind};
+use blkrep_io::sim::{DiskFault, FaultKind, Unflushed};
 use blkrep_io::{Access, Host};
 use blkrep_log::superblock::COPY_BYTES;
 use blkrep_types::{Errno, MirrorKind, Mode, Seq, VolumeIndex};
@@ -162,6 +162,31 @@ fn a_copy_of_the_record_that_cannot_be_read_counts_as_a_rotten_one() {
         rig.stop(false);
         rig.start();
     }
+}
+
+/// The second copy of a record was left to the kernel's cache, for as long as nothing flushed the file: a
+/// power cut tore it, and a sector of the first that could not be read then kept the group from being opened.
+#[test]
+fn no_copy_of_the_record_is_left_for_a_power_cut_to_tear() {
+    let mut rig = mirrored(37, MirrorKind::Full);
+    let record = rig.world.paths(rig.node).into_iter();
+    let record = record.filter(|path| path.extension().is_some_and(|kind| kind == "group"));
+    let record: Vec<PathBuf> = record.collect();
+    assert_eq!(record.len(), 1);
+    let torn = |rig: &Rig| {
+        let parts = rig.world.unflushed(rig.node).into_iter();
+        let parts = parts
+            .filter(|part| matches!(part, Unflushed::Write { path, .. } if *path == record[0]));
+        parts.count()
+    };
+    assert_eq!(torn(&rig), 0, "after a link and its first mirror");
+    rig.stop(false);
+    assert_eq!(torn(&rig), 0, "after a stop");
+    rig.start();
+    assert_eq!(torn(&rig), 0, "after a start");
+    rig.world.power_loss(rig.node);
+    rig.world.spoil(rig.node, &record[0], 0..512);
+    rig.start();
 }
 
 /// A daemon was killed while a mirror read; the next one found a file of the group still claimed and

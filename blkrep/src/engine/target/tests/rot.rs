@@ -3,6 +3,7 @@
 use super::super::*;
 use super::faults::{durable, followed, state, writes};
 use super::rig::{Rig, base};
+use blkrep_io::sim::Unflushed;
 use blkrep_store::journal::{JOURNAL_AREA_OFFSET, JOURNAL_BLOCK_BYTES, JournalState};
 use blkrep_store::superblock::COPY_BYTES;
 use blkrep_types::DataState;
@@ -116,6 +117,19 @@ fn one_bad_superblock_is_repaired_and_two_are_refused_untouched() {
     assert!(matches!(error, TargetError::Corrupt { .. }), "{error}");
     assert!(error.to_string().contains("checksum mirror"), "{error}");
     assert!(rig.world.image(rig.target, &state("superblock")) == image);
+}
+
+#[test]
+fn no_copy_of_the_superblock_is_left_for_a_power_cut_to_tear() {
+    let mut rig = followed(136);
+    rig.pause(true);
+    let parts = rig.world.unflushed(rig.target).into_iter();
+    let ours = |part: &Unflushed| matches!(part, Unflushed::Write { path, .. } if *path == state("superblock"));
+    assert_eq!(parts.filter(ours).count(), 0);
+    rig.power_loss();
+    rig.world.spoil(rig.target, &state("superblock"), 0..512);
+    rig.restart_target();
+    assert_eq!(rig.status().applying, blkrep_wire::Applying::Paused);
 }
 
 #[test]
