@@ -8,6 +8,7 @@ use super::run::{Run, Todo};
 use blkrep_io::sim::{Backup, Crash, DiskFault, DiskLie, Garble, LieKind};
 use blkrep_log::map::{SECTOR_BYTES, SECTOR_WORDS};
 use blkrep_store::journal::JOURNAL_AREA_OFFSET;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -128,17 +129,19 @@ impl Run {
                 times,
                 place,
             } => {
-                let fault = DiskFault {
-                    kind,
-                    errno,
-                    bytes: None,
-                    times,
-                };
                 self.at_a_file(
                     node,
                     |path| is_in(path, place),
-                    |run, path, _| {
-                        run.world.inject(run.cluster.hosts[node], path, fault);
+                    |run, path, at| {
+                        let host = run.cluster.hosts[node];
+                        let bytes = (place == Place::Records).then(|| run.copy_at(node, path, at));
+                        let fault = DiskFault {
+                            kind,
+                            errno,
+                            bytes,
+                            times,
+                        };
+                        run.world.inject(host, path, fault);
                     },
                 );
             }
@@ -211,18 +214,25 @@ impl Run {
         }
     }
 
+    /// The copy of a record that a byte is in.
+    fn copy_at(&self, node: usize, path: &Path, at: u64) -> Range<u64> {
+        let len = self.world.image(self.cluster.hosts[node], path).len();
+        let half = u64::try_from(len / 2).expect("64-bit platform");
+        if at < half { 0..half } else { half..2 * half }
+    }
+
     /// Flips a bit that is set, of what a map or journal says.
     fn rot_what_is_said(&mut self, node: usize, path: &Path, place: Place) {
         let host = self.cluster.hosts[node];
         let image = self.world.image(host, path);
         let heads = match place {
             Place::Journals => usize::try_from(JOURNAL_AREA_OFFSET).expect("small"),
-            Place::Any | Place::Backings | Place::Maps => SECTOR_BYTES,
+            Place::Any | Place::Backings | Place::Maps | Place::Records => SECTOR_BYTES,
         };
         let own = SECTOR_BYTES - 8 * SECTOR_WORDS;
         let said = |at: &usize| match place {
             Place::Maps => at % SECTOR_BYTES >= own,
-            Place::Any | Place::Backings | Place::Journals => true,
+            Place::Any | Place::Backings | Place::Journals | Place::Records => true,
         };
         let bytes = (heads..image.len()).filter(said);
         let set: Vec<usize> = bytes.filter(|at| image[*at] != 0).collect();
@@ -311,6 +321,7 @@ fn is_in(path: &Path, place: Place) -> bool {
         Place::Backings => !is_state(path),
         Place::Maps => is_state(path) && (name.contains(".intent") || name.contains(".link-")),
         Place::Journals => is_journal(path),
+        Place::Records => name.ends_with(".group") || name == "superblock",
     }
 }
 

@@ -148,6 +148,8 @@ pub enum Place {
     Maps,
     /// What journals hold, without their heads.
     Journals,
+    /// One of the two copies of the record of a group or of a replica.
+    Records,
 }
 
 /// Something that is done while a mirror runs.

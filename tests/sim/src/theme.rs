@@ -35,7 +35,7 @@ pub enum Theme {
     FullJournal,
     /// A target comes back with a name of an earlier run of the source.
     OldNames,
-    /// Maps and journals rot where they say something.
+    /// Maps and journals rot where they say something, or one copy of a record is not written.
     Rot,
 }
 
@@ -369,6 +369,10 @@ impl Stage<'_> {
         let steps = self.random.below(100);
         self.moment(at, steps, deed);
         self.look_into_mirror(at, 1_500);
+        // What says that the replica is not `ok` any more may be written once only.
+        if !self.random.one_in(4) {
+            self.half_a_record(at, self.target);
+        }
     }
 
     fn mirror(&mut self, at: u64, kind: MirrorKind) {
@@ -399,7 +403,32 @@ impl Stage<'_> {
         self.plan.commands.push((at + wait + held, hold));
     }
 
+    /// The next write of one copy of a node's record fails.
+    fn half_a_record(&mut self, at: u64, node: usize) {
+        let error = Fault::Disk {
+            node,
+            kind: FaultKind::Write,
+            errno: Errno::EIO,
+            times: 1,
+            place: Place::Records,
+        };
+        self.fault(at, error);
+    }
+
+    /// One copy of the source's record is not written, and the next daemon reads it.
+    fn old_record(&mut self, mut at: u64) {
+        self.half_a_record(at, self.home);
+        for crash in [Crash::Process, Crash::Power] {
+            at += self.random.between(5, 30);
+            let crash = self.crash(self.home, crash);
+            self.fault(at, crash);
+        }
+    }
+
     fn rot(&mut self, at: u64) {
+        if self.random.one_in(3) {
+            return self.old_record(at);
+        }
         let wait = self.random.between(10, 50);
         let (node, place, crash) = if self.random.one_in(2) {
             let span = millis(self.random, 1_500, 4_000);
