@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use blkrep_sim::exhaustive::counts::Counts;
+use blkrep_sim::exhaustive::crashes::Part;
 use blkrep_sim::minimize::{Less, minimize};
 use blkrep_sim::plan::Plan;
 use blkrep_sim::{campaign, exhaustive};
@@ -46,6 +48,10 @@ struct Cli {
         conflicts_with_all = ["seed", "seeds", "from"]
     )]
     exhaustive: Option<usize>,
+    /// Of these only one of so many parts of the longest histories of the whole engine: 2/10 is the
+    /// second of ten
+    #[arg(long, value_name = "I/N", requires = "exhaustive")]
+    part: Option<Part>,
 }
 
 fn main() -> ExitCode {
@@ -84,7 +90,11 @@ fn many(cli: &Cli) -> bool {
 
 fn exhaustive(cli: &Cli, longest: usize) -> bool {
     let jobs = cli.jobs.unwrap_or_else(campaign::all_processors).max(1);
-    let said = exhaustive::explore(jobs, longest, &|what, counts| println!("{what}: {counts}"));
+    let say = |what: &str, counts: &Counts| println!("{what}: {counts}");
+    let said = match cli.part {
+        Some(part) => exhaustive::explore_part(jobs, longest, part, &say),
+        None => exhaustive::explore(jobs, longest, &say),
+    };
     match said {
         Ok(()) => {
             println!("all legal");

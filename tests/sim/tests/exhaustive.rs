@@ -2,7 +2,7 @@
 //!
 //! `blkrep-sim --exhaustive` goes through all of it.
 
-use blkrep_sim::exhaustive::crashes::{self, Scope};
+use blkrep_sim::exhaustive::crashes::{self, Part, Scope};
 use blkrep_sim::exhaustive::{counts::Counts, flaw::Flaw, journal, maps, superblocks};
 
 fn legal(what: &str, found: Result<Counts, String>) {
@@ -37,6 +37,7 @@ fn every_crash_of_a_request_in_a_tiny_world_is_survived() {
         commands: false,
         stride: 4,
         flushes_lie: false,
+        part: Part::WHOLE,
         jobs: 1,
     };
     legal("worlds", crashes::explore(&scope));
@@ -52,6 +53,9 @@ fn every_mistake_with_the_files_is_found() {
         Flaw::SaveAnnouncedEarly,
         Flaw::OnePlace,
     );
+    let (second, old) = (Flaw::SecondNotFlushed, Flaw::OldCopyLeft);
+    found("a second copy not flushed", superblocks::explore(1, second));
+    found("an older copy left", superblocks::explore(1, old));
     found("a commit announced early", maps::explore(1, map));
     found("a save announced early", superblocks::explore(1, save));
     found("one place for all copies", superblocks::explore(1, place));
@@ -72,7 +76,27 @@ fn disks_that_lie_about_flushes_are_found_in_a_tiny_world() {
         commands: false,
         stride: 4,
         flushes_lie: true,
+        part: Part::WHOLE,
         jobs: 1,
     };
     assert!(crashes::explore(&scope).is_err());
+}
+
+#[test]
+fn the_parts_of_the_histories_are_all_of_them() {
+    let of = |part: &str| Scope {
+        length: 1,
+        commands: false,
+        stride: 400,
+        flushes_lie: false,
+        part: part.parse().expect("a part"),
+        jobs: 1,
+    };
+    let count = |part: &str| crashes::explore(&of(part)).expect("all legal").histories;
+    let parts = ["1/3", "2/3", "3/3"].map(count);
+    assert_eq!(parts.iter().sum::<u64>(), count("1/1"));
+    assert!(parts.iter().all(|count| *count > 0));
+    for bad in ["0/3", "4/3", "1/0", "1", "a/b", ""] {
+        assert!(bad.parse::<Part>().is_err(), "{bad:?}");
+    }
 }

@@ -79,7 +79,8 @@ impl<H: Host> SuperblockFile<H> {
         superblock.counter = counter;
         let is_blank = |copy: &[u8]| copy[..512].iter().all(|byte| *byte == 0);
         superblock.repaired = repair && ![&first, &second].into_iter().any(|copy| is_blank(copy));
-        if repair {
+        // A run that died between the two left the other place an older truth.
+        if repair || first != second {
             superblock.save(&group)?;
         } else {
             // What a killed predecessor wrote can be read and is not durable yet.

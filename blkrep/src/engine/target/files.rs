@@ -198,7 +198,7 @@ impl<H: Host> ReplicaFiles<H> {
     }
 
     /// Opens the replica with the bases that `open_bases` finds for it. True if its facts are to
-    /// be written again, as one copy was damaged or cannot be flushed: nothing is written here.
+    /// be written again, as one copy was damaged, is older or cannot be flushed: nothing is written here.
     pub(super) fn open_with(
         host: &H,
         directory: &Path,
@@ -212,6 +212,7 @@ impl<H: Host> ReplicaFiles<H> {
             mut replica,
             counter,
             bad,
+            alike,
         } = record;
         if replica.role == ReplicaRole::Promoted {
             return Err(TargetError::Promoted(replica.group));
@@ -237,7 +238,7 @@ impl<H: Host> ReplicaFiles<H> {
         // What a killed predecessor wrote can be read and is not durable yet. Where that fails the
         // kernel may have forgotten it: it is written again.
         let durable = host.sync(&files.map).and(host.sync(&files.superblock));
-        let to_repair = bad.is_some() || durable.is_err();
+        let to_repair = bad.is_some() || !alike || durable.is_err();
         notes.extend(bad.map(|error| TargetEvent::StateRepaired {
             what: error.to_string(),
         }));

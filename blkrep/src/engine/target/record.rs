@@ -23,6 +23,8 @@ pub(super) struct Record<H: Host> {
     pub(super) counter: u64,
     /// What is wrong with the other copy.
     pub(super) bad: Option<FormatError>,
+    /// Both copies say the same.
+    pub(super) alike: bool,
 }
 
 /// A replica that was promoted, as its record has it.
@@ -80,6 +82,7 @@ pub(super) fn read_record<H: Host>(
             replica,
             counter,
             bad,
+            alike: copies[0] == copies[1],
         })),
         Err(FormatError::Blank { .. }) => Ok(None),
         Err(error) if error.is_newer() => Err(TargetError::Newer { path, error }),

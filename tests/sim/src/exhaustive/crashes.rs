@@ -20,7 +20,9 @@ use blkrep::engine::target::TargetCommandError;
 use blkrep_core::target::PromoteRefusal;
 use blkrep_io::sim::{Moment, ProcessId};
 use std::collections::BTreeSet;
+use std::fmt::{self, Display, Formatter};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -72,8 +74,45 @@ pub struct Scope {
     pub stride: u64,
     /// Flushes do nothing, to see that this is found.
     pub flushes_lie: bool,
+    /// Which of the histories.
+    pub part: Part,
     /// Threads.
     pub jobs: usize,
+}
+
+/// One of so many parts of all histories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// From 1.
+    which: usize,
+    of: usize,
+}
+
+impl Part {
+    /// All of them.
+    pub const WHOLE: Self = Self { which: 1, of: 1 };
+
+    const fn has(self, index: usize) -> bool {
+        index % self.of == self.which - 1
+    }
+}
+
+impl Display for Part {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.which, self.of)
+    }
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(which, of)| {
+            let (which, of) = (which.parse().ok()?, of.parse().ok()?);
+            (1..=of).contains(&which).then_some(Self { which, of })
+        });
+        numbers.ok_or_else(|| format!("{text:?} is no part: 2/10 is the second of ten"))
+    }
 }
 
 fn all_histories(scope: &Scope) -> Vec<History> {
@@ -105,7 +144,9 @@ fn all_histories(scope: &Scope) -> Vec<History> {
 /// # Errors
 /// The first promise that was not kept.
 pub fn explore(scope: &Scope) -> Result<Counts, String> {
-    let all = all_histories(scope);
+    let all = all_histories(scope).into_iter().enumerate();
+    let all = all.filter(|(index, _)| scope.part.has(*index));
+    let all: Vec<History> = all.map(|(_, history)| history).collect();
     let next = AtomicUsize::new(0);
     let seen = Seen::default();
     let total = Mutex::new(Ok(Counts::default()));

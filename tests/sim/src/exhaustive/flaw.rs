@@ -11,6 +11,10 @@ pub enum Flaw {
     CommitAnnouncedEarly,
     /// A superblock is announced before its flush.
     SaveAnnouncedEarly,
+    /// The second copy of a superblock is not flushed.
+    SecondNotFlushed,
+    /// A start leaves the older of two copies of a superblock as it is.
+    OldCopyLeft,
     /// Every copy of a superblock goes to the same place.
     OnePlace,
     /// A batch is acknowledged before it is durable.

@@ -16,7 +16,7 @@ pub mod superblocks;
 mod world;
 
 use counts::Counts;
-use crashes::Scope;
+use crashes::{Part, Scope};
 use flaw::Flaw;
 
 /// Goes through every history of up to `longest` operations of all parts, and tells `say` what each
@@ -35,11 +35,41 @@ pub fn explore(jobs: usize, longest: usize, say: &dyn Fn(&str, &Counts)) -> Resu
                 commands,
                 stride: 1,
                 flushes_lie: false,
+                part: Part::WHOLE,
                 jobs,
             };
             let counts = crashes::explore(&scope)?;
             say(&format!("whole engine, {length} {of}"), &counts);
         }
+    }
+    Ok(())
+}
+
+/// Goes through a part of the longest histories of the whole engine alone, for a machine that has no
+/// time for all of them at once, and tells `say` what they were.
+///
+/// # Errors
+/// The first state that must not be.
+pub fn explore_part(
+    jobs: usize,
+    length: usize,
+    part: Part,
+    say: &dyn Fn(&str, &Counts),
+) -> Result<(), String> {
+    for (commands, of) in [(false, "requests"), (true, "requests and commands")] {
+        let scope = Scope {
+            length,
+            commands,
+            stride: 1,
+            flushes_lie: false,
+            part,
+            jobs,
+        };
+        let counts = crashes::explore(&scope)?;
+        say(
+            &format!("whole engine, {length} {of}, part {part}"),
+            &counts,
+        );
     }
     Ok(())
 }

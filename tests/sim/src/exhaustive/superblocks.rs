@@ -1,7 +1,7 @@
 //! The superblocks alone: two copies, written in turn.
 //!
 //! Owns the histories of facts, saved as the product saves them: a copy, a flush, then the other
-//! copy. What is read back after a crash must be the facts before or after the save in flight, and
+//! copy and another flush. What is read back after a crash must be the facts before or after the save in flight, and
 //! exact once that was announced; so after a crash of the recovery from that crash. One copy that
 //! rots costs nothing and is seen.
 
@@ -314,7 +314,8 @@ impl<F: Facts> Pair<F> {
         Ok(())
     }
 
-    /// A start over what a crash left: a bad copy is written again, a good one is flushed.
+    /// A start over what a crash left: a bad copy is written again, and an older one; a good one is
+    /// flushed. Then either alone would do.
     fn recover(
         &self,
         file: Vec<u8>,
@@ -323,17 +324,32 @@ impl<F: Facts> Pair<F> {
         counts: &mut Counts,
     ) -> Result<(), String> {
         let mut pair = Self {
-            medium: Medium::new(file),
+            medium: Medium::new(file.clone()),
             counter: found.counter,
             said: Some(found.facts.clone()),
             interrupted: saving.cloned(),
             flaw: self.flaw,
         };
-        if found.repair {
+        let halves = file.split_at(COPY_BYTES);
+        if found.repair || (halves.0 != halves.1 && self.flaw != Flaw::OldCopyLeft) {
             pair.save(&found.facts, counts, false)
                 .map_err(|why| format!("in the recovery: {why}"))?;
         }
-        Ok(())
+        pair.medium.flush();
+        pair.either_alone()
+            .map_err(|why| format!("after the recovery: {why}"))
+    }
+
+    /// Either copy alone says what was announced, whatever a crash leaves.
+    fn either_alone(&self) -> Result<(), String> {
+        self.medium.losses(&mut Counts::default(), |file| {
+            for copy in [0, COPY_BYTES] {
+                let mut file = file.to_vec();
+                file[copy..copy + COPY_BYTES].fill(0xff);
+                self.still(&file)?;
+            }
+            Ok(())
+        })
     }
 
     fn save(&mut self, facts: &F, counts: &mut Counts, deep: bool) -> Result<(), String> {
@@ -349,12 +365,16 @@ impl<F: Facts> Pair<F> {
         self.interrupted = None;
         self.point(None, counts, deep)?;
         self.write(counter + 1, &bytes);
-        self.point(None, counts, deep)
+        self.point(None, counts, deep)?;
+        if self.flaw != Flaw::SecondNotFlushed {
+            self.medium.flush();
+        }
+        self.point(None, counts, deep)?;
+        self.either_alone()
     }
 
     /// One copy loses a bit or a whole sector: the facts are the same, and a whole one is seen.
     fn rot(&mut self, counts: &mut Counts) -> Result<(), String> {
-        self.medium.flush();
         let good = self.medium.view();
         let used = self.said.as_ref().map_or(0, |facts| facts.encode(1).len());
         for copy in [0, COPY_BYTES] {

@@ -132,6 +132,30 @@ fn no_copy_of_the_superblock_is_left_for_a_power_cut_to_tear() {
     assert_eq!(rig.status().applying, blkrep_wire::Applying::Paused);
 }
 
+/// A target that died between the two writes of a save left the other place an older truth, to come back
+/// when the newer copy rots.
+#[test]
+fn an_older_copy_of_the_superblock_is_written_anew_at_the_next_start() {
+    let copy = usize::try_from(COPY_BYTES).unwrap();
+    let mut rig = followed(137);
+    let path = state("superblock");
+    let old = rig.world.image(rig.target, &path);
+    rig.pause(true);
+    rig.stop();
+    for place in [0, copy] {
+        let half = &old[place..place + copy];
+        rig.world.corrupt(rig.target, &path, place as u64, half);
+        rig.restart_target();
+        assert_eq!(rig.status().applying, blkrep_wire::Applying::Paused);
+        rig.stop();
+        let now = rig.world.image(rig.target, &path);
+        assert!(
+            now[..copy] == now[copy..],
+            "the copy at {place} is the old one"
+        );
+    }
+}
+
 #[test]
 fn a_superblock_that_rots_brings_no_older_truth_back() {
     for (seed, place) in [(134, 0), (135, COPY_BYTES)] {
