@@ -5,6 +5,7 @@
 
 use super::{GroupEvent, LinkIndex, LinkStatus, SourceGroup, WriteLog, link};
 use crate::dirty::Words;
+use crate::identity::Place;
 use crate::intent::CloseRound;
 use crate::persist::KeptMap;
 use blkrep_types::{Errno, Nanos, Seq, VolumeIndex, WriteName, planted};
@@ -137,7 +138,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             None => {}
         }
         let wanted = waited_for || link.epoch.is_some_and(|through| link.held >= through);
-        if wanted && named && link.is_following() && link.held > link.floor_seq {
+        let raised = match link.is_following() {
+            true => named && link.held > link.floor_seq,
+            false => link.plan.is_none() && link.acked_seq() > link.floor_seq,
+        };
+        if wanted && raised {
             link.kept.touch_header();
             link.kept.hurry();
         }
@@ -208,14 +213,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         floor
     }
 
-    /// The best floor known now; it becomes the link's when the commit succeeds.
+    /// The best floor known now; it becomes the link's when the commit succeeds. Of a link that is
+    /// behind everything after the last acknowledgement is in the map already.
     fn next_floor(&mut self, index: LinkIndex) -> Option<WriteName> {
         let generation = self.history.current();
         let link = self.link(index)?;
-        let acked = link
-            .acked
-            .filter(|_| link.is_following() && link.plan.is_none());
-        let exact = acked.filter(|acked| self.name_at(link.held) == Some(*acked));
+        let acked = link.acked.filter(|_| link.plan.is_none());
+        let named = |acked: &Place| self.name_at(link.held) == Some(*acked);
+        let exact = acked.filter(|acked| !link.is_following() || named(acked));
         let floor = exact.map_or(link.floor, |(incarnation, seq)| {
             Some(WriteName {
                 generation,
@@ -329,10 +334,17 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
 
 impl<W: Words> link::Link<W> {
     /// True if extents written up to `seq` are durable at the target below the durable floor, or
-    /// durable dirt.
+    /// durable dirt. What was acknowledged above the floor is neither: should the target be put back
+    /// to the floor, the intent map alone knows of it.
     fn covers(&self, first: u64, last: u64, seq: Seq) -> bool {
-        let through = self.floor_seq.max(self.dirt_through);
-        seq <= through && self.kept.is_done(self.kept.commit_of(first, last))
+        let floorless = self.floor.is_none() && self.floor_writing.is_none();
+        let dirt = seq <= self.dirt_through && (seq > self.acked_seq() || floorless);
+        (seq <= self.floor_seq || dirt) && self.kept.is_done(self.kept.commit_of(first, last))
+    }
+
+    /// The last place durable at the target, if this memory knows one.
+    fn acked_seq(&self) -> Seq {
+        self.acked.map_or(Seq::ZERO, |(_, seq)| seq)
     }
 
     /// True if durable bits are set that nothing needs.

@@ -358,3 +358,34 @@ fn a_backing_that_nobody_watched_is_compared_before_the_stream_goes_on() {
         "{sent:?}"
     );
 }
+
+/// A target had acknowledged what was written; its link turned behind, and the regions were closed, because
+/// the map was said to cover every write. It did not cover what had been acknowledged: the target was put
+/// back from an old copy, which the floor on disk still counted, and what it lacked was not compared.
+#[test]
+fn regions_of_what_was_acknowledged_are_not_closed_before_the_floor_says_so() {
+    let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
+    let write = |rig: &mut Rig| {
+        rig.write(extent(0, 4096));
+        rig.commit(true);
+        rig.finish(0, Ok(()));
+        rig.serve(0);
+        rig.serve(0);
+    };
+    write(&mut rig);
+    idle(&mut rig);
+    let floor = |rig: &Rig| rig.group.link(link(0)).unwrap().floor.unwrap().seq;
+    let before = floor(&rig);
+    write(&mut rig);
+    let acked = rig.group.link(link(0)).unwrap().acked.unwrap().1;
+    assert!(acked > before);
+    rig.group.set_transmit(link(0), Transmit::Stopped);
+    idle(&mut rig);
+    assert_eq!(open(&rig), 0, "an idle group has no region open");
+    assert_eq!(floor(&rig), acked);
+    rig.group.set_transmit(link(0), Transmit::Started);
+    let start = comes_back_with(&mut rig, name(before.get()));
+    assert!(start.set_back);
+    let covered = rig.group.covers(link(0), VOLUME, extent(0, 4096));
+    assert!(covered, "{}", start.reason);
+}
