@@ -372,13 +372,16 @@ impl Daemon {
             .map(|served| served.engine().gate())
     }
 
-    /// Does something to a group that it serves. One that is stopping takes no commands.
+    /// Does something to a group that it serves. One that is stopping takes no commands, and none gets to
+    /// a group that is being closed: a node carries out one command after the other.
     pub fn with_served<R>(
         &mut self,
         group: usize,
         work: impl FnOnce(&mut Served, &mut Program) -> R,
     ) -> Option<R> {
-        if self.is_stopping() {
+        let all = self.desk.cluster.all_volumes(group);
+        let closing = |entry: Entry| entry.detached == all;
+        if self.is_stopping() || self.desk.entry(group).is_some_and(closing) {
             return None;
         }
         let mut hosted = self.desk.hosted();
