@@ -78,6 +78,8 @@ bugs! {
     ClearIntentBeforeFlush,
     /// A region is closed before the link has its writes.
     CloseRegionUncovered,
+    /// A region of what was acknowledged above the floor is closed when the link is behind.
+    CloseRegionAboveFloor,
     /// A durable dirty bit is cleared before what was sent is acknowledged.
     SweepBeforeAck,
     /// A map is taken for durable before it is flushed.

@@ -92,7 +92,7 @@ fn exhaustive(cli: &Cli, longest: usize) -> bool {
     let jobs = cli.jobs.unwrap_or_else(campaign::all_processors).max(1);
     let say = |what: &str, counts: &Counts| println!("{what}: {counts}");
     let said = match cli.part {
-        Some(part) => exhaustive::explore_part(jobs, longest, part, &say),
+        Some(part) => exhaustive::explore_engine(jobs, longest, part, &say),
         None => exhaustive::explore(jobs, longest, &say),
     };
     match said {

@@ -33,7 +33,7 @@ pub enum Theme {
     FullLog,
     /// Large writes fill the journal of a target that holds a mirror.
     FullJournal,
-    /// A target comes back with a name of an earlier run of the source.
+    /// A target comes back with a name of an earlier run of the source, or from before its link turned behind.
     OldNames,
     /// Maps and journals rot where they say something, or one copy of a record is not written.
     Rot,
@@ -384,8 +384,35 @@ impl Stage<'_> {
         self.plan.commands.push((at, mirror));
     }
 
+    /// A target acknowledges, turns behind, and comes back with an old copy when all is at rest.
+    fn set_back_behind(&mut self, at: u64) {
+        // Long enough that the intent map is empty, and the floor on disk where the target is.
+        let idle = millis(self.random, 8_000, 20_000);
+        self.rest(at - 1, idle);
+        let rest = millis(self.random, 4_000, 12_000);
+        let backup = Fault::OldBackup {
+            node: self.target,
+            span: rest,
+        };
+        self.fault(at, backup);
+        let wait = self.random.between(5, 60);
+        let behind = millis(self.random, 1_500, 8_000);
+        self.fall_behind(at + wait, behind);
+        if self.random.one_in(2) {
+            let span = millis(self.random, 2_000, 8_000);
+            let cut = self.cut(span);
+            let steps = self.random.below(40);
+            self.moment(at, steps, Deed::Strike(cut));
+        }
+        self.rest(at + wait + 1, rest);
+        self.calm_after(at + wait + 1);
+    }
+
     fn old_names(&mut self) {
         let at = self.random.between(80, 180);
+        if self.random.one_in(2) {
+            return self.set_back_behind(at);
+        }
         let backup = Fault::OldBackup {
             node: self.target,
             span: millis(self.random, 2_500, 5_000),

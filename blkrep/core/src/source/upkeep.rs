@@ -218,7 +218,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     fn next_floor(&mut self, index: LinkIndex) -> Option<WriteName> {
         let generation = self.history.current();
         let link = self.link(index)?;
-        let acked = link.acked.filter(|_| link.plan.is_none());
+        let known = link.is_following() || !planted!(CloseRegionAboveFloor);
+        let acked = link.acked.filter(|_| known && link.plan.is_none());
         let named = |acked: &Place| self.name_at(link.held) == Some(*acked);
         let exact = acked.filter(|acked| !link.is_following() || named(acked));
         let floor = exact.map_or(link.floor, |(incarnation, seq)| {
@@ -337,7 +338,8 @@ impl<W: Words> link::Link<W> {
     /// durable dirt. What was acknowledged above the floor is neither: should the target be put back
     /// to the floor, the intent map alone knows of it.
     fn covers(&self, first: u64, last: u64, seq: Seq) -> bool {
-        let floorless = self.floor.is_none() && self.floor_writing.is_none();
+        let floorless =
+            self.floor.is_none() && self.floor_writing.is_none() || planted!(CloseRegionAboveFloor);
         let dirt = seq <= self.dirt_through && (seq > self.acked_seq() || floorless);
         (seq <= self.floor_seq || dirt) && self.kept.is_done(self.kept.commit_of(first, last))
     }

@@ -99,7 +99,10 @@ impl Part {
 
 impl Display for Part {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.which, self.of)
+        match *self {
+            Self::WHOLE => Ok(()),
+            Self { which, of } => write!(f, ", part {which}/{of}"),
+        }
     }
 }
 

@@ -28,29 +28,15 @@ pub fn explore(jobs: usize, longest: usize, say: &dyn Fn(&str, &Counts)) -> Resu
     say("map files", &maps::explore(longest, Flaw::None)?);
     say("superblocks", &superblocks::explore(longest, Flaw::None)?);
     say("journal", &journal::explore(longest, Flaw::None)?);
-    for length in 1..=longest {
-        for (commands, of) in [(false, "requests"), (true, "requests and commands")] {
-            let scope = Scope {
-                length,
-                commands,
-                stride: 1,
-                flushes_lie: false,
-                part: Part::WHOLE,
-                jobs,
-            };
-            let counts = crashes::explore(&scope)?;
-            say(&format!("whole engine, {length} {of}"), &counts);
-        }
-    }
-    Ok(())
+    (1..=longest).try_for_each(|length| explore_engine(jobs, length, Part::WHOLE, say))
 }
 
-/// Goes through a part of the longest histories of the whole engine alone, for a machine that has no
-/// time for all of them at once, and tells `say` what they were.
+/// Goes through a part of the histories of so many operations of the whole engine alone, for a machine
+/// that has no time for all of them at once, and tells `say` what they were.
 ///
 /// # Errors
 /// The first state that must not be.
-pub fn explore_part(
+pub fn explore_engine(
     jobs: usize,
     length: usize,
     part: Part,
@@ -66,10 +52,7 @@ pub fn explore_part(
             jobs,
         };
         let counts = crashes::explore(&scope)?;
-        say(
-            &format!("whole engine, {length} {of}, part {part}"),
-            &counts,
-        );
+        say(&format!("whole engine, {length} {of}{part}"), &counts);
     }
     Ok(())
 }
