@@ -135,8 +135,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             self.note_flush_troubles(volume, true);
         }
         for id in waiting.drain(..) {
-            if parks {
-                self.park_flush(id);
+            // A write that this flush was for is told at once: tried again, it would hear the next flush
+            // succeed, which does not bring it back either.
+            let asked = self.requests.get(id).new.op == super::RequestOp::Flush;
+            if parks && asked {
+                self.park(id);
             } else {
                 self.answer_when_acked(id, told);
             }
@@ -190,14 +193,6 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             }
             self.note_flush_troubles(volume, false);
         }
-    }
-
-    fn park_flush(&mut self, id: RequestId) {
-        // Its own work is done if it was a write; what it still needs is a flush.
-        let request = self.requests.get_mut(id);
-        request.new.op = super::RequestOp::Flush;
-        request.wait_for = request.slot.map_or(request.wait_for, |slot| slot.seq);
-        self.park(id);
     }
 }
 

@@ -167,7 +167,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     }
 
     /// A request that waits, for an operator or to be begun, is not tried again. Without its range there is nothing
-    /// of it to end: it never began, or only its flush is missing and its entry may be gone.
+    /// of it to end: it never began.
     pub(super) fn end_parked(&mut self, id: RequestId) {
         let request = *self.requests.get(id);
         if !self.holds_range(id, &request) {

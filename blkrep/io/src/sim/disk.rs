@@ -144,19 +144,27 @@ impl Disk {
     /// A flush completes that began when `upto` was the last completed write.
     pub(super) fn sync(&mut self, upto: u64, random: &mut SimRandom) -> Result<(), Errno> {
         let failed = self.faults.error(FaultKind::Sync, &(0..self.view.len()));
+        match failed {
+            Ok(()) => self.flush(upto),
+            // Linux marks such pages clean: a later flush succeeds without having them.
+            Err(_) => self
+                .cached
+                .retain(|cached| cached.order > upto || random.one_in(2)),
+        }
+        failed
+    }
+
+    /// What was written up to an order is durable.
+    pub(super) fn flush(&mut self, upto: u64) {
         let mut left = VecDeque::with_capacity(self.cached.len());
         for cached in std::mem::take(&mut self.cached) {
             if cached.order > upto {
                 left.push_back(cached);
-            } else if failed.is_ok() {
+            } else {
                 self.keep(&cached);
-            } else if random.one_in(2) {
-                // Linux marks such pages clean: a later flush succeeds without having them.
-                left.push_back(cached);
             }
         }
         self.cached = left;
-        failed
     }
 
     /// The power fails: of what was not flushed, and of the writes in flight, each sector is kept

@@ -367,7 +367,8 @@ impl State {
             let later = stalled + self.random.below(100_000);
             return self.events.add(later, Event::Disk(op));
         }
-        let result = self.storage.finish(&op, &mut self.random);
+        let heard = self.rings.get_mut(op.caller.ring).is_some();
+        let result = self.storage.finish(&op, heard, &mut self.random);
         let Some(ring) = self.rings.get_mut(op.caller.ring) else {
             return;
         };

@@ -181,23 +181,26 @@ fn a_flush_that_failed_is_told_although_the_operator_thaws_and_the_next_succeeds
 /// flush succeeded, and the power cut took a write from before both.
 #[test]
 fn a_flush_that_failed_for_a_durable_zero_is_told_to_the_next_flush_too() {
-    let mut rig = Rig::new(0, 1 << 20, OnBackingError::Pass);
-    rig.write(extent(0, 4096));
-    rig.finish(0, Ok(()));
-    rig.take();
-    let zero = RequestOp::Zero {
-        fua: true,
-        free: false,
-    };
-    let zero = rig.submit(zero, Some(extent(8192, 4096)));
-    rig.synced = Err(Errno::EIO);
-    rig.finish(0, Ok(()));
-    rig.take();
-    assert_eq!(rig.answers.last(), Some(&(zero, Err(Errno::EIO))));
-    rig.synced = Ok(());
-    for told in [Err(Errno::EIO), Ok(())] {
-        let flush = rig.submit(RequestOp::Flush, None);
+    for policy in [OnBackingError::Pass, OnBackingError::Freeze] {
+        let mut rig = Rig::new(0, 1 << 20, policy);
+        rig.write(extent(0, 4096));
+        rig.finish(0, Ok(()));
         rig.take();
-        assert_eq!(rig.answers.last(), Some(&(flush, told)));
+        let zero = RequestOp::Zero {
+            fua: true,
+            free: false,
+        };
+        let zero = rig.submit(zero, Some(extent(8192, 4096)));
+        rig.synced = Err(Errno::EIO);
+        rig.finish(0, Ok(()));
+        rig.take();
+        assert_eq!(rig.answers.last(), Some(&(zero, Err(Errno::EIO))));
+        rig.synced = Ok(());
+        rig.group.thaw();
+        for told in [Err(Errno::EIO), Ok(())] {
+            let flush = rig.submit(RequestOp::Flush, None);
+            rig.take();
+            assert_eq!(rig.answers.last(), Some(&(flush, told)));
+        }
     }
 }
