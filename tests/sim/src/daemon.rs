@@ -108,7 +108,7 @@ impl Daemon {
                 }
                 Ok(())
             }
-            (_, Some(entry)) if entry.detached == desk.cluster.all_volumes(group) => {
+            (_, Some(_)) if desk.detached_whole(group) => {
                 self.leave_closed(group);
                 Ok(())
             }
@@ -379,9 +379,7 @@ impl Daemon {
         group: usize,
         work: impl FnOnce(&mut Served, &mut Program) -> R,
     ) -> Option<R> {
-        let all = self.desk.cluster.all_volumes(group);
-        let closing = |entry: Entry| entry.detached == all;
-        if self.is_stopping() || self.desk.entry(group).is_some_and(closing) {
+        if self.is_stopping() || self.desk.detached_whole(group) {
             return None;
         }
         let mut hosted = self.desk.hosted();

@@ -47,6 +47,12 @@ impl Desk {
         self.cluster.table.get(self.node, group)
     }
 
+    /// True if the node has the group as a source, and none of its volumes is served.
+    pub(super) fn detached_whole(&self, group: usize) -> bool {
+        let all = self.cluster.all_volumes(group);
+        self.entry(group).is_some_and(|entry| entry.detached == all)
+    }
+
     /// True if something is recorded of the group as a source.
     pub(super) fn has_record(&self, group: usize) -> bool {
         let known = self.host.list(Path::new(STATE)).unwrap_or_default();

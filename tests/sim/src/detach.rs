@@ -24,7 +24,7 @@ impl Daemon {
         let entry = Entry { detached, ..entry };
         desk.cluster.table.put(desk.node, group, entry);
         served.end_volumes(volumes);
-        if detached == desk.cluster.all_volumes(group) {
+        if desk.detached_whole(group) {
             served.stop();
         }
     }
@@ -44,8 +44,7 @@ impl Daemon {
             };
             let gone = fronts.filter(|(volume, _)| gone(*volume));
             gone.for_each(|(_, front)| front.fail_outstanding());
-            let last = entry.detached == desk.cluster.all_volumes(group);
-            if last
+            if desk.detached_whole(group)
                 && self.program.has_left(group)
                 && let Some(served) = hosted.served.remove(&group)
             {
@@ -58,10 +57,7 @@ impl Daemon {
     /// True if the node has the group, and let go of its backings.
     #[must_use]
     pub fn has_closed(&self, group: usize) -> bool {
-        let all = self.desk.cluster.all_volumes(group);
-        let entry = self.desk.entry(group);
-        entry.is_some_and(|entry| entry.detached == all)
-            && !self.desk.hosted().served.contains_key(&group)
+        self.desk.detached_whole(group) && !self.desk.hosted().served.contains_key(&group)
     }
 
     /// Serves what was detached again. False if that has to be tried again.
@@ -100,8 +96,9 @@ impl Daemon {
         }
         let volumes = 0..self.fronts[group].len();
         let mut gone = volumes.filter(|volume| !entry.serves(*volume));
-        let closing = entry.detached == desk.cluster.all_volumes(group);
-        if closing || gone.any(|volume| !self.program.has_done(&Task::Serve(group, volume))) {
+        if desk.detached_whole(group)
+            || gone.any(|volume| !self.program.has_done(&Task::Serve(group, volume)))
+        {
             return Ok(false);
         }
         desk.cluster.table.put(desk.node, group, attached);
