@@ -3,7 +3,7 @@
 //! Owns the form. Text enters; checked values leave. The reference page, man pages and completions
 //! are made from this.
 
-use blkrep_api::{EventId, FrontendKind, MirrorKind, Mode, SOCKET_DEFAULT, Severity};
+use blkrep_api::{EventId, FrontendKind, MirrorKind, Mode, OnLoss, SOCKET_DEFAULT, Severity};
 use blkrep_types::{
     ByteLen, ByteOffset, ExtentSize, GroupName, LinkName, VolumeName, parse_size, parse_span,
 };
@@ -59,6 +59,9 @@ pub(crate) enum Command {
     Connect(Connect),
     /// End a link; changes are tracked further.
     Disconnect(Disconnect),
+    /// Change how a link is used.
+    #[command(subcommand)]
+    Link(LinkCommand),
     /// Show the state: what is wrong, what it means, what to do.
     Status(StatusArgs),
     /// Bring a target to equality.
@@ -156,9 +159,11 @@ pub(crate) struct Connect {
     /// Where a volume goes on the target; repeatable.
     #[arg(long, value_name = "VOLUME=PATH", value_parser = mapping)]
     pub(crate) map: Vec<(VolumeName, PathBuf)>,
-    /// When the application gets its completion: async, memory or sync.
-    #[arg(long, default_value = "async")]
-    pub(crate) mode: Mode,
+    /// When the application gets its completion: async (a new link's), memory or sync.
+    #[arg(long)]
+    pub(crate) mode: Option<Mode>,
+    #[command(flatten)]
+    pub(crate) loss: Loss,
     /// Copy nothing that is there already: both ends hold the same, which is checked by digest.
     #[arg(long, conflicts_with = "mirror")]
     pub(crate) no_mirror: bool,
@@ -174,6 +179,32 @@ pub(crate) struct Connect {
     /// Show progress until the target is equal.
     #[arg(long)]
     pub(crate) wait: bool,
+}
+
+/// What happens to writes when a link in `memory` or `sync` mode is lost.
+#[derive(Debug, Args)]
+pub(crate) struct Loss {
+    /// What happens to writes when a link in memory or sync mode is lost: continue without it
+    /// (a new link's), block until it is back, or fail.
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) on_loss: Option<OnLoss>,
+    /// How long they wait for it before they continue or fail, up to 10m; 2s for a new link.
+    #[arg(long, value_name = "TIME", value_parser = millis)]
+    pub(crate) loss_timeout: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LinkCommand {
+    /// Change the mode, or what happens when the link is lost; at once.
+    Set {
+        #[command(flatten)]
+        on: OnLink,
+        /// When the application gets its completion: async, memory or sync.
+        #[arg(long, required_unless_present_any = ["on_loss", "loss_timeout"])]
+        mode: Option<Mode>,
+        #[command(flatten)]
+        loss: Loss,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -359,6 +390,11 @@ fn extent_size(text: &str) -> Result<ExtentSize, String> {
 
 fn span(text: &str) -> Result<Duration, String> {
     parse_span(text).map_err(|error| error.to_string())
+}
+
+fn millis(text: &str) -> Result<u32, String> {
+    let span = span(text)?.as_millis();
+    u32::try_from(span).map_err(|_| format!("'{text}' is too long"))
 }
 
 fn mapping(text: &str) -> Result<(VolumeName, PathBuf), String> {

@@ -110,6 +110,8 @@ catalogue! {
     1214 PeerSilent = "peer-silent", Warning, "The peer sent no heartbeat in time; the connection was closed.", "Check the network and the target's load.";
     1215 FrameRefused = "frame-refused", Warning, "A frame failed its checksum and was not applied; it is sent again.", "If it repeats, check network hardware and memory.";
 
+    1216 LinkChanged = "link-changed", Info, "A link's mode, or what happens when it is lost, was changed.", "–";
+    1217 LinkProtected = "link-protected", Info, "The target has everything again; writes complete as the link's mode asks.", "–";
     1301 MirrorStarted = "mirror-started", Info, "A mirror began.", "";
     1302 MirrorDone = "mirror-done", Info, "A mirror ended; the target is equal.", "";
     1303 MirrorPaused = "mirror-paused", Info, "A mirror is held; its position is kept.", "";

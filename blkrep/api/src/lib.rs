@@ -15,20 +15,21 @@ mod setting;
 mod state;
 mod status;
 
-pub use blkrep_types::{DataState, MirrorKind, Mode};
+pub use blkrep_types::{DataState, MirrorKind, Mode, OnLoss};
 pub use doctor::{DoctorReport, Finding, FindingLevel};
 pub use error::{ApiError, ErrorBody, ErrorCode, errors_markdown};
 pub use event::{EventId, EventPage, EventRecord, FollowLine, NewEvent, Severity, events_markdown};
 pub use reply::{AttachReply, CommandReply, ConnectReply, DisconnectReply, VersionReply};
 pub use request::{
     AttachRequest, ConnectRequest, DemoteRequest, DetachRequest, DisconnectRequest, EventQuery,
-    ForgetRequest, GetQuery, MirrorAction, MirrorRequest, PromoteRequest, ReplaceRequest,
-    SetRequest, StatusQuery, TargetAction, TargetRequest, TransmitAction, TransmitRequest,
+    ForgetRequest, GetQuery, LinkRequest, MirrorAction, MirrorRequest, PromoteRequest,
+    ReplaceRequest, SetRequest, StatusQuery, TargetAction, TargetRequest, TransmitAction,
+    TransmitRequest,
 };
 pub use setting::{SettingAssignment, SettingOrigin, SettingReply, SettingReport};
 pub use state::{
-    ConnectionState, FrontendKind, MirrorState, ReplicationState, Role, TargetState, TransmitState,
-    VolumeState,
+    ConnectionState, FrontendKind, MirrorState, ProtectionState, ReplicationState, Role,
+    TargetState, TransmitState, VolumeState,
 };
 pub use status::{
     GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, Status,

@@ -3,7 +3,7 @@
 //! Owns the JSON of requests. Unknown fields are refused: an older daemon must not carry out half
 //! of what a newer client means. Names and sizes are checked while they are parsed.
 
-use crate::{EventId, FrontendKind, MirrorKind, Mode, SettingAssignment, Severity};
+use crate::{EventId, FrontendKind, MirrorKind, Mode, OnLoss, SettingAssignment, Severity};
 use blkrep_types::{ByteLen, ByteOffset, ExtentSize, GroupName, LinkName, VolumeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -76,8 +76,15 @@ pub struct ConnectRequest {
     /// Where each volume goes on the target.
     #[serde(default)]
     pub map: BTreeMap<VolumeName, PathBuf>,
-    /// When the application gets its completion.
-    pub mode: Mode,
+    /// When the application gets its completion; as before, or `async`, if `None`.
+    #[serde(default)]
+    pub mode: Option<Mode>,
+    /// What happens to writes when the link is lost; as before, or `continue`, if `None`.
+    #[serde(default)]
+    pub on_loss: Option<OnLoss>,
+    /// How long they wait for it before, in milliseconds; as before, or 2000, if `None`.
+    #[serde(default)]
+    pub loss_timeout_ms: Option<u32>,
     /// Copy nothing that is there already: both ends hold the same, which is checked by digest.
     #[serde(default)]
     pub no_mirror: bool,
@@ -93,6 +100,26 @@ pub struct ConnectRequest {
     /// The caller has confirmed what will be overwritten.
     #[serde(default)]
     pub confirmed: bool,
+}
+
+/// `link`: change how a link is used; what is `None` stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkRequest {
+    /// The group.
+    pub group: GroupName,
+    /// The link; every one if `None`.
+    #[serde(default)]
+    pub link: Option<LinkName>,
+    /// When the application gets its completion.
+    #[serde(default)]
+    pub mode: Option<Mode>,
+    /// What happens to writes when the link is lost.
+    #[serde(default)]
+    pub on_loss: Option<OnLoss>,
+    /// How long they wait for it before, in milliseconds.
+    #[serde(default)]
+    pub loss_timeout_ms: Option<u32>,
 }
 
 /// `replace`: another disk holds a volume from now on; links stay.

@@ -12,6 +12,8 @@ pub const ATTACH: &str = "/v1/attach";
 pub const DETACH: &str = "/v1/detach";
 /// `POST`: create a link and start to replicate.
 pub const CONNECT: &str = "/v1/connect";
+/// `POST`: change a link's mode and what happens when it is lost.
+pub const LINK: &str = "/v1/link";
 /// `POST`: end a link.
 pub const DISCONNECT: &str = "/v1/disconnect";
 /// `POST`: drop what the node remembers of a group.

@@ -121,6 +121,21 @@ words! {
     }
 }
 words! {
+    /// What completed writes may rely on.
+    ProtectionState, "protection" {
+        /// The mode asks for no acknowledgement.
+        NotAsked = "not-asked",
+        /// The target has what completed, as the mode asks.
+        Kept = "kept",
+        /// The link is lost and writes wait for it: none has completed without it.
+        Waiting = "waiting",
+        /// Writes may have completed without the target, and it is getting them.
+        CatchingUp = "catching-up",
+        /// Writes complete without the target; that is on record.
+        Degraded = "degraded",
+    }
+}
+words! {
     /// What the mirror does.
     MirrorState, "mirror state" {
         /// Nothing to do.

@@ -3,8 +3,8 @@
 //! Owns the JSON of `blkctl status --json`. Fields of sizes end in `_bytes`, of times in `_ms`.
 
 use crate::{
-    ConnectionState, DataState, FrontendKind, MirrorKind, MirrorState, Mode, ReplicationState,
-    Role, SCHEMA, TargetState, TransmitState, VolumeState,
+    ConnectionState, DataState, FrontendKind, MirrorKind, MirrorState, Mode, OnLoss,
+    ProtectionState, ReplicationState, Role, SCHEMA, TargetState, TransmitState, VolumeState,
 };
 use blkrep_types::{ByteLen, Generation, GroupName, LinkName, NodeName, VolumeName};
 use jiff::Timestamp;
@@ -90,6 +90,12 @@ pub struct LinkStatus {
     pub peer: String,
     /// When the application gets its completion.
     pub mode: Mode,
+    /// What happens to writes when the link is lost, in a mode that asks for an acknowledgement.
+    pub on_loss: OnLoss,
+    /// How long they wait for it before, in milliseconds.
+    pub loss_timeout_ms: u64,
+    /// What completed writes may rely on.
+    pub protection: ProtectionState,
     /// The state of the connection.
     pub connection: ConnectionState,
     /// Whether writes are sent.

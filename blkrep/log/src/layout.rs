@@ -41,7 +41,7 @@ layout! {
 layout! {
     /// The first sector of a map file.
     MapHead: 512 {
-        magic: [u8; 4], crc: U32, version: U16, reserved: [u8; 10], sectors: U32, counter: U64,
+        magic: [u8; 4], crc: U32, version: U16, promised: u8, reserved: [u8; 9], sectors: U32, counter: U64,
         map: [u8; 16], floor: NameBytes, reserved_end: [u8; 432],
     }
 }
@@ -76,7 +76,8 @@ layout! {
     /// One link of a group; the texts of all links follow after all links.
     LinkEntry: 128 {
         name: TextName, link_id: [u8; 16], place: u8, mode: u8, transmit: u8, overwrite: u8,
-        first_mirror: u8, wanted: u8, peer_bytes: U16, text_bytes: U32, reserved: [u8; 34],
+        first_mirror: u8, wanted: u8, peer_bytes: U16, text_bytes: U32, on_loss: u8,
+        loss_timeout_ms: U32, reserved: [u8; 29],
     }
 }
 

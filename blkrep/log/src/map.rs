@@ -102,6 +102,8 @@ pub struct Head {
     /// The map covers every difference to a target that has everything up to this write;
     /// [`WriteName::NONE`] if to none.
     pub floor: WriteName,
+    /// Nothing completes without what the link's mode asks for.
+    pub promised: bool,
 }
 
 /// Writes the head of a map file into `into`.
@@ -115,6 +117,7 @@ pub fn encode_head(map: &MapName, counter: u64, head: &Head, into: &mut [u8]) {
     encoded.sectors = U32::new(head.sectors);
     encoded.counter = U64::new(counter);
     encoded.map = *map;
+    encoded.promised = u8::from(head.promised);
     encoded.floor = NameBytes::from(head.floor);
     encoded.crc = U32::new(crc(encoded.as_bytes()));
     into.copy_from_slice(encoded.as_bytes());
@@ -145,6 +148,11 @@ pub fn decode_head(map: &MapName, bytes: &[u8]) -> Result<(Head, u64), FormatErr
     let head = Head {
         sectors: found.sectors.get(),
         floor: WriteName::from(found.floor),
+        promised: match found.promised {
+            0 => false,
+            1 => true,
+            _ => return Err(wrong("promised")),
+        },
     };
     Ok((head, found.counter.get()))
 }
@@ -203,6 +211,7 @@ mod tests {
                 incarnation: Incarnation::new(2),
                 seq: Seq::new(77),
             },
+            promised: true,
         };
         let mut bytes = [0; SECTOR_BYTES];
         encode_head(&MAP, 5, &head, &mut bytes);
@@ -274,7 +283,12 @@ mod tests {
         for (field, value) in [("version", 0), ("reserved", 1), ("sector", 8), ("map", 1)] {
             named(sector(field, value), field);
         }
-        for (field, value) in [("version", 0), ("reserved", 1), ("counter", u64::MAX)] {
+        for (field, value) in [
+            ("version", 0),
+            ("promised", 2),
+            ("reserved", 1),
+            ("counter", u64::MAX),
+        ] {
             named(head(field, value), field);
         }
         named(head("reserved_end", 1), "reserved");

@@ -13,7 +13,7 @@ pub use decode::{Chosen, choose};
 
 use blkrep_types::{
     BlockSize, ByteLen, ExtentSize, Generation, GroupName, History, Incarnation, LinkName,
-    MirrorKind, Mode, Seq, VolumeIndex, VolumeName,
+    LossPolicy, MirrorKind, Mode, Seq, VolumeIndex, VolumeName,
 };
 
 /// Room of one copy: 16 links with a path of about a kilobyte for each of 64 volumes.
@@ -73,6 +73,8 @@ pub struct GroupLink {
     pub name: LinkName,
     /// When writes complete.
     pub mode: Mode,
+    /// What happens to writes when it is lost.
+    pub loss: LossPolicy,
     /// What holds transmission.
     pub transmit: TransmitHeld,
     /// What the target holds may be overwritten, until its first acknowledgement.

@@ -4,8 +4,9 @@
 //! first. Never changes a state.
 
 use blkrep_api::{
-    ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
-    ReplicationState, Role, TargetState, TargetStatus, TransmitState, VolumeState, VolumeStatus,
+    ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, OnLoss, Problem,
+    ProblemLevel, ProtectionState, ReplicationState, Role, TargetState, TargetStatus,
+    TransmitState, VolumeState, VolumeStatus,
 };
 use blkrep_types::GroupName;
 
@@ -188,8 +189,52 @@ fn is_unmirrored(link: &LinkStatus) -> bool {
     link.data_state == DataState::Unknown || link.data_state == DataState::NotReady
 }
 
+/// What completed writes rely on, where the mode asks for the target's acknowledgement.
+fn of_protection(group: &GroupName, link: &LinkStatus) -> Option<Problem> {
+    let LinkStatus { name, mode, .. } = link;
+    match link.protection {
+        ProtectionState::NotAsked | ProtectionState::Kept => None,
+        ProtectionState::CatchingUp => Some(note(
+            format!("link {name} is catching up"),
+            "some writes that completed are still on their way to the target",
+            format!("wait; blkctl events tells when mode {mode} holds again"),
+        )),
+        ProtectionState::Degraded => Some(warning(
+            format!("link {name} is degraded: writes complete without what mode {mode} asks for"),
+            "what is written now would be lost with this node",
+            "restore the link; it is protected again once its target has everything".to_owned(),
+        )),
+        ProtectionState::Waiting => Some(match link.on_loss {
+            OnLoss::Continue => warning(
+                format!("link {name} is lost; writes wait for it"),
+                "none completed without the target",
+                format!("after {} ms they go on without it", link.loss_timeout_ms),
+            ),
+            OnLoss::Block => error(
+                format!("link {name} is lost; writes wait until it is back"),
+                "none completed without the target",
+                format!(
+                    "restore the link; or let them go on without it: \
+                     blkctl link set {group} --link {name} --on-loss continue"
+                ),
+            ),
+            OnLoss::Fail => error(
+                format!(
+                    "link {name} is lost; after {} ms writes get errors",
+                    link.loss_timeout_ms
+                ),
+                "none completed without the target",
+                format!(
+                    "restore the link; or let them go on without it: \
+                     blkctl link set {group} --link {name} --on-loss continue"
+                ),
+            ),
+        }),
+    }
+}
+
 fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
-    let mut problems = Vec::new();
+    let mut problems = Vec::from_iter(of_protection(group, link));
     let LinkStatus { name, peer, .. } = link;
     match link.transmit {
         TransmitState::Started | TransmitState::Scheduled => {}
@@ -354,6 +399,9 @@ mod tests {
             name: LinkName::new("east").unwrap(),
             peer: "192.0.2.1:7420".to_owned(),
             mode: Mode::Async,
+            on_loss: OnLoss::Continue,
+            loss_timeout_ms: 2000,
+            protection: ProtectionState::NotAsked,
             connection: ConnectionState::Connected,
             transmit: TransmitState::Started,
             mirror: MirrorStatus::idle(),
@@ -399,6 +447,33 @@ mod tests {
         explain(&mut group);
         assert_eq!(group.problems.len(), 1);
         assert!(group.problems[0].action.contains("--mirror checksum --yes"));
+    }
+
+    #[test]
+    fn a_link_that_does_not_keep_its_promise_says_what_happens_to_writes() {
+        let told = |protection, on_loss| {
+            let mode = Mode::Sync;
+            let link = LinkStatus {
+                mode,
+                protection,
+                on_loss,
+                ..link()
+            };
+            let mut group = group(vec![link]);
+            explain(&mut group);
+            group.problems
+        };
+        assert_eq!(told(ProtectionState::Kept, OnLoss::Block), []);
+        let degraded = told(ProtectionState::Degraded, OnLoss::Continue);
+        assert!(degraded[0].what.contains("without what mode sync asks for"));
+        for (on_loss, what) in [
+            (OnLoss::Continue, "writes wait for it"),
+            (OnLoss::Block, "writes wait until it is back"),
+            (OnLoss::Fail, "after 2000 ms writes get errors"),
+        ] {
+            let waiting = told(ProtectionState::Waiting, on_loss);
+            assert!(waiting[0].what.ends_with(what), "{waiting:?}");
+        }
     }
 
     /// It was said to be behind, and to be connected again to nowhere.

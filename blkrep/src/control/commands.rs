@@ -157,6 +157,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route(route::ATTACH, command!(attach))
         .route(route::DETACH, command!(detach))
         .route(route::CONNECT, command!(connect))
+        .route(route::LINK, command!(change_link))
         .route(route::DISCONNECT, command!(disconnect))
         .route(route::FORGET, command!(forget))
         .route(route::MIRROR, command!(mirror))

@@ -8,8 +8,8 @@ use crate::settings::Settings;
 use blkrep_api::{
     ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
     DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, Finding, ForgetRequest,
-    GroupStatus, MirrorRequest, PromoteRequest, ReplaceRequest, StatusQuery, TargetRequest,
-    TransmitRequest,
+    GroupStatus, LinkRequest, MirrorRequest, PromoteRequest, ReplaceRequest, StatusQuery,
+    TargetRequest, TransmitRequest,
 };
 use blkrep_types::{GroupName, NodeName};
 use std::net::TcpListener;
@@ -73,6 +73,12 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// It is attached or connected.
     fn forget(&self, request: &ForgetRequest) -> Result<CommandReply, ApiError>;
+
+    /// Changes the mode of links, or what happens when they are lost.
+    ///
+    /// # Errors
+    /// No such link, or a value out of range.
+    fn change_link(&self, request: &LinkRequest) -> Result<CommandReply, ApiError>;
 
     /// Starts, stops, pauses or resumes a mirror.
     ///

@@ -3,6 +3,7 @@
 //! Owns what `connect` answers: it waits a moment for the target's word, so that a refusal is the
 //! answer of the command. Never drives a link.
 
+use super::link_options::{change_one, changed, check_timeout};
 use super::links::{FORMER_SOURCE, address};
 use super::state::Engine;
 use super::{Inner, errors};
@@ -12,7 +13,7 @@ use blkrep_api::{
     ApiError, ConnectReply, ConnectRequest, DisconnectReply, DisconnectRequest, ErrorCode, EventId,
     NewEvent,
 };
-use blkrep_types::{GroupName, LinkName, MirrorKind};
+use blkrep_types::{GroupName, LinkName, LossPolicy, MirrorKind};
 use blkrep_wire::RefuseCode;
 use std::net::SocketAddr;
 use std::thread;
@@ -36,6 +37,7 @@ impl Inner {
     fn begin_link(&self, request: &ConnectRequest) -> Result<(LinkName, bool), ApiError> {
         let subject = format!("group {}", request.group);
         let engine = self.source(&request.group)?;
+        check_timeout(&subject, request.loss_timeout_ms)?;
         if request.trust_map {
             return Err(ApiError::new(
                 ErrorCode::NotSupported,
@@ -91,7 +93,12 @@ impl Inner {
             name: name.clone(),
             peer: peer.to_string(),
             paths: self.target_paths(engine, request)?,
-            mode: request.mode,
+            mode: request.mode.unwrap_or_default(),
+            loss: changed(
+                LossPolicy::default(),
+                request.on_loss,
+                request.loss_timeout_ms,
+            ),
             // Said to be equal is compared all the same: that costs reading and sends no data.
             first_mirror: if request.no_mirror {
                 Some(MirrorKind::Checksum)
@@ -165,7 +172,8 @@ impl Inner {
         engine
             .retarget_link(name, peer.to_string(), paths)
             .map_err(wrap)?;
-        engine.set_mode(name, request.mode).map_err(wrap)?;
+        let loss = (request.on_loss, request.loss_timeout_ms);
+        change_one(engine, name, request.mode, loss).map_err(wrap)?;
         let takes_over = request.mirror == Some(MirrorKind::Checksum) && request.confirmed;
         if takes_over || request.overwrite {
             let kind = request.mirror.unwrap_or(MirrorKind::Full);

@@ -6,13 +6,13 @@ use super::state::Engine;
 use super::{Inner, clock};
 use crate::engine::link::{LinkConnection, LinkSnapshot};
 use blkrep_api::{
-    ConnectionState, LinkStatus, MirrorState, MirrorStatus, QueueStatus, ReplicationState,
-    TransmitState,
+    ConnectionState, LinkStatus, MirrorState, MirrorStatus, ProtectionState, QueueStatus,
+    ReplicationState, TransmitState,
 };
 use blkrep_core::source::{
-    Connection, LinkStatus as Facts, MirrorPhase, MirrorProgress, Position, Transmit,
+    Connection, LinkStatus as Facts, MirrorPhase, MirrorProgress, Position, Protection, Transmit,
 };
-use blkrep_types::{ByteLen, GroupName};
+use blkrep_types::{ByteLen, GroupName, Mode};
 
 impl Inner {
     pub(super) fn link_statuses(&self, group: &GroupName, engine: &Engine) -> Vec<LinkStatus> {
@@ -33,6 +33,10 @@ impl Inner {
                 Some(LinkStatus {
                     peer: record.peer.clone(),
                     mode: record.mode,
+                    on_loss: record.loss.on_loss,
+                    loss_timeout_ms: u64::try_from(record.loss.timeout.as_millis())
+                        .unwrap_or(u64::MAX),
+                    protection: protection(record.mode, facts.protection),
                     connection: connection(wanted, &snapshot),
                     transmit: transmit(facts.transmit),
                     mirror: mirror(&facts.mirror),
@@ -67,6 +71,16 @@ const fn connection(wanted: bool, snapshot: &LinkSnapshot) -> ConnectionState {
         LinkConnection::Connecting | LinkConnection::Negotiating => ConnectionState::Connecting,
         LinkConnection::Down => ConnectionState::Down,
         LinkConnection::Stopped => ConnectionState::Disconnected,
+    }
+}
+
+const fn protection(mode: Mode, protection: Protection) -> ProtectionState {
+    match (mode, protection) {
+        (Mode::Async, _) => ProtectionState::NotAsked,
+        (_, Protection::Degraded) => ProtectionState::Degraded,
+        (_, Protection::Joining { .. } | Protection::Recording(_)) => ProtectionState::CatchingUp,
+        (_, Protection::Kept) => ProtectionState::Kept,
+        (_, Protection::Lost { .. } | Protection::Degrading(_)) => ProtectionState::Waiting,
     }
 }
 

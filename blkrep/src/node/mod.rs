@@ -12,6 +12,7 @@ mod connect;
 mod detach;
 mod errors;
 mod frontends;
+mod link_options;
 mod link_status;
 mod links;
 mod promote;
@@ -39,8 +40,8 @@ use anyhow::Context as _;
 use blkrep_api::{
     ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
     DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, EventId, Finding,
-    ForgetRequest, GroupStatus, MirrorRequest, NewEvent, PromoteRequest, ReplaceRequest,
-    StatusQuery, TargetRequest, TransmitRequest,
+    ForgetRequest, GroupStatus, LinkRequest, MirrorRequest, NewEvent, PromoteRequest,
+    ReplaceRequest, StatusQuery, TargetRequest, TransmitRequest,
 };
 use blkrep_io::real::{RealHost, process};
 use blkrep_types::{GroupName, NodeName};
@@ -231,6 +232,11 @@ impl Node for LiveNode {
     fn forget(&self, request: &ForgetRequest) -> Result<CommandReply, ApiError> {
         let _turn = self.inner.command();
         self.inner.forget(&request.group)
+    }
+
+    fn change_link(&self, request: &LinkRequest) -> Result<CommandReply, ApiError> {
+        let _turn = self.inner.turn_of(&request.group)?;
+        self.inner.change_link(request)
     }
 
     fn mirror(&self, request: &MirrorRequest) -> Result<CommandReply, ApiError> {

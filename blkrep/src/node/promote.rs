@@ -19,7 +19,9 @@ use blkrep_api::{
     NewEvent, PromoteRequest,
 };
 use blkrep_core::target::PromoteRefusal;
-use blkrep_types::{ByteOffset, GroupName, History, LinkName, MirrorKind, Mode, VolumeName};
+use blkrep_types::{
+    ByteOffset, GroupName, History, LinkName, LossPolicy, MirrorKind, Mode, VolumeName,
+};
 use std::time::Duration;
 
 /// An answer of a replica's worker, in the words of the control API.
@@ -239,6 +241,7 @@ impl Inner {
             peer: String::new(),
             paths: vec![String::new(); engine.volumes().len()],
             mode: Mode::Async,
+            loss: LossPolicy::default(),
             first_mirror: Some(MirrorKind::Checksum),
             overwrite: false,
             wanted: false,

@@ -166,6 +166,20 @@ impl Inner {
                 ),
                 link,
             ),
+            GroupEvent::Degraded { link } => of_link(
+                tell(
+                    EventId::LinkDegraded,
+                    "writes complete without the target from now on".to_owned(),
+                ),
+                link,
+            ),
+            GroupEvent::Protected { link } => of_link(
+                tell(
+                    EventId::LinkProtected,
+                    "the target has everything that completed".to_owned(),
+                ),
+                link,
+            ),
             GroupEvent::MapError { errno } => tell(
                 EventId::StateFull,
                 format!("write a map: {errno}; writes to new regions wait, it is tried again"),

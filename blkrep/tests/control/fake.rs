@@ -7,8 +7,8 @@ use blkrep::settings::Settings;
 use blkrep_api::{
     ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
     DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, ErrorCode, ForgetRequest,
-    FrontendKind, GroupStatus, MirrorRequest, PromoteRequest, ReplaceRequest, Role, StatusQuery,
-    TargetRequest, TransmitRequest, VolumeState, VolumeStatus,
+    FrontendKind, GroupStatus, LinkRequest, MirrorRequest, PromoteRequest, ReplaceRequest, Role,
+    StatusQuery, TargetRequest, TransmitRequest, VolumeState, VolumeStatus,
 };
 use blkrep_types::{ByteLen, Generation, GroupName, LinkName, NodeName, VolumeName};
 use std::io::{Read as _, Write as _};
@@ -101,6 +101,10 @@ impl Node for FakeNode {
     }
 
     fn forget(&self, request: &ForgetRequest) -> Result<CommandReply, ApiError> {
+        Ok(self.note(request))
+    }
+
+    fn change_link(&self, request: &LinkRequest) -> Result<CommandReply, ApiError> {
         Ok(self.note(request))
     }
 

@@ -26,7 +26,7 @@ pub use id::{Generation, Incarnation, Seq, VolumeIndex, WriteName};
 pub use name::{GroupName, LinkName, NameError, NodeName, VolumeName};
 pub use record::{Record, RecordKind};
 pub use span::{format_rate, format_span, parse_rate, parse_span};
-pub use state::{DataState, MirrorKind, Mode};
+pub use state::{DataState, LossPolicy, MirrorKind, Mode, OnLoss};
 pub use time::Nanos;
 pub use units::{BlockSize, ByteLen, ByteOffset, UnitError, parse_size};
 

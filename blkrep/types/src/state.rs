@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 
 /// The words of an enum as JSON has them, for `Display`, `FromStr` and lists.
 macro_rules! words {
@@ -37,6 +38,9 @@ macro_rules! words {
 }
 
 words!(Mode, "mode" { Async = "async", Memory = "memory", Sync = "sync" });
+words!(OnLoss, "policy for a lost link" {
+    Continue = "continue", Block = "block", Fail = "fail",
+});
 words!(MirrorKind, "kind of mirror" {
     Full = "full", Difference = "difference", Checksum = "checksum",
 });
@@ -57,6 +61,42 @@ pub enum Mode {
     Memory,
     /// And it is durable on the target.
     Sync,
+}
+
+/// What happens to writes when a link in `memory` or `sync` mode is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLoss {
+    /// They complete without it, which is recorded first.
+    #[default]
+    Continue,
+    /// They wait until it is back.
+    Block,
+    /// They get an error until it is back.
+    Fail,
+}
+
+/// What happens to writes when a link in `memory` or `sync` mode is lost, and after which time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LossPolicy {
+    /// What happens.
+    pub on_loss: OnLoss,
+    /// How long they wait for the link before. Whole milliseconds, below 2^32 of them.
+    pub timeout: Duration,
+}
+
+impl LossPolicy {
+    /// Two attempts to connect again fit in: a connection that is reset costs a pause and no protection.
+    pub const TIMEOUT: Duration = Duration::from_secs(2);
+}
+
+impl Default for LossPolicy {
+    fn default() -> Self {
+        Self {
+            on_loss: OnLoss::default(),
+            timeout: Self::TIMEOUT,
+        }
+    }
 }
 
 /// How a target is brought to equality.

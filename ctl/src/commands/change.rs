@@ -2,16 +2,16 @@
 
 use super::Session;
 use crate::args::{
-    Attach, Command, Connect, Detach, Disconnect, MirrorCommand, OnLink, Promote, Replace,
-    TargetCommand, TransmitCommand,
+    Attach, Command, Connect, Detach, Disconnect, LinkCommand, MirrorCommand, OnLink, Promote,
+    Replace, TargetCommand, TransmitCommand,
 };
 use crate::client::nobody_listens;
 use crate::{Outcome, left_behind, progress};
 use blkrep_api::{
     AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest, DemoteRequest,
-    DetachRequest, DisconnectReply, DisconnectRequest, ForgetRequest, MirrorAction, MirrorKind,
-    MirrorRequest, PromoteRequest, ReplaceRequest, TargetAction, TargetRequest, TransmitAction,
-    TransmitRequest, route,
+    DetachRequest, DisconnectReply, DisconnectRequest, ForgetRequest, LinkRequest, MirrorAction,
+    MirrorKind, MirrorRequest, PromoteRequest, ReplaceRequest, TargetAction, TargetRequest,
+    TransmitAction, TransmitRequest, route,
 };
 use blkrep_types::GroupName;
 use serde::Serialize;
@@ -102,6 +102,8 @@ impl Session<'_> {
                 link: connect.link.clone(),
                 map: connect.map.iter().cloned().collect(),
                 mode: connect.mode,
+                on_loss: connect.loss.on_loss,
+                loss_timeout_ms: connect.loss.loss_timeout,
                 no_mirror: connect.no_mirror,
                 mirror: connect.mirror,
                 overwrite: connect.overwrite,
@@ -120,6 +122,18 @@ impl Session<'_> {
             return progress::wait_for_mirror(self, group, Some(&reply.link));
         }
         Ok(Outcome::Done)
+    }
+
+    pub(super) fn link(&self, command: &LinkCommand) -> anyhow::Result<Outcome> {
+        let LinkCommand::Set { on, mode, loss } = command;
+        let request = LinkRequest {
+            group: on.group.clone(),
+            link: on.link.clone(),
+            mode: *mode,
+            on_loss: loss.on_loss,
+            loss_timeout_ms: loss.loss_timeout,
+        };
+        self.command(route::LINK, &request)
     }
 
     pub(super) fn disconnect(&self, disconnect: &Disconnect) -> anyhow::Result<Outcome> {

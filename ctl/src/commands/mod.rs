@@ -36,6 +36,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<Outc
         Command::Connect(connect) => session.connect(connect),
         Command::Disconnect(disconnect) => session.disconnect(disconnect),
         Command::Mirror(mirror) => session.mirror(mirror),
+        Command::Link(link) => session.link(link),
         Command::Transmit(transmit) => session.transmit(transmit),
         Command::Target(target) => session.target(target),
         Command::Replace(replace) => session.replace(replace),

@@ -4,7 +4,7 @@ use super::put;
 use crate::output::{Painter, Tone};
 use blkrep_api::{
     ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
-    ReplicationState, Role, Status, TargetStatus, VolumeState, VolumeStatus,
+    ProtectionState, ReplicationState, Role, Status, TargetStatus, VolumeState, VolumeStatus,
 };
 use blkrep_types::{ByteLen, Generation};
 use std::fmt::Write as _;
@@ -149,6 +149,17 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
         write!(line, ", dirty {}", amount(link.dirty_bytes)).expect("a String takes all text");
     }
     put!(text, "{line}, sent {}", amount(link.sent_bytes));
+    if !matches!(
+        link.protection,
+        ProtectionState::NotAsked | ProtectionState::Kept
+    ) {
+        put!(
+            text,
+            "    protection {}; when it is lost: {}",
+            painter.paint(Tone::Warn, link.protection),
+            link.on_loss
+        );
+    }
     if link.mirror.state != MirrorState::Idle {
         let mirror = &link.mirror;
         let kind = mirror

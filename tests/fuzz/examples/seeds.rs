@@ -8,11 +8,7 @@ use blkrep_io::Region;
 use blkrep_log::superblock::{Group, GroupLink, GroupVolume, TransmitHeld};
 use blkrep_store::journal::{BATCH_BYTES_MIN, BatchPlan, JournalState, Placed, Space};
 use blkrep_store::superblock::{Part, Replica, ReplicaRole, ReplicaVolume};
-use blkrep_types::{
-    BlockSize, ByteLen, ByteOffset, DataState, Extent, ExtentSize, Generation, GroupName, History,
-    Incarnation, LinkName, MirrorKind, Mode, NodeName, Record, RecordKind, Seq, VolumeIndex,
-    VolumeName, WriteName,
-};
+use blkrep_types::{BlockSize, ByteLen, ByteOffset, DataState, Extent, ExtentSize, Generation, GroupName, History, Incarnation, LinkName, LossPolicy, MirrorKind, Mode, NodeName, Record, RecordKind, Seq, VolumeIndex, VolumeName, WriteName};
 use std::path::{Path, PathBuf};
 
 fn main() {
@@ -207,6 +203,7 @@ fn group() -> Group {
                 id: [place; 16],
                 name: LinkName::new(&format!("dr{place}")).expect("a name"),
                 mode: Mode::Async,
+                loss: LossPolicy::default(),
                 transmit: TransmitHeld::Paused,
                 overwrite: true,
                 first_mirror: Some(MirrorKind::Checksum),

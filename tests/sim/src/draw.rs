@@ -6,7 +6,7 @@ use super::app::Habits;
 use super::plan::{Command, Fault, GroupPlan, Place, Plan, Probe, Takeover, TakeoverReason};
 use super::theme;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions, SimRandom};
-use blkrep_types::{Errno, MirrorKind, Mode};
+use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode, OnLoss};
 use std::time::Duration;
 
 /// Requests of a run, of all groups together, without those of its takeovers: at least 200 writes.
@@ -103,6 +103,7 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
     GroupPlan {
         home,
         modes: modes(random, targets.len()),
+        losses: (0..targets.len()).map(|_| loss(random)).collect(),
         targets,
         volumes: (0..random.between(1, 3)).map(|_| volume(random)).collect(),
         block_bytes: if random.one_in(3) { 4096 } else { 512 },
@@ -138,6 +139,31 @@ fn modes(random: &mut SimRandom, targets: usize) -> Vec<Mode> {
         false => Mode::Async,
     };
     (0..targets).map(one).collect()
+}
+
+/// Most go on without a link that is lost.
+fn loss(random: &mut SimRandom) -> LossPolicy {
+    LossPolicy {
+        on_loss: *pick(
+            random,
+            &[
+                OnLoss::Continue,
+                OnLoss::Continue,
+                OnLoss::Continue,
+                OnLoss::Block,
+                OnLoss::Block,
+                OnLoss::Fail,
+            ],
+        ),
+        timeout: *pick(
+            random,
+            &[
+                Duration::ZERO,
+                Duration::from_millis(300),
+                LossPolicy::TIMEOUT,
+            ],
+        ),
+    }
 }
 
 fn mode(random: &mut SimRandom) -> Mode {
@@ -282,7 +308,7 @@ fn bad_host(random: &mut SimRandom, node: usize) -> Fault {
 
 fn command(random: &mut SimRandom, nodes: usize) -> Command {
     let (group, link, span) = (random.index(6), random.index(2), span(random));
-    match random.below(16) {
+    match random.below(17) {
         0 => Command::PauseTarget { group, link, span },
         1 | 2 => Command::Mirror {
             group,
@@ -321,6 +347,11 @@ fn command(random: &mut SimRandom, nodes: usize) -> Command {
             group,
             link,
             short: random.one_in(2),
+        },
+        15 => Command::SetLoss {
+            group,
+            link,
+            policy: loss(random),
         },
         10 => Command::SetMode {
             group,

@@ -9,6 +9,7 @@ use super::run::{Run, Todo};
 use super::served::Served;
 use blkrep_core::source::{OnBackingError, Transmit};
 use blkrep_types::LinkName;
+use blkrep_types::LossPolicy;
 use std::time::Duration;
 
 /// Something that an operator takes back.
@@ -100,6 +101,21 @@ impl Run {
         }
     }
 
+    /// What an operator does about writes that wait for a link: it was ended and not made again, or its
+    /// policy is `block` and its mirror cannot end, because a sector of the source cannot be read before
+    /// it is written.
+    pub(super) fn let_writes_go_on(&mut self) {
+        self.cluster.told.say(&"an operator lets writes go on");
+        self.report.let_go += 1;
+        let policy = LossPolicy::default();
+        for index in 0..self.groups.len() {
+            for target in self.followers(index) {
+                self.relink_missing(index, target);
+                self.with_link(index, target, |served, link| served.set_loss(link, policy));
+            }
+        }
+    }
+
     /// Makes a link anew whose driver was ended, or that was lost with a crash in between.
     fn relink(&mut self, group: usize, target: usize) {
         self.with_served(group, |served, program| {
@@ -142,7 +158,8 @@ impl Run {
             | Command::Reconnect { group, link, .. }
             | Command::Relink { group, link, .. }
             | Command::SetPatience { group, link, .. }
-            | Command::SetMode { group, link, .. } => (group % groups, link),
+            | Command::SetMode { group, link, .. }
+            | Command::SetLoss { group, link, .. } => (group % groups, link),
         };
         let Some((_, target)) = self.pair(group, link) else {
             return;
@@ -213,6 +230,10 @@ impl Run {
             }
             Command::SetMode { mode, .. } => {
                 self.with_link(group, target, |served, link| served.set_mode(link, mode));
+                None
+            }
+            Command::SetLoss { policy, .. } => {
+                self.with_link(group, target, |served, link| served.set_loss(link, policy));
                 None
             }
             Command::Restart { .. }

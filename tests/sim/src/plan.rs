@@ -5,7 +5,7 @@
 use super::app::Habits;
 use super::theme::Theme;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions};
-use blkrep_types::{Errno, MirrorKind, Mode};
+use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode};
 use std::time::Duration;
 
 /// Something that goes wrong. Nodes are counted from 0.
@@ -292,6 +292,15 @@ pub enum Command {
         /// When.
         mode: Mode,
     },
+    /// Says what happens to writes when a link is lost.
+    SetLoss {
+        /// Of this group.
+        group: usize,
+        /// On this link.
+        link: usize,
+        /// What.
+        policy: LossPolicy,
+    },
 }
 
 /// A target takes a group over after the load.
@@ -340,6 +349,8 @@ pub struct GroupPlan {
     pub targets: Vec<usize>,
     /// When writes complete, by target; links that a takeover makes have the first one's.
     pub modes: Vec<Mode>,
+    /// What happens to writes when such a link is lost.
+    pub losses: Vec<LossPolicy>,
     /// Length of each volume in bytes.
     pub volumes: Vec<u64>,
     /// Block size of the volumes.
@@ -401,6 +412,13 @@ impl GroupPlan {
     pub fn mode_to(&self, node: usize) -> Mode {
         let place = self.targets.iter().position(|target| *target == node);
         self.modes[place.unwrap_or_default()]
+    }
+
+    /// What happens to writes when a link to this node is lost.
+    #[must_use]
+    pub fn loss_to(&self, node: usize) -> LossPolicy {
+        let place = self.targets.iter().position(|target| *target == node);
+        self.losses[place.unwrap_or_default()]
     }
 }
 

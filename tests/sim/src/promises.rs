@@ -1,9 +1,8 @@
 //! What was answered under the promise of a link in `memory` or `sync` mode, and must be on its target.
 //!
-//! Owns, for each target of a group, since when its link is *in step* (connected, sending, followed by the
-//! log, nothing dirty, no mirror), and which requests were issued and answered since. A link that is not
-//! promises nothing: the product goes on as in `async`. The record and a link's status enter, complaints
-//! leave.
+//! Owns, for each target of a group, whether its link says that nothing completes without it, and which
+//! requests were answered while it said so. A link that is degraded promises nothing: the product goes on
+//! as in `async`. The record and a link's status enter, complaints leave.
 
 use super::age::Age;
 use super::judge;
@@ -13,23 +12,29 @@ use blkrep_order::{Event, Kind};
 use blkrep_types::Mode;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a link that is in step promises, and what tells that it was out of step in between.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a link promises, and what tells that it did not in between.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct InStep {
     /// When writes complete.
     pub(super) mode: Mode,
-    /// Which connection it is.
-    pub(super) connection: u64,
-    /// Times the log ran over.
-    pub(super) overflows: u64,
+    /// Times that it was degraded.
+    pub(super) degradations: u64,
+    /// It flows, and its target lacks nothing but what the log holds.
+    pub(super) whole: bool,
+}
+
+impl InStep {
+    /// True if it promised the same all the time since.
+    fn goes_on(before: Option<Self>, now: Option<Self>) -> bool {
+        let key = |step: Self| (step.mode, step.degradations);
+        before.map(key) == now.map(key)
+    }
 }
 
 /// One target's.
 #[derive(Debug, Default)]
 struct Link {
     now: Option<InStep>,
-    /// Requests of these lines and later count.
-    since: usize,
     /// Lines of the record that were looked at.
     read: usize,
     /// Answered and durable there.
@@ -76,15 +81,20 @@ impl Link {
     /// Takes what was answered since the last look.
     fn look(&mut self, now: Option<InStep>, age: &Age) {
         let lines = age.events.len();
-        if now != self.now {
-            (self.now, self.since, self.read) = (now, lines, lines);
-            return;
-        }
         let news = std::mem::replace(&mut self.read, lines)..lines;
+        let before = std::mem::replace(&mut self.now, now);
         let promised = match now.map(|now| now.mode) {
             None | Some(Mode::Async) => return,
             Some(Mode::Memory) => &mut self.received,
             Some(Mode::Sync) => &mut self.durable,
+        };
+        // A link that promises from now on says that its target has what completed before, too; in
+        // `memory` mode only while both ends have lived since.
+        let all = before.is_none() && now.is_some_and(|now| now.mode == Mode::Sync || now.whole);
+        let news = match (all, InStep::goes_on(before, now)) {
+            (true, _) => 0..lines,
+            (false, true) => news,
+            (false, false) => return,
         };
         let done = |event: &Event| match *event {
             Event::Complete {
@@ -92,14 +102,7 @@ impl Link {
             } => Some(counter),
             _ => None,
         };
-        let done: BTreeSet<u64> = age.events[news].iter().filter_map(done).collect();
-        for event in &age.events[self.since..] {
-            if let Event::Submit { counter, .. } = event
-                && done.contains(counter)
-            {
-                promised.insert(*counter);
-            }
-        }
+        promised.extend(age.events[news].iter().filter_map(done));
     }
 }
 
@@ -134,7 +137,7 @@ impl Promises {
     /// True if the link was in step at the last look, in the mode that outlives every crash of its target.
     fn is_durable(&self, target: usize) -> bool {
         let now = self.links.get(&target).and_then(|link| link.now);
-        now.is_some_and(|now| now.mode == Mode::Sync)
+        now.is_some_and(|now| now.mode == Mode::Sync && now.whole)
     }
 
     /// A target's daemon is gone, and what it had only received with it.
@@ -259,8 +262,8 @@ mod tests {
 
     const SYNC: Option<InStep> = Some(InStep {
         mode: Mode::Sync,
-        connection: 1,
-        overflows: 0,
+        degradations: 1,
+        whole: true,
     });
 
     const NONE: [u64; 0] = [];
@@ -303,26 +306,32 @@ mod tests {
     }
 
     #[test]
-    fn what_was_issued_and_answered_in_step_is_owed_and_nothing_else() {
+    fn what_was_answered_under_the_promise_is_owed_and_nothing_else() {
         let write = |counter| submit(counter, Kind::Write, 0);
         let events = [write(1), write(2), complete(1), complete(2), write(3)];
         assert_eq!(
             owed(&events, &[(0, SYNC), (2, SYNC), (4, SYNC)], false),
             [1, 2]
         );
-        // In step since the second was about to be issued.
-        assert_eq!(
-            owed(&events, &[(0, None), (1, SYNC), (4, SYNC)], false),
-            [2]
-        );
-        // Out of step when they were answered.
+        // Not before both were answered: it has them all the same.
+        assert_eq!(owed(&events, &[(0, None), (4, SYNC)], false), [1, 2]);
+        // Degraded when they were answered.
         assert_eq!(
             owed(&events, &[(0, SYNC), (2, SYNC), (4, None)], false),
             NONE
         );
-        // Out of step in between, and back in time.
+        // The link is lost, and nothing completes without it.
+        let lost = SYNC.map(|now| InStep {
+            whole: false,
+            ..now
+        });
+        assert_eq!(
+            owed(&events, &[(0, SYNC), (2, lost), (4, lost)], false),
+            [1, 2]
+        );
+        // Degraded in between.
         let other = SYNC.map(|now| InStep {
-            connection: 2,
+            degradations: 2,
             ..now
         });
         assert_eq!(
@@ -355,7 +364,11 @@ mod tests {
             complete(3),
             complete(4),
         ];
-        let looks = [(0, None), (5, SYNC), (8, SYNC)];
-        assert_eq!(owed(&events, &looks, false), [1, 4]);
+        let other = SYNC.map(|now| InStep {
+            degradations: 2,
+            ..now
+        });
+        let looks = [(0, SYNC), (6, other), (8, other)];
+        assert_eq!(owed(&events, &looks, false), [1, 3, 4]);
     }
 }

@@ -108,6 +108,10 @@ report! {
     patience_changes,
     /// Modes changed.
     mode_changes,
+    /// Commands that changed what happens when a link is lost.
+    loss_changes,
+    /// Times that an operator let writes go on that waited for a link.
+    let_go,
     /// Requests that a promoted replica had to have, since they were answered in memory or sync mode.
     promised,
     /// Replicas promoted in a copy of their world, and judged.
@@ -180,6 +184,7 @@ impl Report {
             Command::Freeze { .. } => self.freezes += 1,
             Command::SetPatience { .. } => self.patience_changes += 1,
             Command::SetMode { .. } => self.mode_changes += 1,
+            Command::SetLoss { .. } => self.loss_changes += 1,
         }
     }
 }

@@ -23,6 +23,9 @@ use std::time::Duration;
 /// How long everything may take to become quiet and equal once nothing is wrong any more.
 const QUIET_MAX: Duration = Duration::from_secs(300);
 
+/// An operator looks at writes that stand still this long, longer than any rest or fault.
+const BLOCKED_MAX: Duration = Duration::from_secs(120);
+
 /// How long the application may need for its requests, with every fault on the way: far longer
 /// than the faults can last.
 const LOAD_MAX: Duration = Duration::from_secs(600);
@@ -198,11 +201,18 @@ impl Run {
             group.life_mut().active = true;
         }
         let end = self.world.now().after(LOAD_MAX);
+        let mut moved = (0, self.world.now());
         while self.requests() < plan.requests {
             if self.world.now() > end {
                 return Err(format!("the load stands still\n{}", self.status()));
             }
             let requests = self.requests();
+            if requests > moved.0 {
+                moved = (requests, self.world.now());
+            } else if self.world.now() > moved.1.after(BLOCKED_MAX) {
+                self.let_writes_go_on();
+                moved.1 = self.world.now();
+            }
             while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= requests) {
                 self.strike(fault);
             }

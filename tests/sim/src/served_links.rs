@@ -11,8 +11,8 @@ use super::served::{Lacking, Served, sorted};
 use super::start::StartError;
 use blkrep::engine::link::{LinkControl, LinkSettings, LinkWorker};
 use blkrep::engine::source::{InitialMap, LinkSpec, OpenError};
-use blkrep_core::source::{Connection, MirrorPhase, Position, Transmit};
-use blkrep_types::{ByteLen, LinkName, MirrorKind, Mode};
+use blkrep_core::source::{Connection, MirrorPhase, Position, Protection, Transmit};
+use blkrep_types::{ByteLen, LinkName, LossPolicy, MirrorKind, Mode};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +48,7 @@ impl Served {
             peer: String::new(),
             paths: vec![String::new(); self.fronts.len()],
             mode: Mode::Async,
+            loss: LossPolicy::default(),
             first_mirror: Some(MirrorKind::Checksum),
             overwrite: false,
             wanted: false,
@@ -62,6 +63,7 @@ impl Served {
             peer: self.cluster.address(target).to_string(),
             paths: self.paths(),
             mode: self.cluster.plan.groups[self.group].mode_to(target),
+            loss: self.cluster.plan.groups[self.group].loss_to(target),
             first_mirror: Some(mirror),
             overwrite,
             wanted: true,
@@ -199,14 +201,19 @@ impl Served {
         let _ = self.shared.set_mode(link, mode);
     }
 
-    /// What the link to a node promises now; `None` if that is nothing. Where a mirror is open the target
-    /// keeps to the state before it.
+    /// Says what happens to writes when a link is lost.
+    pub fn set_loss(&self, link: &LinkName, policy: LossPolicy) {
+        // As above.
+        let _ = self.shared.set_loss_policy(link, policy);
+    }
+
+    /// What the link to a node promises now; `None` if that is nothing.
     #[must_use]
     pub(super) fn in_step(&self, target: usize) -> Option<InStep> {
         let name = self.link(target)?;
         let links = self.shared.links();
         let mode = links.iter().find(|link| link.name == name)?.mode;
-        if mode == Mode::Async || self.mirror_stopped.contains(&name) {
+        if mode == Mode::Async {
             return None;
         }
         let status = self.shared.status();
@@ -215,10 +222,10 @@ impl Served {
         let whole = link.position == Position::Following
             && link.mirror.phase == MirrorPhase::Idle
             && link.dirty_bytes == ByteLen::ZERO;
-        (flows && whole).then(|| InStep {
+        link.protection.holds().then_some(InStep {
             mode,
-            connection: self.cluster.names[self.group].connections(&name),
-            overflows: link.overflows,
+            degradations: link.degradations,
+            whole: flows && whole && link.protection == Protection::Kept,
         })
     }
 
@@ -275,6 +282,8 @@ impl Served {
                 shared.allow_overwrite(&link, kind).map_err(refused)?;
                 let mode = self.cluster.plan.groups[self.group].mode_to(target);
                 shared.set_mode(&link, mode).map_err(refused)?;
+                let loss = self.cluster.plan.groups[self.group].loss_to(target);
+                shared.set_loss_policy(&link, loss).map_err(refused)?;
                 shared.set_wanted(&link, true).map_err(refused)?;
             }
             None => {

@@ -29,6 +29,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 let (tag, result) = (new.tag, Err(Errno::EIO));
                 return self.act(new.worker, Action::Complete { tag, result });
             }
+            Gate::Open if new.op != RequestOp::Read && self.fails_for_a_link() => {
+                let (tag, result) = (new.tag, Err(Errno::EIO));
+                return self.act(new.worker, Action::Complete { tag, result });
+            }
             Gate::Open => {}
             Gate::Fenced => {
                 return self.act(

@@ -266,6 +266,10 @@ pub struct LinkStatus {
     pub position: Position,
     /// What holds transmission.
     pub transmit: Transmit,
+    /// What completed writes may rely on; of no meaning in `async` mode.
+    pub protection: super::Protection,
+    /// Times that writes began to complete without what the mode asks for, since the group is open.
+    pub degradations: u64,
     /// The mirror.
     pub mirror: MirrorProgress,
     /// What the target's data is worth, as it said last.

@@ -5,14 +5,15 @@
 
 use super::mirror::Mirror;
 use super::{
-    Connection, LinkIndex, LinkMark, LinkStatus, MirrorPhase, Position, SourceGroup, Transmit,
-    WorkerId, WriteLog,
+    Connection, LinkIndex, LinkMark, LinkStatus, MirrorPhase, Position, Protection, SourceGroup,
+    Transmit, WorkerId, WriteLog,
 };
 use crate::dirty::{Bits, MapLayout, Words};
 use crate::identity::Place;
 use crate::persist::{CommitNo, KeptMap};
 use blkrep_types::{
-    ByteLen, DataState, Incarnation, MirrorKind, Mode, Nanos, Seq, VolumeIndex, WriteName, planted,
+    ByteLen, DataState, Incarnation, LossPolicy, MirrorKind, Mode, Nanos, Seq, VolumeIndex,
+    WriteName, planted,
 };
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct LinkSetup {
     pub place: LinkIndex,
     /// When writes complete.
     pub mode: Mode,
+    /// What happens to writes when it is lost, where the mode asks for an acknowledgement.
+    pub loss: LossPolicy,
     /// What holds transmission.
     pub transmit: Transmit,
     /// What the target holds may be overwritten, until the first acknowledgement.
@@ -42,6 +45,8 @@ pub struct LinkStart<W> {
     pub kept: Bits,
     /// The name from which on the durable map covers every difference.
     pub floor: Option<WriteName>,
+    /// The record says that nothing completed without what the mode asks for.
+    pub promised: bool,
     /// What a predecessor left, if its memory is intact.
     pub mark: Option<LinkMark>,
 }
@@ -83,6 +88,10 @@ impl Rate {
 #[derive(Debug)]
 pub(super) struct Link<W> {
     pub(super) mode: Mode,
+    pub(super) loss: LossPolicy,
+    pub(super) protection: Protection,
+    /// Times that writes began to complete without it.
+    pub(super) degradations: u64,
     pub(super) overwrite: bool,
     pub(super) first_mirror: Option<MirrorKind>,
     pub(super) connection: Connection,
@@ -136,6 +145,13 @@ impl<W: Words> Link<W> {
         let known = mark.filter(|mark| mark.acked_known);
         Self {
             mode: setup.mode,
+            loss: setup.loss,
+            protection: if start.promised {
+                Protection::Kept
+            } else {
+                Protection::Degraded
+            },
+            degradations: 0,
             overwrite: setup.overwrite,
             first_mirror: setup.first_mirror,
             connection: Connection::Down,
@@ -343,7 +359,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.log_mut().mark_link(index, &LinkMark::default());
         self.drop_jobs(index);
         self.free();
-        self.acks_came();
+        self.look_after_promises();
         self.room_freed();
         if !self.has_links() {
             // Nobody needs their intents, and nobody looks after the map any more.
@@ -421,7 +437,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             self.free();
             self.room_freed();
         }
-        self.acks_came();
+        self.look_after_promises();
         self.want_mirror(index);
         self.mirror_step(index);
     }
@@ -431,7 +447,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if let Some(link) = self.link_mut(index) {
             link.mode = mode;
         }
-        self.acks_came();
+        self.look_after_promises();
     }
 
     /// What a status shows.
@@ -452,6 +468,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             connection: link.connection,
             position: link.position,
             transmit: link.transmit,
+            protection: link.protection,
+            degradations: link.degradations,
             mirror: link.mirror.progress(ByteLen::new(remaining)),
             data_state: link.data_state,
             durable: WriteName {

@@ -6,11 +6,11 @@
 
 use super::request::{Request, Stage};
 use super::{
-    Action, Connection, Gate, GroupEvent, NewRequest, OnBackingError, RequestId, RequestOp,
-    SourceGroup, Transmit, WriteLog,
+    Action, Gate, GroupEvent, NewRequest, OnBackingError, RequestId, RequestOp, SourceGroup,
+    WriteLog,
 };
 use crate::dirty::Words;
-use blkrep_types::{Errno, Extent, Generation, Mode, Seq, VolumeIndex, planted};
+use blkrep_types::{Errno, Extent, Generation, Seq, VolumeIndex, planted};
 
 impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// A local write or zero has ended.
@@ -193,8 +193,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 request.slot.map_or(Seq::ZERO, |slot| slot.seq)
             }
         };
-        if result.is_err() || !self.must_wait(place) {
-            return self.answer(id, result);
+        let answer = self.answer_of(place).map(|acked| result.and(acked));
+        if result.is_err() || answer.is_some() {
+            return self.answer(id, answer.unwrap_or(result));
         }
         if self.has_ended(self.requests.get(id).new.volume) {
             return self.answer(id, Err(Errno::EIO));
@@ -203,37 +204,6 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         request.become_stage(Stage::Acking);
         request.wait_for = place;
         self.ack_waiters.push(id);
-    }
-
-    /// True if a connected link has promised an acknowledgement that is not here. A link that is
-    /// not connected, held by command or behind has degraded to `async`.
-    fn must_wait(&self, place: Seq) -> bool {
-        self.links.iter().flatten().any(|link| {
-            let flows = link.connection == Connection::Up && link.transmit == Transmit::Started;
-            let promised = flows && link.is_following();
-            match link.mode {
-                Mode::Async => false,
-                Mode::Memory => promised && link.received < place,
-                Mode::Sync if planted!(SyncWaitsForReceived) => promised && link.received < place,
-                Mode::Sync => promised && link.held < place,
-            }
-        })
-    }
-
-    /// Answers those whose acknowledgement came, or will not come.
-    pub(super) fn acks_came(&mut self) {
-        if self.ack_waiters.is_empty() {
-            return;
-        }
-        let mut waiting = std::mem::take(&mut self.ack_waiters);
-        waiting.retain(|id| {
-            let wait = self.must_wait(self.requests.get(*id).wait_for);
-            if !wait {
-                self.answer(*id, Ok(()));
-            }
-            wait
-        });
-        self.ack_waiters = waiting;
     }
 
     /// Answers the application.

@@ -19,6 +19,7 @@ mod leaving;
 mod link;
 mod local;
 mod mirror;
+mod promise;
 mod reissue;
 mod request;
 mod session;
@@ -37,8 +38,9 @@ pub use facts::{
     VolumeFacts, WelcomeFacts,
 };
 pub use link::{LinkSetup, LinkStart};
+pub use promise::Protection;
 pub use request::{NewRequest, RequestId, RequestOp};
-pub use upkeep::MapId;
+pub use upkeep::{LinkHead, MapId};
 pub use write_log::{FlushTroubles, LinkMark, LogEntry, NewEntry, Slot, WriteLog};
 
 use crate::dirty::{MapLayout, Words};
@@ -243,6 +245,16 @@ pub enum GroupEvent {
         link: LinkIndex,
         /// Why.
         errno: Errno,
+    },
+    /// Writes complete without what a link's mode asks for; that is on record.
+    Degraded {
+        /// The link.
+        link: LinkIndex,
+    },
+    /// A link's target has everything, and writes complete as its mode asks.
+    Protected {
+        /// The link.
+        link: LinkIndex,
     },
     /// A map file could not be written; writes to new regions wait while it is tried again.
     MapError {

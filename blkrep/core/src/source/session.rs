@@ -177,6 +177,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         });
         self.store_mark(index);
         self.free();
+        self.look_after_promises();
         self.want_mirror(index);
         self.mirror_step(index);
         Some(start)
@@ -321,7 +322,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             });
         }
         self.free();
-        self.acks_came();
+        self.look_after_promises();
         self.room_freed();
     }
 }

@@ -131,7 +131,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             link.draining.add(now, ByteLen::new(freed));
         }
         self.mirror_acked(index);
-        self.acks_came();
+        self.look_after_promises();
         self.go_on();
         true
     }
@@ -232,7 +232,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         link.mirror.overflowed(now);
         self.event(GroupEvent::Behind { link: index });
         self.free();
-        self.acks_came();
+        self.look_after_promises();
     }
 
     /// All that a link has not durably got becomes dirt, for all volumes at once; from now on

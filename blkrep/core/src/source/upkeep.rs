@@ -36,6 +36,15 @@ pub enum MapId {
     Link(LinkIndex),
 }
 
+/// What the header of a link's map says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkHead {
+    /// The best floor.
+    pub floor: Option<WriteName>,
+    /// Nothing completes without what the mode asks for.
+    pub promised: bool,
+}
+
 /// Forgets when places up to `through` were given.
 pub(super) fn forget_ages(ages: &mut VecDeque<(Seq, Nanos)>, through: Seq) {
     while ages.front().is_some_and(|(seq, _)| *seq <= through) {
@@ -65,7 +74,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         // With its patience over, a write waits for an operation of ours: its end is a turn.
         let patience = self.log_wait_since.after(self.options.throttle_max);
         let waiting = (!self.log_waiters.is_empty() && patience > self.now).then_some(patience);
-        Some(waiting.map_or(self.tick_at, |until| until.min(self.tick_at)))
+        let links = self.patience_with_links_ends();
+        let links = links.filter(|end| *end > self.now);
+        let all = [Some(self.tick_at), waiting, links];
+        all.into_iter().flatten().min()
     }
 
     /// Looks after the background if it is time.
@@ -76,10 +88,15 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if !self.log_waiters.is_empty() {
             self.room_freed();
         }
+        let patience = self.patience_with_links_ends();
+        if patience.is_some_and(|end| end <= self.now) {
+            self.look_after_promises();
+        }
         if self.now < self.tick_at {
             return;
         }
         self.tick_at = self.now.after(TICK);
+        self.look_after_promises();
         self.look_after_awaited();
         let round = self.close_regions();
         for volume in &round.flush {
@@ -194,15 +211,18 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     }
 
     /// Begins the commit of a map: `each` gets every sector to write, before anything else
-    /// changes. For a link's map, the floor that goes into the header, which is written too.
+    /// changes. What goes into the header of a link's map, which is written too.
     pub fn begin_commit(
         &mut self,
         map: MapId,
         mut each: impl FnMut(u32, &mut dyn Iterator<Item = u64>),
-    ) -> Option<WriteName> {
-        let floor = match map {
+    ) -> Option<LinkHead> {
+        let head = match map {
             MapId::Intent => None,
-            MapId::Link(index) => self.next_floor(index),
+            MapId::Link(index) => Some(LinkHead {
+                floor: self.next_floor(index),
+                promised: self.link(index)?.promise_on_record(),
+            }),
         };
         let kept = self.map_mut(map)?;
         let count = kept.begin().len();
@@ -210,7 +230,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             let sector = kept.writing()[place];
             each(sector, &mut kept.sector(sector));
         }
-        floor
+        head
     }
 
     /// The best floor known now; it becomes the link's when the commit succeeds. Of a link that is
@@ -268,6 +288,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                         link.floor_seq = link.floor_seq.max(floor.seq);
                     }
                 }
+                self.look_after_promises();
             }
         }
     }

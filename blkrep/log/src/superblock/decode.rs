@@ -9,8 +9,9 @@ use crate::layout::{AncestorEntry, GroupHead, LinkEntry, TextName, VolumeEntry};
 use blkrep_types::limits::{COUNT_MAX, GENERATION_HISTORY_MAX, GROUP_VOLUMES_MAX};
 use blkrep_types::{
     Ancestor, BlockSize, ByteLen, ExtentSize, Generation, GroupName, History, Incarnation,
-    LinkName, MirrorKind, Mode, Seq, VolumeIndex, VolumeName, planted,
+    LinkName, LossPolicy, MirrorKind, Mode, OnLoss, Seq, VolumeIndex, VolumeName, planted,
 };
+use std::time::Duration;
 use zerocopy::FromBytes;
 
 /// Links that a group can have.
@@ -228,6 +229,15 @@ fn link(entry: &LinkEntry, texts: &mut &[u8], volumes: usize) -> Result<GroupLin
             2 => Mode::Memory,
             3 => Mode::Sync,
             _ => return Err(wrong("mode")),
+        },
+        loss: LossPolicy {
+            on_loss: match entry.on_loss {
+                1 => OnLoss::Continue,
+                2 => OnLoss::Block,
+                3 => OnLoss::Fail,
+                _ => return Err(wrong("on_loss")),
+            },
+            timeout: Duration::from_millis(entry.loss_timeout_ms.get().into()),
         },
         transmit: match entry.transmit {
             1 => TransmitHeld::Started,

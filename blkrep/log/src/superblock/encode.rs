@@ -3,7 +3,7 @@
 use super::{COPY_BYTES, Group, GroupLink, GroupVolume, MAGIC, TransmitHeld, VERSION, WHAT};
 use crate::error::FormatError;
 use crate::layout::{AncestorEntry, GroupHead, LinkEntry, TextName, VolumeEntry};
-use blkrep_types::{MirrorKind, Mode};
+use blkrep_types::{MirrorKind, Mode, OnLoss};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -105,6 +105,13 @@ fn link_entry(link: &GroupLink, text_bytes: usize) -> Result<LinkEntry, FormatEr
         Mode::Memory => 2,
         Mode::Sync => 3,
     };
+    entry.on_loss = match link.loss.on_loss {
+        OnLoss::Continue => 1,
+        OnLoss::Block => 2,
+        OnLoss::Fail => 3,
+    };
+    let timeout = u32::try_from(link.loss.timeout.as_millis());
+    entry.loss_timeout_ms = U32::new(timeout.map_err(|_| FormatError::Room { what: WHAT })?);
     entry.transmit = match link.transmit {
         TransmitHeld::Started => 1,
         TransmitHeld::Paused => 2,

@@ -3,8 +3,10 @@
 use super::*;
 use crate::error::FormatError;
 use crate::layout::{AncestorEntry, GroupHead, LinkEntry, VolumeEntry, put};
+use blkrep_types::OnLoss;
 use blkrep_types::limits::COUNT_MAX;
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn group() -> Group {
     let mut history = History::new();
@@ -42,6 +44,7 @@ fn group() -> Group {
             id: [6; 16],
             name: LinkName::new("dr").unwrap(),
             mode: Mode::Async,
+            loss: LossPolicy::default(),
             transmit: TransmitHeld::Paused,
             overwrite: true,
             first_mirror: Some(MirrorKind::Checksum),
@@ -207,6 +210,7 @@ fn an_impossible_field_is_refused_by_its_name() {
         (At::Volume, "extent_bytes", 5),
         (At::Volume, "name", 0),
         (At::Link, "mode", 4),
+        (At::Link, "on_loss", 0),
         (At::Link, "transmit", 0),
         (At::Link, "overwrite", 2),
         (At::Link, "first_mirror", 4),
@@ -252,12 +256,14 @@ fn every_setting_of_a_link_is_read_as_it_was_written() {
         Some(MirrorKind::Difference),
         Some(MirrorKind::Checksum),
     ];
-    for (place, ((mode, transmit), first_mirror)) in
-        (0..).zip(modes.into_iter().zip(held).zip(mirrors))
-    {
+    let losses = [OnLoss::Continue, OnLoss::Block, OnLoss::Fail, OnLoss::Block];
+    let kinds = modes.into_iter().zip(held).zip(mirrors).zip(losses);
+    for (place, (((mode, transmit), first_mirror), on_loss)) in (0..).zip(kinds) {
+        let timeout = Duration::from_millis(u64::from(place) * u64::from(u32::MAX / 3));
         whole.links.push(GroupLink {
             place,
             mode,
+            loss: LossPolicy { on_loss, timeout },
             transmit,
             first_mirror,
             overwrite: place % 2 == 0,

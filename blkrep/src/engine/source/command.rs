@@ -13,7 +13,7 @@ use blkrep_core::source::{LINKS_MAX, LinkIndex, LinkStart, Transmit};
 use blkrep_io::Host;
 use blkrep_log::MemoryLog;
 use blkrep_log::superblock::{Group, GroupLink, PATH_BYTES_MAX, PEER_BYTES_MAX, TransmitHeld};
-use blkrep_types::{Extent, LinkName, MirrorKind, Mode, VolumeIndex};
+use blkrep_types::{Extent, LinkName, LossPolicy, MirrorKind, Mode, VolumeIndex};
 use std::sync::Arc;
 
 /// What is known to differ when a link is made.
@@ -36,6 +36,8 @@ pub struct LinkSpec {
     pub paths: Vec<String>,
     /// When writes complete.
     pub mode: Mode,
+    /// What happens to writes when it is lost.
+    pub loss: LossPolicy,
     /// The mirror to begin with.
     pub first_mirror: Option<MirrorKind>,
     /// What the target holds may be overwritten.
@@ -111,6 +113,7 @@ impl<H: Host> SourceShared<H> {
             id: random_id(&self.host),
             name: spec.name.clone(),
             mode: spec.mode,
+            loss: spec.loss,
             transmit: TransmitHeld::Started,
             overwrite: spec.overwrite,
             first_mirror: spec.first_mirror,
@@ -142,6 +145,7 @@ impl<H: Host> SourceShared<H> {
             compare,
             kept,
             floor: None,
+            promised: false,
             mark: None,
         };
         let handle = log.as_ref().map(MemoryLog::handle);
@@ -322,6 +326,16 @@ impl<H: Host> SourceShared<H> {
     pub fn set_mode(&self, name: &LinkName, mode: Mode) -> Result<(), OpenError> {
         let index = self.change_link(name, |link| link.mode = mode)?;
         self.command(|state| state.group.set_mode(index, mode));
+        Ok(())
+    }
+
+    /// Says what happens to writes when a link is lost.
+    ///
+    /// # Errors
+    /// There is no link of that name, the time-out is out of range, or the state could not be written.
+    pub fn set_loss_policy(&self, name: &LinkName, policy: LossPolicy) -> Result<(), OpenError> {
+        let index = self.change_link(name, |link| link.loss = policy)?;
+        self.command(|state| state.group.set_loss_policy(index, policy));
         Ok(())
     }
 

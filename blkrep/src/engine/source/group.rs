@@ -138,7 +138,7 @@ impl<F: Clone> State<F> {
         file.counter += 1;
         let mut bytes = Vec::new();
         let mut runs: Vec<(u64, usize)> = Vec::new();
-        let floor = self.group.begin_commit(which, |sector, words| {
+        let head = self.group.begin_commit(which, |sector, words| {
             let offset = map::sector_offset(sector);
             let at = bytes.len();
             let joins = runs.last().is_some_and(|(first, from)| {
@@ -150,9 +150,9 @@ impl<F: Clone> State<F> {
             bytes.resize(at + map::SECTOR_BYTES, 0);
             map::encode_sector(&file.name, sector, file.counter, words, &mut bytes[at..]);
         });
-        if let MapId::Link(_) = which {
+        if let Some(head) = head {
             runs.push((0, bytes.len()));
-            bytes.extend_from_slice(&file.head(floor));
+            bytes.extend_from_slice(&file.head(head));
         }
         let memory = Region::heap(bytes.len().max(map::SECTOR_BYTES)).whole();
         memory.write(0, &bytes);
@@ -240,6 +240,11 @@ impl<H: Host> SourceShared<H> {
     /// True while reads may bypass the state machine.
     pub(super) fn gate_is_open(&self) -> bool {
         self.gate.load(Ordering::Acquire) == GATE_OPEN
+    }
+
+    /// True if all requests wait for a link for as long as it is lost.
+    pub(super) fn waits_for_lost_links(&self) -> bool {
+        self.lock().group.waits_for_lost_links()
     }
 
     /// Makes a worker's place and mailbox.

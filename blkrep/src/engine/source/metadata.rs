@@ -6,6 +6,7 @@
 use super::OpenError;
 use crate::engine::copies::{read_copies, write_copies};
 use blkrep_core::dirty::{Bits, MapLayout, SECTOR_BITS, SECTOR_WORDS};
+use blkrep_core::source::LinkHead;
 use blkrep_io::{Access, Host, HostError, Io};
 use blkrep_log::map::{self, Head, MapName};
 use blkrep_log::superblock::{COPY_BYTES, Chosen, Group, SUPERBLOCK_BYTES, choose};
@@ -115,17 +116,24 @@ pub(super) struct MapFile<F> {
 }
 
 impl<F> MapFile<F> {
-    /// The head of the file with this floor.
-    pub(super) fn head(&self, floor: Option<WriteName>) -> [u8; map::SECTOR_BYTES] {
+    /// The head of the file.
+    pub(super) fn head(&self, head: LinkHead) -> [u8; map::SECTOR_BYTES] {
         let mut bytes = [0; map::SECTOR_BYTES];
         let head = Head {
             sectors: self.sectors,
-            floor: floor.unwrap_or(WriteName::NONE),
+            floor: head.floor.unwrap_or(WriteName::NONE),
+            promised: head.promised,
         };
         map::encode_head(&self.name, self.counter, &head, &mut bytes);
         bytes
     }
 }
+
+/// What the head of a map says that covers nothing.
+const NOTHING: LinkHead = LinkHead {
+    floor: None,
+    promised: false,
+};
 
 pub(super) fn intent_path(directory: &Path, group: &GroupName) -> PathBuf {
     directory.join(format!("{group}.intent"))
@@ -160,7 +168,7 @@ pub(super) fn make_map<H: Host>(
         sectors,
         counter: 1,
     };
-    write_all(host, &map, bits, None)?;
+    write_all(host, &map, bits, NOTHING)?;
     Ok(map)
 }
 
@@ -169,9 +177,9 @@ pub(super) fn write_all<H: Host>(
     host: &H,
     map: &MapFile<FileOf<H>>,
     bits: &Bits,
-    floor: Option<WriteName>,
+    head: LinkHead,
 ) -> Result<(), HostError> {
-    host.write_at(&map.file, 0, &map.head(floor))?;
+    host.write_at(&map.file, 0, &map.head(head))?;
     let mut first = 0;
     while first < map.sectors {
         let last = (first + WRITE_SECTORS).min(map.sectors);
@@ -195,6 +203,7 @@ pub(super) struct ReadMap<F> {
     pub(super) file: MapFile<F>,
     pub(super) bits: Bits,
     pub(super) floor: Option<WriteName>,
+    pub(super) promised: bool,
     /// Sectors that were bad: all their bits are set.
     pub(super) bad: u32,
 }
@@ -217,7 +226,10 @@ pub(super) fn read_map<H: Host>(
     let head = host.read_at(&file, 0, &mut sector).ok();
     let head = head.and_then(|()| map::decode_head(&name, &sector).ok());
     let head = head.filter(|(head, _)| head.sectors == sectors);
-    let floor = head.map(|(head, _)| head.floor);
+    let found = head.map_or(NOTHING, |(head, _)| LinkHead {
+        floor: Some(head.floor),
+        promised: head.promised,
+    });
     let mut bits = Bits::clear_of(layout.bits());
     let mut bad = 0;
     for index in 0..sectors {
@@ -240,8 +252,8 @@ pub(super) fn read_map<H: Host>(
         sectors,
         counter,
     };
-    if bad > 0 || floor.is_none() {
-        write_all(host, &file, &bits, floor)?;
+    if bad > 0 || head.is_none() {
+        write_all(host, &file, &bits, found)?;
     } else {
         // What a killed predecessor wrote can be read and is not durable yet.
         host.sync(&file.file)?;
@@ -249,7 +261,8 @@ pub(super) fn read_map<H: Host>(
     Ok(ReadMap {
         file,
         bits,
-        floor: floor.filter(|floor| *floor != WriteName::NONE),
+        floor: found.floor.filter(|floor| *floor != WriteName::NONE),
+        promised: found.promised,
         bad,
     })
 }

@@ -139,11 +139,13 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
         self.front.complete(io, tag, result);
     }
 
-    /// Gives up what waits for an operator once the device has been told to end: nobody would ever
-    /// answer it here.
+    /// Gives up what waits for an operator, or for a link without an end to it, once the device has been
+    /// told to end: nobody would ever answer it here.
     fn give_up(&mut self, io: &mut H::Io) {
-        let waits = self.outstanding > 0 && !self.shared.gate_is_open();
-        if !waits || self.abandoned || self.is_at_work() || !self.front.ending() {
+        if self.outstanding == 0 || self.abandoned || self.is_at_work() || !self.front.ending() {
+            return;
+        }
+        if self.shared.gate_is_open() && !self.shared.waits_for_lost_links() {
             return;
         }
         self.abandoned = true;

@@ -221,6 +221,7 @@ impl<H: Host> Recovery<'_, H> {
             compare,
             kept: map.bits,
             floor: map.floor,
+            promised: map.promised,
             mark,
         };
         state.group.add_link(&setup_of(link), start);
@@ -232,6 +233,7 @@ pub(super) fn setup_of(link: &GroupLink) -> LinkSetup {
     LinkSetup {
         place: LinkIndex::new(usize::from(link.place)),
         mode: link.mode,
+        loss: link.loss,
         transmit: transmit_of(link.transmit),
         overwrite: link.overwrite,
         first_mirror: link.first_mirror,

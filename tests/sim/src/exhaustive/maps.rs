@@ -97,7 +97,16 @@ impl Format {
     fn head(self, counter: u64, floor: WriteName) -> Option<[u8; SECTOR]> {
         let mut bytes = [0; SECTOR];
         let sectors = SECTORS;
-        source::encode_head(&NAME, counter, &source::Head { sectors, floor }, &mut bytes);
+        source::encode_head(
+            &NAME,
+            counter,
+            &source::Head {
+                sectors,
+                floor,
+                promised: false,
+            },
+            &mut bytes,
+        );
         (self == Self::Source).then_some(bytes)
     }
 

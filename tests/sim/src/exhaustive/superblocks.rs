@@ -13,7 +13,7 @@ use blkrep_log::superblock as source;
 use blkrep_store::superblock as target;
 use blkrep_types::{
     BlockSize, ByteLen, DataState, ExtentSize, Generation, GroupName, History, Incarnation,
-    LinkName, MirrorKind, Mode, NodeName, Seq, VolumeIndex, VolumeName, WriteName,
+    LinkName, LossPolicy, MirrorKind, Mode, NodeName, Seq, VolumeIndex, VolumeName, WriteName,
 };
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -77,6 +77,7 @@ fn link(place: u8) -> source::GroupLink {
         id: [place; 16],
         name: name::<LinkName>(&format!("link{place}")),
         mode: Mode::Async,
+        loss: LossPolicy::default(),
         transmit: source::TransmitHeld::Started,
         overwrite: false,
         first_mirror: Some(MirrorKind::Full),

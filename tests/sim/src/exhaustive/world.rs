@@ -7,7 +7,7 @@ use crate::group::GroupRun;
 use crate::plan::{GroupPlan, Plan};
 use crate::run::{LOOK_AGAIN, Run};
 use blkrep_io::sim::SimOptions;
-use blkrep_types::{MirrorKind, Mode};
+use blkrep_types::{LossPolicy, MirrorKind, Mode};
 use blkrep_ublk::RequestKind;
 use std::ops::Range;
 use std::time::Duration;
@@ -131,6 +131,7 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
             home: SOURCE,
             targets: vec![TARGET],
             modes: vec![Mode::Async],
+            losses: vec![LossPolicy::default()],
             volumes: vec![SECTORS * 512; volumes],
             block_bytes: 512,
             extent_bytes: 4096,

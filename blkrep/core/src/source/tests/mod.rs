@@ -7,6 +7,7 @@ mod limits;
 mod links;
 mod lost;
 mod mirror;
+mod promise;
 mod requests;
 mod volumes;
 
@@ -15,7 +16,8 @@ use crate::dirty::Bits;
 use crate::identity::Place;
 use crate::intent::IntentOptions;
 use blkrep_types::{
-    ByteOffset, DataState, ExtentSize, Incarnation, MirrorKind, Mode, Record, RecordKind, WriteName,
+    ByteOffset, DataState, ExtentSize, Incarnation, LossPolicy, MirrorKind, Mode, Record,
+    RecordKind, WriteName,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -271,11 +273,27 @@ impl Rig {
 
     /// Makes a link of which a predecessor left `mark`.
     fn make_link(&mut self, index: usize, mark: Option<LinkMark>, floor: Option<WriteName>) {
+        self.make_link_with(index, mark, floor, false);
+    }
+
+    /// Makes a link whose map says that nothing completed without it.
+    fn make_promised_link(&mut self, index: usize) {
+        self.make_link_with(index, None, None, true);
+    }
+
+    fn make_link_with(
+        &mut self,
+        index: usize,
+        mark: Option<LinkMark>,
+        floor: Option<WriteName>,
+        promised: bool,
+    ) {
         let bits = self.group.layout().bits();
         let words = || SeenWords(Rc::new(RefCell::new(vec![0; self.group.layout().words()])));
         let setup = LinkSetup {
             place: link(index),
             mode: Mode::Async,
+            loss: LossPolicy::default(),
             transmit: Transmit::Started,
             overwrite: false,
             first_mirror: mark.is_none().then_some(MirrorKind::Difference),
@@ -286,6 +304,7 @@ impl Rig {
             compare: Bits::new(words()),
             kept: Bits::clear_of(bits),
             floor,
+            promised,
             mark,
         };
         self.group.log.as_mut().unwrap().live.push(live);

@@ -6,7 +6,7 @@
 use crate::engine::source::{Batch, LinkPort};
 use blkrep_core::source::{
     Acks, Connection, DigestReply, DownReason, HelloFacts, LinkStatus, MirrorPhase, MirrorProgress,
-    Outgoing, Position, Rejection, StreamStart, Transmit, VolumeFacts, WelcomeFacts,
+    Outgoing, Position, Protection, Rejection, StreamStart, Transmit, VolumeFacts, WelcomeFacts,
 };
 use blkrep_io::{Completion, Io, Region, Slice, Waker};
 use blkrep_types::{
@@ -280,6 +280,8 @@ impl<I: Io> LinkPort<I> for ListPort {
             connection: Connection::Up,
             position: Position::Following,
             transmit: Transmit::Started,
+            protection: Protection::Degraded,
+            degradations: 0,
             mirror: MirrorProgress {
                 phase: MirrorPhase::Idle,
                 kind: None,

@@ -10,7 +10,7 @@ use crate::engine::source::{InitialMap, LinkSpec};
 use blkrep_io::sim::{DiskFault, FaultKind, Unflushed};
 use blkrep_io::{Access, Host};
 use blkrep_log::superblock::COPY_BYTES;
-use blkrep_types::{Errno, MirrorKind, Mode, Seq, VolumeIndex};
+use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode, Seq, VolumeIndex};
 use blkrep_ublk::RequestKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -115,6 +115,7 @@ fn a_link_that_is_forgotten_while_its_map_is_written_leaves_its_place_later() {
         peer: "10.0.0.3:7420".to_owned(),
         paths: vec![String::new(); VOLUMES],
         mode: Mode::Async,
+        loss: LossPolicy::default(),
         first_mirror: Some(MirrorKind::Full),
         overwrite: false,
         wanted: false,

@@ -10,8 +10,8 @@ use blkrep_core::source::{Connection, GroupEvent, LinkStatus, MirrorPhase, Posit
 use blkrep_io::sim::{Next, NodeId, SimHost, SimIo, SimOptions, SimRandom, SimWorld};
 use blkrep_io::{Host, Worker};
 use blkrep_types::{
-    BlockSize, ByteLen, ByteOffset, Extent, ExtentSize, GroupName, LinkName, MirrorKind, Mode,
-    VolumeIndex, VolumeName,
+    BlockSize, ByteLen, ByteOffset, Extent, ExtentSize, GroupName, LinkName, LossPolicy,
+    MirrorKind, Mode, VolumeIndex, VolumeName,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -150,6 +150,7 @@ impl Rig {
             peer: "10.0.0.2:7420".to_owned(),
             paths: vec![String::new(); VOLUMES],
             mode,
+            loss: LossPolicy::default(),
             first_mirror: Some(first),
             overwrite: false,
             wanted: true,
