@@ -14,6 +14,7 @@ mod decay;
 mod frozen;
 mod full;
 mod lab;
+mod lost;
 mod peer;
 mod peers;
 mod records;
