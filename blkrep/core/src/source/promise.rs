@@ -153,7 +153,7 @@ impl<W: Words> Link<W> {
 
     /// True if writes get an error because the link is lost.
     fn has_failed(&self, now: Nanos) -> bool {
-        let fails = self.loss.on_loss == OnLoss::Fail && !self.takes_everything();
+        let fails = self.loss.on_loss == OnLoss::Fail;
         fails && self.patience_ends().is_some_and(|end| now >= end)
     }
 

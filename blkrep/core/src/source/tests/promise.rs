@@ -219,6 +219,25 @@ fn fail_gives_errors_after_its_time_changes_nothing_more_and_ends_with_the_link_
     assert_eq!(told(&mut rig), [], "nothing completed without it");
 }
 
+#[test]
+fn fail_gives_errors_also_while_a_mirror_brings_the_target_back() {
+    let mut rig = kept(OnLoss::Fail);
+    rig.group.link_down(link(0), DownReason::Lost);
+    let waited = write(&mut rig, 0);
+    rig.group.overflow();
+    rig.pass(TIMEOUT);
+    come_back(&mut rig);
+    rig.pass(Duration::from_secs(11));
+    rig.serve(0);
+    let refused = rig.write(extent(0, 4096));
+    let failed = Err(Errno::EIO);
+    assert_eq!(rig.answers, [(waited, failed), (refused, failed)]);
+    in_step(&mut rig);
+    let written = write(&mut rig, 0);
+    rig.serve(0);
+    assert_eq!(rig.answers.last(), Some(&(written, Ok(()))));
+}
+
 /// The log ran over while a write waited for its acknowledgement: what the mirror then acknowledges has
 /// places after it and does not have it.
 #[test]
