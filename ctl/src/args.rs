@@ -281,6 +281,17 @@ pub(crate) enum TransmitCommand {
     Pause(OnLink),
     /// Send, after `pause`.
     Resume(OnLink),
+    /// Limit the bandwidth of a group's links; as `set --group GROUP link.bandwidth=RATE`.
+    Limit {
+        /// The group.
+        group: GroupName,
+        /// Such as 10MiB/s, or unlimited; the node's limit again if empty.
+        #[arg(value_name = "RATE", required_unless_present = "schedule")]
+        rate: Option<String>,
+        /// What holds instead by day and time: `mon-fri 08:00-18:00 2MiB/s`, several with commas, or none.
+        #[arg(long, value_name = "PERIODS")]
+        schedule: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

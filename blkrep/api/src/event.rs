@@ -112,6 +112,7 @@ catalogue! {
 
     1216 LinkChanged = "link-changed", Info, "A link's mode, or what happens when it is lost, was changed.", "–";
     1217 LinkProtected = "link-protected", Info, "The target has everything again; writes complete as the link's mode asks.", "–";
+    1218 BandwidthChanged = "bandwidth-changed", Info, "Another limit of bandwidth holds, by a setting or by the time of day.", "–";
     1301 MirrorStarted = "mirror-started", Info, "A mirror began.", "";
     1302 MirrorDone = "mirror-done", Info, "A mirror ended; the target is equal.", "";
     1303 MirrorPaused = "mirror-paused", Info, "A mirror is held; its position is kept.", "";

@@ -9,6 +9,7 @@ use crate::{
 use blkrep_types::{ByteLen, Generation, GroupName, LinkName, NodeName, VolumeName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
 
 /// The state of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,6 +118,9 @@ pub struct LinkStatus {
     pub sent_bytes: ByteLen,
     /// What they took on the wire.
     pub sent_compressed_bytes: ByteLen,
+    /// Bytes a second that it and those that share the limit may send; `None`: no limit.
+    #[serde(default)]
+    pub bandwidth_limit: Option<NonZeroU64>,
     /// Since when both ends talk.
     pub connected_since: Option<Timestamp>,
     /// Why the peer or this node refused, in words.

@@ -7,6 +7,7 @@
 pub mod dirty;
 pub mod identity;
 pub mod intent;
+pub mod pace;
 pub mod persist;
 pub mod range;
 pub mod source;

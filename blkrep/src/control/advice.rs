@@ -412,6 +412,7 @@ mod tests {
             dirty_bytes: ByteLen::ZERO,
             sent_bytes: ByteLen::ZERO,
             sent_compressed_bytes: ByteLen::ZERO,
+            bandwidth_limit: None,
             connected_since: None,
             refusal: None,
             last_error: None,

@@ -23,10 +23,9 @@ impl Inner {
             .into_iter()
             .filter_map(|(name, wanted, facts)| {
                 let record = records.iter().find(|record| record.name == name)?;
-                let snapshot = self
-                    .link_control(group, &name)
-                    .map(|control| control.snapshot())
-                    .unwrap_or_default();
+                let control = self.link_control(group, &name);
+                let snapshot = control.as_ref().map(|control| control.snapshot());
+                let snapshot = snapshot.unwrap_or_default();
                 let lag = facts.oldest.map(|oldest| clock::now().since(oldest));
                 let behind = facts.position == Position::Behind;
                 let lag = (!behind).then(|| lag.map_or(0, |lag| lag.as_millis()));
@@ -51,6 +50,7 @@ impl Inner {
                     dirty_bytes: facts.dirty_bytes,
                     sent_bytes: facts.sent_bytes,
                     sent_compressed_bytes: ByteLen::new(snapshot.wire_bytes_sent),
+                    bandwidth_limit: control.and_then(|control| control.settings().pace.rate()),
                     connected_since: snapshot.connected_since.map(clock::timestamp),
                     last_error: snapshot
                         .last_error

@@ -209,9 +209,11 @@ impl Inner {
         let link = links.iter().find(|link| link.name == *name);
         let to = link.map(|link| link.peer.clone()).unwrap_or_default();
         let settings = self.settings.group(group);
+        let peer = address(&subject, &to)?;
         Ok(LinkSettings {
             node: self.name.clone(),
-            peer: address(&subject, &to)?,
+            peer,
+            pace: self.pace_of(group, peer.ip()),
             heartbeat: settings.heartbeat_interval,
             timeout: settings.heartbeat_timeout,
             progress_timeout: settings.progress_timeout,

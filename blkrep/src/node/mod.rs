@@ -6,6 +6,7 @@
 
 mod attach;
 mod backing;
+mod bandwidth;
 mod claim;
 mod clock;
 mod connect;
@@ -96,6 +97,8 @@ struct Inner {
     boot: String,
     /// One command that changes something at a time; held as long as it takes.
     commands: Mutex<()>,
+    /// Limits of bandwidth. Held for moments only.
+    paces: Mutex<bandwidth::Paces>,
     /// Held for moments only.
     state: Mutex<State>,
     stopping: AtomicBool,
@@ -104,6 +107,10 @@ struct Inner {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn paces(&self) -> MutexGuard<'_, bandwidth::Paces> {
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn command(&self) -> MutexGuard<'_, ()> {
@@ -168,6 +175,7 @@ impl LiveNode {
                 .trim()
                 .to_owned(),
             commands: Mutex::default(),
+            paces: Mutex::default(),
             state: Mutex::new(State::new(table)),
             stopping: AtomicBool::new(false),
         });

@@ -43,6 +43,7 @@ impl Watcher {
                         return;
                     };
                     inner.take_events();
+                    inner.pace_links();
                     if retried.elapsed() >= RETRY {
                         inner.retry(|_| true);
                         retried = Instant::now();
@@ -266,6 +267,7 @@ impl Inner {
             }
             self.refresh_links(name);
         }
+        self.pace_links();
     }
 }
 

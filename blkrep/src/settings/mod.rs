@@ -163,6 +163,21 @@ impl Settings {
         view::Values(|key| layers.resolve(key, Some(group)).0).group()
     }
 
+    /// What is in force for groups without values of their own.
+    #[must_use]
+    pub fn any_group(&self) -> GroupSettings {
+        let layers = self.layers();
+        view::Values(|key| layers.resolve(key, None).0).group()
+    }
+
+    /// True if a group has a value of its own for one of these.
+    #[must_use]
+    pub fn has_own(&self, group: &GroupName, keys: &[Key]) -> bool {
+        let layers = self.layers();
+        let own = layers.groups.get(group);
+        own.is_some_and(|own| keys.iter().any(|key| own.contains_key(key)))
+    }
+
     /// What is in force for the node.
     #[must_use]
     pub fn node(&self) -> NodeSettings {

@@ -3,7 +3,10 @@
 //! Owns the one table that `blkrepd.toml`, `set`, `get` and the reference page come from. Never
 //! holds a value that is in force.
 
-use blkrep_types::{ByteLen, format_span, parse_size, parse_span};
+use blkrep_types::{
+    ByteLen, PERIODS_MAX, Rate, WeeklyRates, format_span, parse_size, parse_span, rate_of,
+    rate_text,
+};
 use std::fmt;
 use std::time::Duration;
 
@@ -44,6 +47,16 @@ pub enum Kind {
     Switch,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Bytes a second, at least so many, or `unlimited`.
+    Rate {
+        /// Lowest.
+        min: u64,
+    },
+    /// Rates by day and time, none lower than this.
+    Rates {
+        /// Lowest.
+        min: u64,
+    },
 }
 
 /// When a change takes effect.
@@ -79,6 +92,8 @@ impl Applies {
 }
 
 /// A checked value.
+// There are as many as there are settings: what one of them takes does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
     /// Bytes.
@@ -91,6 +106,10 @@ pub enum Value {
     Switch(bool),
     /// A word of the setting's list.
     Choice(&'static str),
+    /// Bytes a second, or no limit.
+    Rate(Rate),
+    /// Rates by day and time.
+    Rates(WeeklyRates),
 }
 
 impl fmt::Display for Value {
@@ -101,6 +120,8 @@ impl fmt::Display for Value {
             Self::Time(span) => f.write_str(&format_span(*span)),
             Self::Switch(on) => f.write_str(if *on { "on" } else { "off" }),
             Self::Choice(word) => f.write_str(word),
+            Self::Rate(rate) => f.write_str(&rate_text(*rate)),
+            Self::Rates(rates) => rates.fmt(f),
         }
     }
 }
@@ -197,6 +218,10 @@ registry! {
         "Bytes sent and not yet acknowledged as received, at most. More fills a longer line; it is memory of the target's receive path.";
     LinkMirrorInFlight = "link.mirror-in-flight", size(MIB, GIB, 4 * KIB), "4MiB", Live, true,
         "Bytes of mirror blocks in the stream at most, so that a mirror cannot crowd out the application's writes.";
+    LinkBandwidth = "link.bandwidth", Kind::Rate { min: 16 * KIB }, "unlimited", Live, true,
+        "Bytes a second that links may send, heartbeats and all. Links to one target's address share it fairly; those of a group with a value of its own share that one.";
+    LinkBandwidthSchedule = "link.bandwidth-schedule", Kind::Rates { min: 16 * KIB }, "none", Live, true,
+        "Limits that hold instead of `link.bandwidth` in these periods of the week, by this node's local time. A period that ends before it begins ends on the next day.";
     TargetJournalSize = "target.journal-size", size(16 * MIB, 4 * TIB, 4 * KIB), "256MiB", Connect, true,
         "Size of the target's journal. It takes what was received and not yet applied, and a difference mirror that fits is held there and applied whole.";
     EventsKept = "events.kept", count(100, 100_000), "1000", Start, false,
@@ -256,6 +281,8 @@ impl Key {
                 let word = words.iter().copied().find(|word| *word == text);
                 Value::Choice(word.ok_or_else(|| format!("'{text}' is none of its words"))?)
             }
+            Kind::Rate { .. } => Value::Rate(rate_of(text).map_err(|e| e.to_string())?),
+            Kind::Rates { .. } => Value::Rates(WeeklyRates::parse(text)?),
         };
         if spec.kind.allows(value) {
             Ok(value)
@@ -289,12 +316,18 @@ impl Kind {
             }
             (Self::Switch, Value::Switch(_)) => true,
             (Self::Choice(words), Value::Choice(word)) => words.contains(&word),
+            (Self::Rate { min }, Value::Rate(rate)) => rate.is_none_or(|rate| rate.get() >= min),
+            (Self::Rates { min }, Value::Rates(rates)) => {
+                rates.lowest().is_none_or(|rate| rate.get() >= min)
+            }
             (
                 Self::Size { .. }
                 | Self::Count { .. }
                 | Self::Time { .. }
                 | Self::Switch
-                | Self::Choice(_),
+                | Self::Choice(_)
+                | Self::Rate { .. }
+                | Self::Rates { .. },
                 _,
             ) => false,
         }
@@ -323,6 +356,11 @@ impl Kind {
             Self::Time { min_ms, max_ms } => format!("{} to {}", span(min_ms), span(max_ms)),
             Self::Switch => "on, off".to_owned(),
             Self::Choice(words) => words.join(", "),
+            Self::Rate { min } => format!("{}/s and more, or unlimited", bytes(min)),
+            Self::Rates { min } => format!(
+                "none, or up to {PERIODS_MAX} periods such as `mon-fri 08:00-18:00 2MiB/s`, {}/s and more or unlimited",
+                bytes(min)
+            ),
         }
     }
 
@@ -335,6 +373,8 @@ impl Kind {
             Self::Time { .. } => "time",
             Self::Switch => "switch",
             Self::Choice(_) => "choice",
+            Self::Rate { .. } => "rate",
+            Self::Rates { .. } => "rates",
         }
     }
 }
@@ -364,6 +404,10 @@ mod tests {
             (Key::LinkHeartbeatInterval, "1"),
             (Key::LinkReconnect, "perhaps"),
             (Key::VolumeOnBackingError, "panic"),
+            (Key::LinkBandwidth, "15KiB/s"),
+            (Key::LinkBandwidth, "10MiB"),
+            (Key::LinkBandwidthSchedule, "mon 08:00-09:00 15KiB/s"),
+            (Key::LinkBandwidthSchedule, "always"),
         ] {
             assert!(key.parse(wrong).is_err(), "{} = {wrong}", key.name());
         }

@@ -1,7 +1,7 @@
 //! Settings in force, as plain typed structs for the engines.
 
 use super::{Key, Value};
-use blkrep_types::{ByteLen, ExtentSize};
+use blkrep_types::{ByteLen, ExtentSize, Rate, WeeklyRates};
 use std::time::Duration;
 
 /// What a volume does when its backing fails.
@@ -48,6 +48,10 @@ pub struct GroupSettings {
     pub in_flight: ByteLen,
     /// The same of mirror blocks.
     pub mirror_in_flight: ByteLen,
+    /// Bytes a second that links may send.
+    pub bandwidth: Rate,
+    /// What holds instead by day and time.
+    pub bandwidth_schedule: WeeklyRates,
     /// Size of the target's journal.
     pub journal_size: ByteLen,
 }
@@ -124,6 +128,14 @@ impl<F: Fn(Key) -> Value> Values<F> {
             reconnect_interval: self.time(Key::LinkReconnectInterval),
             in_flight: self.size(Key::LinkInFlight),
             mirror_in_flight: self.size(Key::LinkMirrorInFlight),
+            bandwidth: match (self.0)(Key::LinkBandwidth) {
+                Value::Rate(rate) => rate,
+                other => unreachable!("a bandwidth is a rate, not {other}"),
+            },
+            bandwidth_schedule: match (self.0)(Key::LinkBandwidthSchedule) {
+                Value::Rates(rates) => rates,
+                other => unreachable!("a schedule has rates, not {other}"),
+            },
             journal_size: self.size(Key::TargetJournalSize),
         }
     }

@@ -195,6 +195,11 @@ impl Session<'_> {
             TransmitCommand::Stop(on) => (on, TransmitAction::Stop),
             TransmitCommand::Pause(on) => (on, TransmitAction::Pause),
             TransmitCommand::Resume(on) => (on, TransmitAction::Resume),
+            TransmitCommand::Limit {
+                group,
+                rate,
+                schedule,
+            } => return self.limit(group, rate.as_deref(), schedule.as_deref()),
         };
         let (group, link) = (group.clone(), link.clone());
         let request = TransmitRequest {

@@ -5,6 +5,7 @@ use crate::Outcome;
 use crate::args::{Get, Set};
 use crate::render;
 use blkrep_api::{GetQuery, SetRequest, SettingAssignment, SettingReply, route};
+use blkrep_types::GroupName;
 
 impl Session<'_> {
     pub(super) fn set(&self, set: &Set) -> anyhow::Result<Outcome> {
@@ -31,6 +32,27 @@ impl Session<'_> {
             }
         }
         Ok(Outcome::Done)
+    }
+
+    /// Sets what limits the bandwidth of a group's links.
+    pub(super) fn limit(
+        &self,
+        group: &GroupName,
+        rate: Option<&str>,
+        schedule: Option<&str>,
+    ) -> anyhow::Result<Outcome> {
+        let settings = [
+            ("link.bandwidth", rate),
+            ("link.bandwidth-schedule", schedule),
+        ];
+        let given = settings.into_iter().filter_map(|(key, value)| {
+            let value = value?.to_owned();
+            Some((key.to_owned(), value))
+        });
+        self.set(&Set {
+            assignments: given.collect(),
+            group: Some(group.clone()),
+        })
     }
 
     pub(super) fn get(&self, get: &Get) -> anyhow::Result<Outcome> {

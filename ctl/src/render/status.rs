@@ -6,7 +6,7 @@ use blkrep_api::{
     ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
     ProtectionState, ReplicationState, Role, Status, TargetStatus, VolumeState, VolumeStatus,
 };
-use blkrep_types::{ByteLen, Generation};
+use blkrep_types::{ByteLen, Generation, rate_text};
 use std::fmt::Write as _;
 
 /// The whole status.
@@ -148,7 +148,12 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
     if link.dirty_bytes > ByteLen::ZERO {
         write!(line, ", dirty {}", amount(link.dirty_bytes)).expect("a String takes all text");
     }
-    put!(text, "{line}, sent {}", amount(link.sent_bytes));
+    write!(line, ", sent {}", amount(link.sent_bytes)).expect("a String takes all text");
+    if link.bandwidth_limit.is_some() {
+        let limit = rate_text(link.bandwidth_limit);
+        write!(line, ", limit {limit}").expect("a String takes all text");
+    }
+    put!(text, "{line}");
     if !matches!(
         link.protection,
         ProtectionState::NotAsked | ProtectionState::Kept

@@ -9,7 +9,7 @@ use super::program::{Program, Task};
 use super::promises::InStep;
 use super::served::{Lacking, Served, sorted};
 use super::start::StartError;
-use blkrep::engine::link::{LinkControl, LinkSettings, LinkWorker};
+use blkrep::engine::link::{LinkControl, LinkSettings, LinkWorker, Pace};
 use blkrep::engine::source::{InitialMap, LinkSpec, OpenError};
 use blkrep_core::source::{Connection, MirrorPhase, Position, Protection, Transmit};
 use blkrep_types::{ByteLen, LinkName, LossPolicy, MirrorKind, Mode};
@@ -112,6 +112,7 @@ impl Served {
                 progress_timeout: Duration::from_secs(120),
                 reconnect: true,
                 reconnect_interval: Duration::from_millis(500),
+                pace: Pace::default(),
             });
             let port = self.shared.link_port(&link.name);
             let port = port.map_err(|error| sorted(&error))?;

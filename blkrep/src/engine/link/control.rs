@@ -3,6 +3,7 @@
 //! Owns a small shared record behind a mutex that is held for a copy at most. Commands are flags
 //! that the driver takes at its next turn; what it shows is replaced at the end of each.
 
+use super::pacing::Pace;
 use blkrep_core::source::StreamStart;
 use blkrep_io::Waker;
 use blkrep_types::{ByteLen, Generation, History, Nanos, NodeName, WriteName};
@@ -30,6 +31,8 @@ pub struct LinkSettings {
     pub reconnect: bool,
     /// How long after.
     pub reconnect_interval: Duration,
+    /// The limit of bandwidth it keeps to.
+    pub pace: Pace,
 }
 
 /// What a link's connection does.

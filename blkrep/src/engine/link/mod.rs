@@ -7,6 +7,7 @@
 
 mod control;
 mod outbox;
+mod pacing;
 mod progress;
 mod session;
 mod worker;
@@ -19,4 +20,5 @@ pub use control::{
     Refusal,
 };
 pub use outbox::OUTBOX_BYTES;
+pub use pacing::Pace;
 pub use worker::{LINK_MEMORY_BYTES, LinkWorker};

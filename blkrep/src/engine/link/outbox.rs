@@ -85,14 +85,21 @@ impl Outbox {
         assert!(queued, "one batch fits a buffer, and one was free");
     }
 
-    /// What to send now; `None` while something is being sent or nothing waits.
-    pub(super) fn next_send(&mut self) -> Option<Slice> {
+    /// Bytes that one send could take; `None` while something is being sent or nothing waits.
+    pub(super) fn waiting(&self) -> Option<usize> {
+        let first = self.queue.front().filter(|_| !self.sending)?;
+        Some(first.len - first.sent)
+    }
+
+    /// What to send now, at most so many bytes; `None` while something is being sent or nothing waits.
+    pub(super) fn next_send(&mut self, bytes_max: usize) -> Option<Slice> {
         if self.sending {
             return None;
         }
         let first = self.queue.front()?;
         self.sending = true;
-        Some(first.buffer.part(first.sent..first.len))
+        let end = first.len.min(first.sent.saturating_add(bytes_max));
+        Some(first.buffer.part(first.sent..end))
     }
 
     /// The send ended after this many bytes.
@@ -160,15 +167,15 @@ mod tests {
         for stamp in 0..3 {
             assert!(outbox.message(&mut encoder, &Message::Ping(stamp)));
         }
-        let first = outbox.next_send().unwrap();
-        assert!(outbox.next_send().is_none(), "one send at a time");
+        let first = outbox.next_send(usize::MAX).unwrap();
+        assert!(outbox.next_send(usize::MAX).is_none(), "one send at a time");
         assert!(
             outbox.message(&mut encoder, &Message::Ping(3)),
             "goes to another buffer"
         );
         bytes.extend(first.part(0..50).with(<[u8]>::to_vec));
         outbox.sent(50);
-        while let Some(slice) = outbox.next_send() {
+        while let Some(slice) = outbox.next_send(usize::MAX) {
             bytes.extend(slice.with(<[u8]>::to_vec));
             outbox.sent(slice.len());
         }
@@ -191,7 +198,7 @@ mod tests {
         let mut queued = 0;
         while outbox.message(&mut encoder, &Message::Ping(queued)) {
             queued += 1;
-            let _ = outbox.next_send();
+            let _ = outbox.next_send(usize::MAX);
         }
         assert!(!outbox.has_room() && queued > 1000);
         let first = outbox.queue.front().unwrap().len;

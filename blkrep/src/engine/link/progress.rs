@@ -45,6 +45,11 @@ impl Progress {
         }
     }
 
+    /// What waits to be sent waits for a limit of ours.
+    pub(super) const fn held_back(&mut self, now: Nanos) {
+        self.moved = now;
+    }
+
     /// The target said how far it is; `ours` if that is about this stream.
     pub(super) fn acked(&mut self, now: Nanos, ack: &Ack, ours: bool) {
         let facts = (ack.received, ack.durable, ack.applied, ack.journal_used);

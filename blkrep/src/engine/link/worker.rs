@@ -10,6 +10,7 @@
 
 use super::control::{LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkWatch};
 use super::outbox::{OUTBOX_BYTES, Outbox};
+use super::pacing::Pacing;
 use super::session::{Ending, Lines, Next, Session, hello_message};
 use crate::engine::source::{Batch, LinkPort, PORT_TOKEN};
 use blkrep_io::{Completion, Io, Op, Region, Token, Worker};
@@ -79,6 +80,7 @@ pub struct LinkWorker<I: Io, P: LinkPort<I>> {
     settings: LinkSettings,
     state: State<I::Socket>,
     lines: Lines,
+    pacing: Pacing,
     /// Tells operations of this connection from those of earlier ones.
     epoch: u64,
     attempts: u32,
@@ -98,6 +100,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         let buffer = Region::heap(buffer_bytes(TARGET_BODY_MAX)).whole();
         Self {
             port,
+            pacing: Pacing::new(control.settings().pace),
             settings: control.settings(),
             control,
             state: State::Idle {
@@ -260,10 +263,14 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
 
     fn send(&mut self, io: &mut I) {
         let (token, now) = (self.token(SEND), io.now());
+        let allowed = self.allowed(now);
+        if allowed == 0 {
+            return;
+        }
         let (State::Open { wire, .. } | State::Leaving { wire, .. }) = &mut self.state else {
             return;
         };
-        if let Some(slice) = self.lines.outbox.next_send() {
+        if let Some(slice) = self.lines.outbox.next_send(allowed) {
             wire.sending = true;
             wire.last_said = now;
             io.submit(
@@ -274,6 +281,23 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
                 },
             );
         }
+    }
+
+    /// How many bytes may be sent now. The last words of a connection wait for no limit.
+    fn allowed(&mut self, now: Nanos) -> usize {
+        let State::Open { session, .. } = &mut self.state else {
+            self.pacing.forget();
+            return usize::MAX;
+        };
+        let Some(waiting) = self.lines.outbox.waiting() else {
+            self.pacing.forget();
+            return 0;
+        };
+        let allowed = self.pacing.ask(now, waiting);
+        if allowed.is_none() {
+            session.progress.held_back(now);
+        }
+        allowed.unwrap_or(0)
     }
 
     fn on_sent(&mut self, io: &mut I, result: Result<u32, Errno>) {
@@ -289,6 +313,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             Ok(count) => {
                 let count = usize::try_from(count).expect("64-bit platform");
                 self.lines.outbox.sent(count);
+                self.pacing.sent(count);
                 self.lines.snapshot.wire_bytes_sent += count as u64;
                 None
             }
@@ -344,6 +369,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
 
     fn take_orders(&mut self, io: &mut I) {
         let orders = self.control.take_orders(&mut self.settings);
+        self.pacing.keep_to(&self.settings.pace);
         if orders.connect && !self.stopping {
             self.lines.snapshot.refusal = None;
             self.lines.snapshot.denied = None;
@@ -506,6 +532,8 @@ impl<I: Io, P: LinkPort<I>> Worker<I> for LinkWorker<I, P> {
                 let stuck = session.progress.stuck_since();
                 let stuck = stuck.map(|since| since.after(self.settings.progress_timeout));
                 let silence = stuck.map_or(silence, |stuck| silence.min(stuck));
+                let held = self.pacing.held_until();
+                let silence = held.map_or(silence, |held| silence.min(held));
                 // With something on its way the next heartbeat waits for its completion.
                 let beats = session.is_answered() && self.lines.outbox.is_empty();
                 Some(if beats {

@@ -7,7 +7,7 @@ mod port;
 mod stream;
 
 use super::{
-    LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkSnapshot, LinkWatch, LinkWorker,
+    LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkSnapshot, LinkWatch, LinkWorker, Pace,
 };
 use blkrep_io::sim::{Next, NodeId, SimHost, SimIo, SimOptions, SimWorld};
 use blkrep_io::{Host, Worker};
@@ -59,6 +59,7 @@ impl Rig {
             progress_timeout: Duration::from_secs(60),
             reconnect: true,
             reconnect_interval: Duration::from_secs(2),
+            pace: Pace::default(),
         });
         let group = ListPort::default();
         group.with(|group| group.wanted = true);

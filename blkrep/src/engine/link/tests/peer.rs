@@ -24,6 +24,8 @@ use std::time::Duration;
 pub(super) enum Script {
     /// Replicates.
     Honest,
+    /// Replicates, and says of its own accord that it lives.
+    Lively,
     /// Accepts, and says nothing ever.
     Silent,
     /// Accepts, and lives, but never answers.
@@ -153,7 +155,7 @@ impl Peer {
 
     /// It says of its own accord that it lives.
     fn pings(&self) -> bool {
-        self.full || self.stuck || matches!(self.script, Script::Mute)
+        self.full || self.stuck || matches!(self.script, Script::Mute | Script::Lively)
     }
 
     fn queue(&mut self, message: &Message) {
@@ -231,7 +233,11 @@ impl Peer {
                 }
                 self.queue(&Message::MapEnd(end));
             }
-            Script::Honest | Script::Then(..) | Script::Full(_) | Script::Stuck(_) => {
+            Script::Honest
+            | Script::Lively
+            | Script::Then(..)
+            | Script::Full(_)
+            | Script::Stuck(_) => {
                 self.queue(&Message::Welcome(Box::new(welcome(durable))));
                 self.queue(&Message::MapEnd(MapEnd {
                     part_count: 0,

@@ -7,6 +7,7 @@ use blkrep_core::source::DownReason;
 use blkrep_io::Worker as _;
 use blkrep_types::{ByteLen, ByteOffset, Extent, Incarnation, Seq, VolumeIndex};
 use blkrep_wire::{Ack, DigestReply, Farewell, FarewellCode, MapEnd, Message};
+use std::num::NonZeroU64;
 
 /// Lengths of all kinds, the largest included.
 fn lens(count: u64) -> impl Iterator<Item = u64> {
@@ -327,4 +328,28 @@ fn a_target_that_is_not_there_is_named_and_tried_again() {
     rig.control.set(settings);
     rig.run(10_000);
     assert_eq!(rig.snapshot().connection, LinkConnection::Up);
+}
+
+/// A minute of a limited line: exact in virtual time, and no reason to end the connection, though what was
+/// handed over waits for longer than a target may make nothing durable.
+#[test]
+fn a_limit_of_bandwidth_is_kept_and_ends_no_connection() {
+    for rate in [16 << 10, 256 << 10, 10 << 20] {
+        let mut rig = Rig::new(130, [Script::Lively]);
+        rig.run(1_000);
+        let limit = NonZeroU64::new(rate);
+        rig.control.settings().pace.set_rate(limit);
+        let wanted = 100 * rate;
+        rig.append((0..wanted.div_ceil(1 << 20) + 8).map(|_| 1 << 20));
+        let before = rig.snapshot().wire_bytes_sent;
+        rig.run(90_000);
+        let sent = rig.snapshot().wire_bytes_sent - before;
+        let exact = 90 * rate;
+        let slack = exact / 100 + 4096;
+        assert!(sent.abs_diff(exact) <= slack, "{sent} bytes, not {exact}");
+        assert_eq!(rig.snapshot().connects, 1, "{:?}", rig.snapshot());
+        rig.control.settings().pace.set_rate(None);
+        rig.run(60_000);
+        rig.assert_all_there();
+    }
 }
