@@ -27,8 +27,8 @@ pub use request::{
 };
 pub use setting::{SettingAssignment, SettingOrigin, SettingReply, SettingReport};
 pub use state::{
-    ConnectionState, FrontendKind, MirrorState, ReplicationState, Role, TargetState, TransmitState,
-    VolumeState,
+    CompressionState, ConnectionState, FrontendKind, MirrorState, ReplicationState, Role,
+    TargetState, TransmitState, VolumeState,
 };
 pub use status::{
     GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, Status,

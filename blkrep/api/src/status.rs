@@ -3,8 +3,8 @@
 //! Owns the JSON of `blkctl status --json`. Fields of sizes end in `_bytes`, of times in `_ms`.
 
 use crate::{
-    ConnectionState, DataState, FrontendKind, MirrorKind, MirrorState, Mode, ReplicationState,
-    Role, SCHEMA, TargetState, TransmitState, VolumeState,
+    CompressionState, ConnectionState, DataState, FrontendKind, MirrorKind, MirrorState, Mode,
+    ReplicationState, Role, SCHEMA, TargetState, TransmitState, VolumeState,
 };
 use blkrep_types::{ByteLen, Generation, GroupName, LinkName, NodeName, VolumeName};
 use jiff::Timestamp;
@@ -109,8 +109,11 @@ pub struct LinkStatus {
     pub dirty_bytes: ByteLen,
     /// Bytes of writes and mirror blocks sent since the link was made.
     pub sent_bytes: ByteLen,
-    /// What they took on the wire.
+    /// What they took on the wire, frames and all.
     pub sent_compressed_bytes: ByteLen,
+    /// What the link does about compression.
+    #[serde(default)]
+    pub compression: CompressionState,
     /// Since when both ends talk.
     pub connected_since: Option<Timestamp>,
     /// Why the peer or this node refused, in words.

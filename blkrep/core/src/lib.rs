@@ -4,6 +4,7 @@
 //! a clock, opens a file or spawns a thread, so that a simulator and the daemon run the same code.
 #![forbid(unsafe_code)]
 
+pub mod compression;
 pub mod dirty;
 pub mod identity;
 pub mod intent;

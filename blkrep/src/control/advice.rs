@@ -346,7 +346,7 @@ fn of_replica(group: &GroupName, target: &TargetStatus) -> Option<Problem> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use blkrep_api::{MirrorStatus, Mode, QueueStatus};
+    use blkrep_api::{CompressionState, MirrorStatus, Mode, QueueStatus};
     use blkrep_types::{ByteLen, Generation, LinkName};
 
     fn link() -> LinkStatus {
@@ -364,6 +364,7 @@ mod tests {
             dirty_bytes: ByteLen::ZERO,
             sent_bytes: ByteLen::ZERO,
             sent_compressed_bytes: ByteLen::ZERO,
+            compression: CompressionState::Off,
             connected_since: None,
             refusal: None,
             last_error: None,

@@ -6,9 +6,10 @@ use super::state::Engine;
 use super::{Inner, clock};
 use crate::engine::link::{LinkConnection, LinkSnapshot};
 use blkrep_api::{
-    ConnectionState, LinkStatus, MirrorState, MirrorStatus, QueueStatus, ReplicationState,
-    TransmitState,
+    CompressionState, ConnectionState, LinkStatus, MirrorState, MirrorStatus, QueueStatus,
+    ReplicationState, TransmitState,
 };
+use blkrep_core::compression::Packing;
 use blkrep_core::source::{
     Connection, LinkStatus as Facts, MirrorPhase, MirrorProgress, Position, Transmit,
 };
@@ -46,7 +47,8 @@ impl Inner {
                     },
                     dirty_bytes: facts.dirty_bytes,
                     sent_bytes: facts.sent_bytes,
-                    sent_compressed_bytes: ByteLen::new(snapshot.wire_bytes_sent),
+                    sent_compressed_bytes: facts.framed_bytes,
+                    compression: compression(snapshot.packing),
                     connected_since: snapshot.connected_since.map(clock::timestamp),
                     last_error: snapshot
                         .last_error
@@ -67,6 +69,17 @@ const fn connection(wanted: bool, snapshot: &LinkSnapshot) -> ConnectionState {
         LinkConnection::Connecting | LinkConnection::Negotiating => ConnectionState::Connecting,
         LinkConnection::Down => ConnectionState::Down,
         LinkConnection::Stopped => ConnectionState::Disconnected,
+    }
+}
+
+const fn compression(packing: Packing) -> CompressionState {
+    match packing {
+        Packing::Off => CompressionState::Off,
+        Packing::NotTaken => CompressionState::NotTaken,
+        Packing::LineIdle => CompressionState::LineIdle,
+        Packing::Incompressible => CompressionState::Incompressible,
+        Packing::LineFaster => CompressionState::LineFaster,
+        Packing::Packed => CompressionState::On,
     }
 }
 

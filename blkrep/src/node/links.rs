@@ -217,6 +217,8 @@ impl Inner {
             progress_timeout: settings.progress_timeout,
             reconnect: settings.reconnect,
             reconnect_interval: settings.reconnect_interval,
+            compression: settings.compression,
+            compression_level: settings.compression_level,
         })
     }
 

@@ -110,6 +110,8 @@ impl Served {
                 progress_timeout: Duration::from_secs(120),
                 reconnect: true,
                 reconnect_interval: Duration::from_millis(500),
+                compression: self.cluster.plan.groups[self.group].compression,
+                compression_level: 1,
             });
             let port = self.shared.link_port(&link.name);
             let port = port.map_err(|error| sorted(&error))?;

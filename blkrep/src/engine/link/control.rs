@@ -3,6 +3,7 @@
 //! Owns a small shared record behind a mutex that is held for a copy at most. Commands are flags
 //! that the driver takes at its next turn; what it shows is replaced at the end of each.
 
+use blkrep_core::compression::{Compression, Packing};
 use blkrep_core::source::StreamStart;
 use blkrep_io::Waker;
 use blkrep_types::{ByteLen, Generation, History, Nanos, NodeName, WriteName};
@@ -30,6 +31,10 @@ pub struct LinkSettings {
     pub reconnect: bool,
     /// How long after.
     pub reconnect_interval: Duration,
+    /// Whether batches are packed.
+    pub compression: Compression,
+    /// How hard the compressor tries.
+    pub compression_level: u8,
 }
 
 /// What a link's connection does.
@@ -91,6 +96,8 @@ pub struct LinkSnapshot {
     pub wire_bytes_sent: u64,
     /// Bytes received since the driver began.
     pub wire_bytes_received: u64,
+    /// What it does about compression.
+    pub packing: Packing,
     /// Times the stream began.
     pub connects: u64,
     /// The peer; `None` before its first welcome.

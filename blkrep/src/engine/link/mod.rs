@@ -7,6 +7,7 @@
 
 mod control;
 mod outbox;
+mod packing;
 mod progress;
 mod session;
 mod worker;

@@ -10,6 +10,7 @@
 
 use super::control::{LinkConnection, LinkEvent, LinkSnapshot, LinkWatch, PeerFacts, Refusal};
 use super::outbox::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Outbox};
+use super::packing::Packing;
 use super::progress::Progress;
 use crate::engine::source::{Batch, LinkPort};
 use blkrep_core::source::{
@@ -105,6 +106,7 @@ pub(super) struct Lines {
     pub(super) encoder: Encoder,
     pub(super) decoder: Decoder,
     pub(super) outbox: Outbox,
+    pub(super) packing: Packing,
     pub(super) snapshot: LinkSnapshot,
     pub(super) watch: Arc<dyn LinkWatch>,
     pub(super) batch: Batch,
@@ -237,6 +239,7 @@ impl Session {
         }
         lines.encoder.agree(welcome.version);
         lines.decoder.agree(welcome.version);
+        lines.packing.connected(welcome.codecs);
         lines.snapshot.denied = None;
         lines.snapshot.peer = Some(PeerFacts {
             node: welcome.node.clone(),
@@ -466,9 +469,9 @@ impl Session {
                             .then(|| port.bytes(outgoing)),
                     }
                 }));
-            lines.outbox.data(&mut lines.encoder, &lines.entries);
+            let framed = lines.frame(io);
             lines.entries.clear();
-            port.release(through);
+            port.release(through, framed);
             if !lines.batch.more {
                 break;
             }

@@ -10,6 +10,7 @@
 
 use super::control::{LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkWatch};
 use super::outbox::{OUTBOX_BYTES, Outbox};
+use super::packing::Packing;
 use super::session::{Ending, Lines, Next, Session, hello_message};
 use crate::engine::source::{Batch, LinkPort, PORT_TOKEN};
 use blkrep_io::{Completion, Io, Op, Region, Token, Worker};
@@ -107,6 +108,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
                 encoder: Encoder::new(),
                 decoder: Decoder::new(buffer, TARGET_BODY_MAX),
                 outbox: Outbox::new(),
+                packing: Packing::default(),
                 snapshot: super::LinkSnapshot::default(),
                 watch,
                 batch: Batch {
@@ -263,7 +265,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         let (State::Open { wire, .. } | State::Leaving { wire, .. }) = &mut self.state else {
             return;
         };
-        if let Some(slice) = self.lines.outbox.next_send() {
+        if let Some(slice) = self.lines.outbox.next_send(now) {
             wire.sending = true;
             wire.last_said = now;
             io.submit(
@@ -288,7 +290,9 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             Ok(0) => Some("the target closed the connection".to_owned()),
             Ok(count) => {
                 let count = usize::try_from(count).expect("64-bit platform");
-                self.lines.outbox.sent(count);
+                if let Some(taken) = self.lines.outbox.sent(now, count) {
+                    self.lines.packing.line_took(now, &taken);
+                }
                 self.lines.snapshot.wire_bytes_sent += count as u64;
                 None
             }
@@ -344,6 +348,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
 
     fn take_orders(&mut self, io: &mut I) {
         let orders = self.control.take_orders(&mut self.settings);
+        self.lines.packing.set(&self.settings);
         if orders.connect && !self.stopping {
             self.lines.snapshot.refusal = None;
             self.lines.snapshot.denied = None;
@@ -488,6 +493,7 @@ impl<I: Io, P: LinkPort<I>> Worker<I> for LinkWorker<I, P> {
         // No state leads back to itself without time or a completion in between.
         while self.step(io) {}
         self.send(io);
+        self.lines.snapshot.packing = self.lines.packing.state(io.now());
         self.control.show(&self.lines.snapshot);
     }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod handshake;
+mod packing;
 mod peer;
 mod port;
 mod stream;
@@ -9,6 +10,7 @@ mod stream;
 use super::{
     LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkSnapshot, LinkWatch, LinkWorker,
 };
+use blkrep_core::compression::{Compression, Packing};
 use blkrep_io::sim::{Next, NodeId, SimHost, SimIo, SimOptions, SimWorld};
 use blkrep_io::{Host, Worker};
 use blkrep_types::NodeName;
@@ -59,6 +61,8 @@ impl Rig {
             progress_timeout: Duration::from_secs(60),
             reconnect: true,
             reconnect_interval: Duration::from_secs(2),
+            compression: Compression::Off,
+            compression_level: 1,
         });
         let group = ListPort::default();
         group.with(|group| group.wanted = true);
