@@ -155,6 +155,8 @@ fn settings(peer: SocketAddr, compression: Compression) -> Result<LinkSettings> 
         reconnect_interval: Duration::from_secs(1),
         compression,
         compression_level: 1,
+        simulated: false,
+        simulated_rate: ByteLen::new(1 << 20),
     })
 }
 

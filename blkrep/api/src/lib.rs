@@ -31,8 +31,8 @@ pub use state::{
     TargetState, TransmitState, VolumeState,
 };
 pub use status::{
-    GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, Status,
-    TargetStatus, VolumeStatus,
+    GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, SimulatedStatus,
+    Status, TargetStatus, VolumeStatus,
 };
 
 /// Version of the JSON forms. A field may be added without a new number; none is removed, renamed

@@ -138,6 +138,8 @@ words! {
         Refused = "refused",
         /// Ended by command; changes are tracked.
         Disconnected = "disconnected",
+        /// There is no target: what would be sent is measured.
+        Simulated = "simulated",
     }
 }
 words! {

@@ -8,6 +8,7 @@ pub mod compression;
 pub mod dirty;
 pub mod identity;
 pub mod intent;
+pub mod meter;
 pub mod persist;
 pub mod range;
 pub mod source;

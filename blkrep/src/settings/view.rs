@@ -49,6 +49,8 @@ pub struct GroupSettings {
     pub compression: Compression,
     /// How hard.
     pub compression_level: u8,
+    /// Bytes a second of the line that simulated links are measured against.
+    pub simulated_rate: ByteLen,
     /// Sent and not acknowledged at most.
     pub in_flight: ByteLen,
     /// The same of mirror blocks.
@@ -133,6 +135,7 @@ impl<F: Fn(Key) -> Value> Values<F> {
                 _ => Compression::Adaptive,
             },
             compression_level: self.count(Key::LinkCompressionLevel),
+            simulated_rate: self.size(Key::LinkSimulatedRate),
             in_flight: self.size(Key::LinkInFlight),
             mirror_in_flight: self.size(Key::LinkMirrorInFlight),
             journal_size: self.size(Key::TargetJournalSize),

@@ -4,7 +4,7 @@ use super::put;
 use crate::output::{Painter, Tone};
 use blkrep_api::{
     ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
-    ReplicationState, Role, Status, TargetStatus, VolumeState, VolumeStatus,
+    ReplicationState, Role, SimulatedStatus, Status, TargetStatus, VolumeState, VolumeStatus,
 };
 use blkrep_types::{ByteLen, Generation};
 use std::fmt::Write as _;
@@ -99,7 +99,9 @@ fn volume(text: &mut String, painter: Painter, volume: &VolumeStatus, data: Opti
 fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
     let connection = match link.connection {
         ConnectionState::Connected => Tone::Good,
-        ConnectionState::Connecting | ConnectionState::Disconnected => Tone::Plain,
+        ConnectionState::Connecting
+        | ConnectionState::Disconnected
+        | ConnectionState::Simulated => Tone::Plain,
         ConnectionState::Down => Tone::Warn,
         ConnectionState::Refused => Tone::Bad,
     };
@@ -149,6 +151,9 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
         write!(line, ", dirty {}", amount(link.dirty_bytes)).expect("a String takes all text");
     }
     put!(text, "{line}, {}", sent(link));
+    if let Some(needs) = &link.simulated {
+        simulated(text, needs);
+    }
     if link.mirror.state != MirrorState::Idle {
         let mirror = &link.mirror;
         let kind = mirror
@@ -164,6 +169,33 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
             amount(mirror.bytes_remaining)
         );
     }
+}
+
+/// What a real link would need.
+fn simulated(text: &mut String, needs: &SimulatedStatus) {
+    let span = needs.span_ms / 1000;
+    put!(
+        text,
+        "    simulated for {span} s: writes {} a second on average, {} in the busiest second, {} over 10 s, {} over 60 s",
+        amount(needs.average_bytes),
+        amount(needs.peak_1s_bytes),
+        amount(needs.peak_10s_bytes),
+        amount(needs.peak_60s_bytes)
+    );
+    let of = |plain: ByteLen, wire: ByteLen| format!("{} as {}", amount(plain), amount(wire));
+    put!(
+        text,
+        "    compression: writes {}, mirror {}",
+        of(needs.write_bytes, needs.write_compressed_bytes),
+        of(needs.mirror_bytes, needs.mirror_compressed_bytes)
+    );
+    put!(
+        text,
+        "    on a line of {} a second: a queue of {}, a mirror of {} s",
+        amount(needs.rate_bytes),
+        amount(needs.queue_bytes),
+        needs.mirror_ms.div_ceil(1000)
+    );
 }
 
 /// What was sent, how much smaller it was on the wire, and why nothing is compressed now.
@@ -266,6 +298,7 @@ mod tests {
             sent_bytes: ByteLen::new(plain),
             sent_compressed_bytes: ByteLen::new(wire),
             compression,
+            simulated: None,
             connected_since: None,
             refusal: None,
             last_error: None,

@@ -10,6 +10,7 @@ mod outbox;
 mod packing;
 mod progress;
 mod session;
+mod simulated;
 mod worker;
 
 #[cfg(test)]

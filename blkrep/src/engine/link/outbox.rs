@@ -173,6 +173,12 @@ impl Outbox {
         self.queue.is_empty()
     }
 
+    /// Forgets what waits, as if it had been sent.
+    pub(super) fn discard(&mut self) {
+        assert!(!self.sending, "nothing is on its way where nothing is sent");
+        self.reset();
+    }
+
     /// Forgets what waits; nothing may be in flight.
     pub(super) fn reset(&mut self) {
         self.sending = false;

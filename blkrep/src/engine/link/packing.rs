@@ -6,7 +6,7 @@
 
 use super::control::LinkSettings;
 use super::session::Lines;
-use blkrep_core::compression::{Packing as State, Policy};
+use blkrep_core::compression::{Compression, Packing as State, Policy};
 use blkrep_io::{Io, Slice};
 use blkrep_types::{ByteLen, Nanos, planted};
 use blkrep_wire::{Codecs, Packer};
@@ -23,7 +23,11 @@ pub(super) struct Packing {
 impl Packing {
     /// Uses these settings from now on.
     pub(super) fn set(&mut self, settings: &LinkSettings) {
-        self.policy.set(settings.compression);
+        self.policy.set(match settings.compression {
+            // No line says how fast it is: what a real one would carry is to be known.
+            Compression::Adaptive if settings.simulated => Compression::On,
+            set => set,
+        });
         self.level = i32::from(settings.compression_level);
     }
 
@@ -73,6 +77,10 @@ impl Lines {
                 framed
             }
         };
-        ByteLen::new(framed as u64)
+        let framed = ByteLen::new(framed as u64);
+        if let Some(null) = &mut self.null {
+            null.takes(now, &self.entries, framed);
+        }
+        framed
     }
 }

@@ -5,6 +5,7 @@ mod handshake;
 mod packing;
 mod peer;
 mod port;
+mod simulated;
 mod stream;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 use blkrep_core::compression::{Compression, Packing};
 use blkrep_io::sim::{Next, NodeId, SimHost, SimIo, SimOptions, SimWorld};
 use blkrep_io::{Host, Worker};
-use blkrep_types::NodeName;
+use blkrep_types::{ByteLen, NodeName};
 use peer::{Peer, Replica, Script};
 use port::ListPort;
 use std::net::SocketAddr;
@@ -63,6 +64,8 @@ impl Rig {
             reconnect_interval: Duration::from_secs(2),
             compression: Compression::Off,
             compression_level: 1,
+            simulated: false,
+            simulated_rate: ByteLen::new(1 << 20),
         });
         let group = ListPort::default();
         group.with(|group| group.wanted = true);
