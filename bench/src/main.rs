@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod compress;
 mod inside;
 mod message;
 mod plan;
@@ -53,6 +54,12 @@ enum Command {
     },
     /// Where the time goes: system calls, waits and processor time of the servers for each request.
     Profile(Options),
+    /// What compression brings over lines of several rates, and what each level costs. On this machine, over loopback.
+    Compress {
+        /// How often everything is repeated, in turns.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+    },
     /// What runs inside the guest.
     #[command(hide = true)]
     Inside { plan: String },
@@ -157,6 +164,7 @@ fn main() -> ExitCode {
             options.measure(Work::Memory { logs }, &[Contestant::Async])
         }
         Command::Profile(options) => options.measure(Work::Profile, &SERVERS),
+        Command::Compress { rounds } => compress::measure(rounds).map(|()| ExitCode::SUCCESS),
         Command::Inside { plan } => inside(&plan),
     };
     done.unwrap_or_else(|error| {

@@ -150,7 +150,7 @@ pub(crate) struct Detach {
 pub(crate) struct Connect {
     /// The group.
     pub(crate) group: GroupName,
-    /// Address and port of the target.
+    /// Address and port of the target; `null`: send nothing, and measure what a real link would need.
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) to: String,
     /// Name of the link.

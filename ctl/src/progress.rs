@@ -29,6 +29,9 @@ enum Progress {
 fn progress_of(link: &LinkStatus) -> Progress {
     match (link.connection, link.mirror.state) {
         (ConnectionState::Refused, _) => Progress::Stuck("the link is refused"),
+        (ConnectionState::Simulated, MirrorState::Idle) => {
+            Progress::Stuck("the link is simulated: nothing was sent")
+        }
         (ConnectionState::Disconnected, _) => Progress::Stuck("the link was ended"),
         (_, MirrorState::Paused) => Progress::Stuck("the mirror is paused"),
         (ConnectionState::Connected, MirrorState::Idle) => match link.data_state {
@@ -39,9 +42,13 @@ fn progress_of(link: &LinkStatus) -> Progress {
             // The target's word is still on its way.
             DataState::Mirroring | DataState::Reverted | DataState::Unknown => Progress::Running,
         },
-        (ConnectionState::Connected | ConnectionState::Connecting | ConnectionState::Down, _) => {
-            Progress::Running
-        }
+        (
+            ConnectionState::Connected
+            | ConnectionState::Connecting
+            | ConnectionState::Down
+            | ConnectionState::Simulated,
+            _,
+        ) => Progress::Running,
     }
 }
 

@@ -28,12 +28,12 @@ pub use request::{
 };
 pub use setting::{SettingAssignment, SettingOrigin, SettingReply, SettingReport};
 pub use state::{
-    ConnectionState, FrontendKind, MirrorState, ProtectionState, ReplicationState, Role,
-    TargetState, TransmitState, VolumeState,
+    CompressionState, ConnectionState, FrontendKind, MirrorState, ProtectionState,
+    ReplicationState, Role, TargetState, TransmitState, VolumeState,
 };
 pub use status::{
-    GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, Status,
-    TargetStatus, VolumeStatus,
+    GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, SimulatedStatus,
+    Status, TargetStatus, VolumeStatus,
 };
 
 /// Version of the JSON forms. A field may be added without a new number; none is removed, renamed

@@ -46,6 +46,41 @@ macro_rules! words {
 pub(crate) use words;
 
 words! {
+    /// What a link does about compression, and why.
+    #[derive(Default)]
+    CompressionState, "compression state" {
+        /// Batches are compressed.
+        On = "on",
+        /// They are not: it is set so, or the link has no driver.
+        #[default]
+        Off = "off",
+        /// They are not: the target does not take compressed frames.
+        NotTaken = "not-taken",
+        /// They are not: the line takes all there is at once.
+        LineIdle = "line-idle",
+        /// They are not for now: they do not get smaller.
+        Incompressible = "incompressible",
+        /// They are not for now: the line is faster than the compressor.
+        LineFaster = "line-faster",
+    }
+}
+
+impl CompressionState {
+    /// Why nothing is compressed, in words.
+    #[must_use]
+    pub const fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::On => None,
+            Self::Off => Some("it is off"),
+            Self::NotTaken => Some("the target does not take it"),
+            Self::LineIdle => Some("the line takes all there is at once"),
+            Self::Incompressible => Some("what is written does not get smaller"),
+            Self::LineFaster => Some("the line is faster than the compressor"),
+        }
+    }
+}
+
+words! {
     /// What a node is for a group.
     Role, "role" {
         /// Serves the group and sends its writes.
@@ -103,6 +138,8 @@ words! {
         Refused = "refused",
         /// Ended by command; changes are tracked.
         Disconnected = "disconnected",
+        /// There is no target: what would be sent is measured.
+        Simulated = "simulated",
     }
 }
 words! {

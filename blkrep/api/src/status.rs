@@ -3,8 +3,9 @@
 //! Owns the JSON of `blkctl status --json`. Fields of sizes end in `_bytes`, of times in `_ms`.
 
 use crate::{
-    ConnectionState, DataState, FrontendKind, MirrorKind, MirrorState, Mode, OnLoss,
-    ProtectionState, ReplicationState, Role, SCHEMA, TargetState, TransmitState, VolumeState,
+    CompressionState, ConnectionState, DataState, FrontendKind, MirrorKind, MirrorState, Mode,
+    OnLoss, ProtectionState, ReplicationState, Role, SCHEMA, TargetState, TransmitState,
+    VolumeState,
 };
 use blkrep_types::{ByteLen, Generation, GroupName, LinkName, NodeName, VolumeName};
 use jiff::Timestamp;
@@ -116,11 +117,17 @@ pub struct LinkStatus {
     pub dirty_bytes: ByteLen,
     /// Bytes of writes and mirror blocks sent since the link was made.
     pub sent_bytes: ByteLen,
-    /// What they took on the wire.
+    /// What they took on the wire, frames and all.
     pub sent_compressed_bytes: ByteLen,
     /// Bytes a second that it and those that share the limit may send; `None`: no limit.
     #[serde(default)]
     pub bandwidth_limit: Option<NonZeroU64>,
+    /// What the link does about compression.
+    #[serde(default)]
+    pub compression: CompressionState,
+    /// What a real link would need, of one that sends nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<SimulatedStatus>,
     /// Since when both ends talk.
     pub connected_since: Option<Timestamp>,
     /// Why the peer or this node refused, in words.
@@ -129,6 +136,35 @@ pub struct LinkStatus {
     /// Why the last attempt failed, in words, while both ends do not talk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+}
+
+/// What a real link would need, by what a simulated one has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SimulatedStatus {
+    /// How long it was measured.
+    pub span_ms: u64,
+    /// Bytes of writes.
+    pub write_bytes: ByteLen,
+    /// What they would have taken on the wire.
+    pub write_compressed_bytes: ByteLen,
+    /// Bytes of mirror blocks.
+    pub mirror_bytes: ByteLen,
+    /// What they would have taken on the wire.
+    pub mirror_compressed_bytes: ByteLen,
+    /// Writes on the wire, a second, on average.
+    pub average_bytes: ByteLen,
+    /// The same in the busiest second.
+    pub peak_1s_bytes: ByteLen,
+    /// A second, in the busiest ten.
+    pub peak_10s_bytes: ByteLen,
+    /// A second, in the busiest sixty.
+    pub peak_60s_bytes: ByteLen,
+    /// The line that queue and time are about: `link.simulated-rate`, a second.
+    pub rate_bytes: ByteLen,
+    /// The longest queue that the writes would have made before that line.
+    pub queue_bytes: ByteLen,
+    /// How long the mirror would have taken on it.
+    pub mirror_ms: u64,
 }
 
 /// The state of one mirror.

@@ -4,9 +4,11 @@
 //! a clock, opens a file or spawns a thread, so that a simulator and the daemon run the same code.
 #![forbid(unsafe_code)]
 
+pub mod compression;
 pub mod dirty;
 pub mod identity;
 pub mod intent;
+pub mod meter;
 pub mod pace;
 pub mod persist;
 pub mod range;

@@ -24,6 +24,10 @@ pub(super) fn explain(group: &mut GroupStatus) {
             problems.push(of_former_source(name, link));
             continue;
         }
+        if link.connection == ConnectionState::Simulated {
+            problems.push(of_simulation(name, link));
+            continue;
+        }
         problems.extend(of_connection(name, link));
         problems.extend(of_stream(name, link));
         problems.extend(of_mirror(name, link));
@@ -108,7 +112,8 @@ fn unprotected(group: &GroupStatus) -> Option<Problem> {
     let name = &group.name;
     let promoted = group.role == Role::Promoted;
     // What links a group has is known while it is served.
-    (group.links.is_empty() && !is_offline(group)).then(|| {
+    let simulated = |link: &LinkStatus| link.connection == ConnectionState::Simulated;
+    (group.links.iter().all(simulated) && !is_offline(group)).then(|| {
         if promoted {
             // Whatever its former source has is older, or apart.
             return warning(
@@ -128,7 +133,7 @@ fn unprotected(group: &GroupStatus) -> Option<Problem> {
 fn of_connection(group: &GroupName, link: &LinkStatus) -> Option<Problem> {
     let LinkStatus { name, peer, .. } = link;
     match link.connection {
-        ConnectionState::Connected => None,
+        ConnectionState::Connected | ConnectionState::Simulated => None,
         // Between two attempts it is down, in an attempt it connects: one who looks sees no change.
         ConnectionState::Connecting if link.last_error.is_none() => None,
         ConnectionState::Down | ConnectionState::Connecting => Some(down(link)),
@@ -146,6 +151,17 @@ fn of_connection(group: &GroupName, link: &LinkStatus) -> Option<Problem> {
             format!("connect it again: blkctl connect {group} --to {peer}"),
         )),
     }
+}
+
+fn of_simulation(group: &GroupName, link: &LinkStatus) -> Problem {
+    note(
+        format!("link {} is simulated", link.name),
+        "what it would send is measured; nothing leaves this node, and it protects nothing",
+        format!(
+            "end it when you know enough: blkctl disconnect {group} --link {} --forget",
+            link.name
+        ),
+    )
 }
 
 /// A promoted group keeps account of what its former source lacks, wherever that is now.
@@ -391,7 +407,7 @@ fn of_replica(group: &GroupName, target: &TargetStatus) -> Option<Problem> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use blkrep_api::{MirrorStatus, Mode, QueueStatus};
+    use blkrep_api::{CompressionState, MirrorStatus, Mode, QueueStatus};
     use blkrep_types::{ByteLen, Generation, LinkName};
 
     fn link() -> LinkStatus {
@@ -413,6 +429,8 @@ mod tests {
             sent_bytes: ByteLen::ZERO,
             sent_compressed_bytes: ByteLen::ZERO,
             bandwidth_limit: None,
+            compression: CompressionState::Off,
+            simulated: None,
             connected_since: None,
             refusal: None,
             last_error: None,
@@ -439,6 +457,20 @@ mod tests {
         let mut lonely = group(Vec::new());
         explain(&mut lonely);
         assert!(lonely.problems[0].action.contains("blkctl connect db"));
+    }
+
+    #[test]
+    fn a_simulated_link_protects_nothing() {
+        let mut simulated = link();
+        simulated.connection = ConnectionState::Simulated;
+        simulated.data_state = DataState::NotReady;
+        let mut alone = group(vec![simulated.clone()]);
+        explain(&mut alone);
+        let what: Vec<_> = alone.problems.iter().map(|p| p.what.as_str()).collect();
+        assert_eq!(what, ["group db has no link", "link east is simulated"]);
+        let mut beside = group(vec![simulated, link()]);
+        explain(&mut beside);
+        assert_eq!(beside.problems.len(), 1);
     }
 
     #[test]

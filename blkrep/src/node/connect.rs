@@ -4,7 +4,7 @@
 //! answer of the command. Never drives a link.
 
 use super::link_options::{change_one, changed, check_timeout};
-use super::links::{FORMER_SOURCE, address};
+use super::links::{FORMER_SOURCE, NULL, address};
 use super::state::Engine;
 use super::{Inner, errors};
 use crate::engine::link::{LinkConnection, Refusal};
@@ -13,9 +13,8 @@ use blkrep_api::{
     ApiError, ConnectReply, ConnectRequest, DisconnectReply, DisconnectRequest, ErrorCode, EventId,
     NewEvent,
 };
-use blkrep_types::{GroupName, LinkName, LossPolicy, MirrorKind};
+use blkrep_types::{GroupName, LinkName, LossPolicy, MirrorKind, Mode};
 use blkrep_wire::RefuseCode;
-use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,9 +45,13 @@ impl Inner {
                 "connect without --trust-map: both ends are compared by digest, and only what differs travels",
             ));
         }
-        let peer = address(&subject, &request.to)?;
+        let simulated = request.to == NULL;
+        let peer = match simulated {
+            true => simulation(&subject, request)?,
+            false => address(&subject, &request.to)?.to_string(),
+        };
         let known = engine.links();
-        let same_peer = known.iter().find(|link| link.peer == peer.to_string());
+        let same_peer = known.iter().find(|link| link.peer == peer);
         let named = request
             .link
             .as_ref()
@@ -57,15 +60,26 @@ impl Inner {
         let former = known
             .iter()
             .find(|link| link.name.as_str() == FORMER_SOURCE);
-        let former = former.filter(|link| request.link.is_none() && link.peer.is_empty());
-        let again = named.or(former).map(|link| link.name.clone());
+        let wanted = request.link.is_none() && !simulated;
+        let former = former.filter(|link| wanted && link.peer.is_empty());
+        let again = named.or(former);
+        // A simulated link takes everything for sent: what it tracks is worth nothing to another.
+        if let Some(link) = again.filter(|link| simulated != (link.peer == NULL)) {
+            return Err(ApiError::new(
+                ErrorCode::LinkExists,
+                format!("{subject} link {}", link.name),
+                "a simulated link cannot become a real one, nor a real one simulated",
+                "give the new link another name: --as NAME",
+            ));
+        }
+        let again = again.map(|link| link.name.clone());
         let name = match (&again, &request.link) {
             (Some(name), _) | (None, Some(name)) => name.clone(),
             (None, None) => free_name(&known.iter().map(|link| &link.name).collect::<Vec<_>>()),
         };
         match &again {
-            Some(_) => self.connect_again(&engine, request, &name, peer)?,
-            None => self.add_link(&engine, request, &name, peer)?,
+            Some(_) => self.connect_again(&engine, request, &name, &peer)?,
+            None => self.add_link(&engine, request, &name, &peer)?,
         }
         self.start_link(&request.group, &engine, &name)?;
         Ok((name, again.is_none()))
@@ -76,7 +90,7 @@ impl Inner {
         engine: &Engine,
         request: &ConnectRequest,
         name: &LinkName,
-        peer: SocketAddr,
+        peer: &str,
     ) -> Result<(), ApiError> {
         let subject = format!("group {}", request.group);
         let limit = usize::from(self.settings.group(&request.group).links_max);
@@ -91,7 +105,7 @@ impl Inner {
         let takes_over = request.mirror == Some(MirrorKind::Checksum) && request.confirmed;
         let spec = LinkSpec {
             name: name.clone(),
-            peer: peer.to_string(),
+            peer: peer.to_owned(),
             paths: self.target_paths(engine, request)?,
             mode: request.mode.unwrap_or_default(),
             loss: changed(
@@ -150,7 +164,7 @@ impl Inner {
         engine: &Engine,
         request: &ConnectRequest,
         name: &LinkName,
-        peer: SocketAddr,
+        peer: &str,
     ) -> Result<(), ApiError> {
         let subject = format!("group {} link {name}", request.group);
         let wrap = |error| errors::of_engine(&subject, &error);
@@ -170,7 +184,7 @@ impl Inner {
             Some(self.target_paths(engine, request)?)
         };
         engine
-            .retarget_link(name, peer.to_string(), paths)
+            .retarget_link(name, peer.to_owned(), paths)
             .map_err(wrap)?;
         let loss = (request.on_loss, request.loss_timeout_ms);
         change_one(engine, name, request.mode, loss).map_err(wrap)?;
@@ -211,6 +225,13 @@ impl Inner {
                     self.drop_link(&request.group, name);
                 }
                 return Err(refused(&request.group, &refusal));
+            }
+            if snapshot.connection == LinkConnection::Up && request.to == NULL {
+                return Ok(reply(format!(
+                    "simulated: nothing is sent and nothing is protected; blkctl status {} shows what a real link \
+                     would need",
+                    request.group
+                )));
             }
             if snapshot.connection == LinkConnection::Up {
                 let peer = snapshot
@@ -276,6 +297,31 @@ impl Inner {
             tracking: !request.forget,
         })
     }
+}
+
+/// What a link may not be that sends nothing.
+fn simulation(subject: &str, request: &ConnectRequest) -> Result<String, ApiError> {
+    let wrong = |happened: &str, action: &str| {
+        Err(ApiError::new(
+            ErrorCode::BadRequest,
+            subject,
+            happened,
+            action,
+        ))
+    };
+    if request.mode.is_some_and(|mode| mode != Mode::Async) {
+        return wrong(
+            "a simulated link confirms nothing, so no write may wait for it",
+            "connect to null without --mode, or with --mode async",
+        );
+    }
+    if !request.map.is_empty() || request.overwrite {
+        return wrong(
+            "a simulated link has no target: there is no place to map and nothing to overwrite",
+            "connect to null without --map and --overwrite",
+        );
+    }
+    Ok(NULL.to_owned())
 }
 
 /// A refusal in the words of the control API.

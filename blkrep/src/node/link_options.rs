@@ -2,6 +2,7 @@
 //!
 //! Owns the command, the event it leaves and its words. Never decides what a lost link means.
 
+use super::links::NULL;
 use super::state::Engine;
 use super::{Inner, errors};
 use crate::engine::source::OpenError;
@@ -46,14 +47,40 @@ pub(super) fn check_timeout(subject: &str, timeout_ms: Option<u32>) -> Result<()
     ))
 }
 
+/// A simulated link has no target that could acknowledge anything.
+fn check_simulated(
+    subject: &str,
+    engine: &Engine,
+    link: &LinkName,
+    mode: Option<Mode>,
+) -> Result<(), ApiError> {
+    let links = engine.links();
+    let record = links.iter().find(|known| known.name == *link);
+    let simulated = record.is_some_and(|record| record.peer == NULL);
+    if !simulated || mode.is_none_or(|mode| mode == Mode::Async) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::NotSupported,
+        subject,
+        "it is simulated: nothing would ever be acknowledged",
+        "leave it in mode async; connect a real target for the others",
+    ))
+}
+
 impl Inner {
     pub(super) fn change_link(&self, request: &LinkRequest) -> Result<CommandReply, ApiError> {
         let group = &request.group;
         check_timeout(&format!("group {group}"), request.loss_timeout_ms)?;
         let engine = self.source(group)?;
+        let links = self.meant(group, &engine, request.link.as_ref(), false)?;
+        let subject = |link: &LinkName| format!("group {group} link {link}");
+        for link in &links {
+            check_simulated(&subject(link), &engine, link, request.mode)?;
+        }
         let mut notes = Vec::new();
-        for link in self.meant(group, &engine, request.link.as_ref(), false)? {
-            let wrap = |error| errors::of_engine(format!("group {group} link {link}"), &error);
+        for link in links {
+            let wrap = |error| errors::of_engine(subject(&link), &error);
             let loss = (request.on_loss, request.loss_timeout_ms);
             let note = change_one(&engine, &link, request.mode, loss).map_err(wrap)?;
             let event = NewEvent::new(EventId::LinkChanged, note.clone());

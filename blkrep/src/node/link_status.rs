@@ -2,17 +2,21 @@
 //!
 //! Owns the translation of a group's and a driver's facts about a link into the API's words.
 
+use super::links::NULL;
 use super::state::Engine;
 use super::{Inner, clock};
 use crate::engine::link::{LinkConnection, LinkSnapshot};
 use blkrep_api::{
-    ConnectionState, LinkStatus, MirrorState, MirrorStatus, ProtectionState, QueueStatus,
-    ReplicationState, TransmitState,
+    CompressionState, ConnectionState, LinkStatus, MirrorState, MirrorStatus, ProtectionState,
+    QueueStatus, ReplicationState, SimulatedStatus, TransmitState,
 };
+use blkrep_core::compression::Packing;
+use blkrep_core::meter::Meter;
 use blkrep_core::source::{
     Connection, LinkStatus as Facts, MirrorPhase, MirrorProgress, Position, Protection, Transmit,
 };
-use blkrep_types::{ByteLen, GroupName, Mode};
+use blkrep_types::{ByteLen, DataState, GroupName, Mode};
+use std::time::Duration;
 
 impl Inner {
     pub(super) fn link_statuses(&self, group: &GroupName, engine: &Engine) -> Vec<LinkStatus> {
@@ -29,7 +33,8 @@ impl Inner {
                 let lag = facts.oldest.map(|oldest| clock::now().since(oldest));
                 let behind = facts.position == Position::Behind;
                 let lag = (!behind).then(|| lag.map_or(0, |lag| lag.as_millis()));
-                Some(LinkStatus {
+                let simulated = snapshot.meter.as_ref().map(simulated);
+                let status = LinkStatus {
                     peer: record.peer.clone(),
                     mode: record.mode,
                     on_loss: record.loss.on_loss,
@@ -49,17 +54,57 @@ impl Inner {
                     },
                     dirty_bytes: facts.dirty_bytes,
                     sent_bytes: facts.sent_bytes,
-                    sent_compressed_bytes: ByteLen::new(snapshot.wire_bytes_sent),
                     bandwidth_limit: control.and_then(|control| control.settings().pace.rate()),
+                    sent_compressed_bytes: facts.framed_bytes,
+                    compression: compression(snapshot.packing),
                     connected_since: snapshot.connected_since.map(clock::timestamp),
                     last_error: snapshot
                         .last_error
                         .filter(|_| snapshot.connection != LinkConnection::Up && wanted),
                     refusal: snapshot.refusal.map(|refusal| refusal.text),
+                    simulated,
                     name,
+                };
+                Some(match status.peer == NULL {
+                    true => as_simulated(status),
+                    false => status,
                 })
             });
         links.collect()
+    }
+}
+
+/// A link that sends nothing holds no replica, whatever its driver takes for sent.
+fn as_simulated(status: LinkStatus) -> LinkStatus {
+    LinkStatus {
+        connection: match status.connection {
+            ConnectionState::Connected => ConnectionState::Simulated,
+            other => other,
+        },
+        replication: ReplicationState::Stopped,
+        data_state: DataState::NotReady,
+        sent_bytes: ByteLen::ZERO,
+        sent_compressed_bytes: ByteLen::ZERO,
+        ..status
+    }
+}
+
+fn simulated(meter: &Meter) -> SimulatedStatus {
+    let needs = meter.needs(clock::now());
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    SimulatedStatus {
+        span_ms: millis(needs.span),
+        write_bytes: needs.writes.plain,
+        write_compressed_bytes: needs.writes.framed,
+        mirror_bytes: needs.mirror.plain,
+        mirror_compressed_bytes: needs.mirror.framed,
+        average_bytes: needs.average,
+        peak_1s_bytes: needs.peaks[0],
+        peak_10s_bytes: needs.peaks[1],
+        peak_60s_bytes: needs.peaks[2],
+        rate_bytes: needs.rate,
+        queue_bytes: needs.queue,
+        mirror_ms: millis(needs.mirror_time),
     }
 }
 
@@ -81,6 +126,17 @@ const fn protection(mode: Mode, protection: Protection) -> ProtectionState {
         (_, Protection::Joining { .. } | Protection::Recording(_)) => ProtectionState::CatchingUp,
         (_, Protection::Kept) => ProtectionState::Kept,
         (_, Protection::Lost { .. } | Protection::Degrading(_)) => ProtectionState::Waiting,
+    }
+}
+
+const fn compression(packing: Packing) -> CompressionState {
+    match packing {
+        Packing::Off => CompressionState::Off,
+        Packing::NotTaken => CompressionState::NotTaken,
+        Packing::LineIdle => CompressionState::LineIdle,
+        Packing::Incompressible => CompressionState::Incompressible,
+        Packing::LineFaster => CompressionState::LineFaster,
+        Packing::Packed => CompressionState::On,
     }
 }
 

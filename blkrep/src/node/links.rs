@@ -21,6 +21,9 @@ const RING_ENTRIES: u32 = 256;
 /// The link of a promoted group that tracks what its former source lacks.
 pub(super) const FORMER_SOURCE: &str = "former-source";
 
+/// Where a link leads that sends nothing.
+pub(super) const NULL: &str = "null";
+
 /// A link's thread.
 #[derive(Debug)]
 pub(super) struct LinkDriver {
@@ -70,6 +73,10 @@ impl LinkWatch for Watch {
     fn event(&self, event: &LinkEvent) {
         let (id, text) = match event {
             LinkEvent::Up { peer, .. } => (EventId::LinkUp, format!("connected to node {peer}")),
+            LinkEvent::Simulated => {
+                let text = "what it would send is measured; it protects nothing";
+                (EventId::LinkSimulated, text.to_owned())
+            }
             LinkEvent::Down { reason } => (EventId::LinkDown, reason.clone()),
             LinkEvent::Refused(refusal) => (EventId::LinkRefused, refusal.text.clone()),
             LinkEvent::Foreign { history } => return self.foreign(history),
@@ -209,7 +216,10 @@ impl Inner {
         let link = links.iter().find(|link| link.name == *name);
         let to = link.map(|link| link.peer.clone()).unwrap_or_default();
         let settings = self.settings.group(group);
-        let peer = address(&subject, &to)?;
+        let peer = match to == NULL {
+            true => SocketAddr::from(([0, 0, 0, 0], 0)),
+            false => address(&subject, &to)?,
+        };
         Ok(LinkSettings {
             node: self.name.clone(),
             peer,
@@ -219,6 +229,10 @@ impl Inner {
             progress_timeout: settings.progress_timeout,
             reconnect: settings.reconnect,
             reconnect_interval: settings.reconnect_interval,
+            compression: settings.compression,
+            compression_level: settings.compression_level,
+            simulated: to == NULL,
+            simulated_rate: settings.simulated_rate,
         })
     }
 

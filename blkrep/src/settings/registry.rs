@@ -214,6 +214,12 @@ registry! {
         "Connect again by itself after the connection was lost.";
     LinkReconnectInterval = "link.reconnect-interval", time(100, 3_600_000), "1s", Live, true,
         "Time between two attempts to connect again.";
+    LinkCompression = "link.compression", Kind::Choice(&["adaptive", "on", "off"]), "adaptive", Live, true,
+        "Compress what is sent: `adaptive` where the line is the slower one and the data gets smaller, `on` always, for lines that are paid by the byte, or `off`. Needs a target that takes it.";
+    LinkCompressionLevel = "link.compression-level", count(1, 9), "1", Live, true,
+        "How hard zstd tries. A level above 1 takes more processor for a little less on the line; above 9 one batch would hold up acknowledgements for too long.";
+    LinkSimulatedRate = "link.simulated-rate", size(10 * KIB, 100 * GIB, 1), "12500000B", Live, true,
+        "Bytes a second of the line that a simulated link (`connect --to null`) is measured against: the queue it would need, the time of a mirror. The default is 100 Mbit/s.";
     LinkInFlight = "link.in-flight", size(MIB, 4 * GIB, 4 * KIB), "16MiB", Live, true,
         "Bytes sent and not yet acknowledged as received, at most. More fills a longer line; it is memory of the target's receive path.";
     LinkMirrorInFlight = "link.mirror-in-flight", size(MIB, GIB, 4 * KIB), "4MiB", Live, true,

@@ -1,6 +1,7 @@
 //! Settings in force, as plain typed structs for the engines.
 
 use super::{Key, Value};
+use blkrep_core::compression::Compression;
 use blkrep_types::{ByteLen, ExtentSize, Rate, WeeklyRates};
 use std::time::Duration;
 
@@ -44,6 +45,12 @@ pub struct GroupSettings {
     pub reconnect: bool,
     /// Time between two attempts.
     pub reconnect_interval: Duration,
+    /// Whether what is sent is compressed.
+    pub compression: Compression,
+    /// How hard.
+    pub compression_level: u8,
+    /// Bytes a second of the line that simulated links are measured against.
+    pub simulated_rate: ByteLen,
     /// Sent and not acknowledged at most.
     pub in_flight: ByteLen,
     /// The same of mirror blocks.
@@ -126,6 +133,13 @@ impl<F: Fn(Key) -> Value> Values<F> {
             connect_timeout: self.time(Key::LinkConnectTimeout),
             reconnect: self.switch(Key::LinkReconnect),
             reconnect_interval: self.time(Key::LinkReconnectInterval),
+            compression: match (self.0)(Key::LinkCompression) {
+                Value::Choice("off") => Compression::Off,
+                Value::Choice("on") => Compression::On,
+                _ => Compression::Adaptive,
+            },
+            compression_level: self.count(Key::LinkCompressionLevel),
+            simulated_rate: self.size(Key::LinkSimulatedRate),
             in_flight: self.size(Key::LinkInFlight),
             mirror_in_flight: self.size(Key::LinkMirrorInFlight),
             bandwidth: match (self.0)(Key::LinkBandwidth) {

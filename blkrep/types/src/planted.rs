@@ -162,6 +162,10 @@ bugs! {
     // What rots, or is changed on its way.
     /// The checksum of a write's bytes is not looked at when it comes from the network.
     DataChecksumIgnored,
+    /// No checksum of a packed frame is looked at: what inflates is believed.
+    PackedChecksumIgnored,
+    /// A link packs what it sends, whatever the target takes.
+    PackedUnasked,
     /// The checksum of a write's bytes is not looked at when it comes from the journal.
     JournalChecksumIgnored,
     /// The checksum of a sector of the source's maps is not looked at.

@@ -57,6 +57,9 @@ pub enum WireError {
         /// The record's place.
         seq: u64,
     },
+    /// What the codec made does not become what its head says.
+    #[error("a frame 'packed' does not inflate to as many bytes as it says")]
+    Inflate,
     /// A field has a value that it cannot have, or a reserved one is not zero.
     #[error("field '{field}' of a frame '{kind}' has no legal value")]
     Field {

@@ -6,7 +6,7 @@
 use crate::data::DataFrame;
 use crate::handshake::{Hello, Refuse, Start, Welcome};
 use crate::layout::DATA_HEAD_BYTES;
-use crate::limits::{FRAME_DATA_BYTES_MAX, SOURCE_BODY_MAX, TARGET_BODY_MAX};
+use crate::limits::{FRAME_DATA_BYTES_MAX, PACKED_PLAIN_MAX, SOURCE_BODY_MAX, TARGET_BODY_MAX};
 use crate::stream::{Ack, DigestReply, Farewell, MapEnd, MapPart};
 use std::fmt;
 
@@ -69,6 +69,8 @@ kinds! {
     Error = 12 "error",
     /// Either: I end this in order, and why.
     Goodbye = 13 "goodbye",
+    /// Source: records of the stream, packed.
+    Packed = 14 "packed",
 }
 
 impl FrameKind {
@@ -77,6 +79,8 @@ impl FrameKind {
     pub const fn body_bytes_max(self) -> usize {
         match self {
             Self::Data => SOURCE_BODY_MAX,
+            // Packing makes smaller.
+            Self::Packed => PACKED_PLAIN_MAX,
             Self::Hello => crate::limits::HELLO_BODY_MAX,
             Self::Welcome
             | Self::Refuse
@@ -163,7 +167,7 @@ impl Message {
 pub enum Frame {
     /// Small and owned.
     Message(Message),
-    /// Records of the stream, with their bytes where they were received.
+    /// Records of the stream, with their bytes where they were received, or where they were inflated.
     Data(DataFrame),
 }
 

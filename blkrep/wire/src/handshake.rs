@@ -9,10 +9,12 @@ use crate::layout::{
     HelloHead, HelloVolumeBytes, RefuseHead, StartBody, WelcomeHead, WelcomeVolumeBytes,
 };
 use crate::limits::{PATH_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::packed::Codecs;
 use crate::read::{
     Body, clean, count, count_from_history, data_state_number, mirror_from, mirror_number,
     name_bytes, write_history,
 };
+use crate::version::VERSION_PACKED;
 use blkrep_types::limits::GROUP_VOLUMES_MAX;
 use blkrep_types::{
     BlockSize, ByteLen, DataState, ExtentSize, Generation, GroupName, History, Incarnation,
@@ -236,6 +238,8 @@ pub struct Welcome {
     pub journal_used: ByteLen,
     /// Bytes its journal can hold.
     pub journal_capacity: ByteLen,
+    /// In which codecs it takes packed frames; none before version 2.
+    pub codecs: Codecs,
     /// Its volumes, by index.
     pub volumes: Vec<WelcomeVolume>,
 }
@@ -261,6 +265,7 @@ impl Welcome {
             history,
             journal_used: ByteLen::ZERO,
             journal_capacity: ByteLen::ZERO,
+            codecs: Codecs::NONE,
             volumes,
         }
     }
@@ -280,7 +285,8 @@ impl Welcome {
             durable: self.durable.into(),
             journal_used: self.journal_used.get().into(),
             journal_capacity: self.journal_capacity.get().into(),
-            reserved_end: [0; 16],
+            codecs: self.codecs.bits(),
+            reserved_end: [0; 15],
         };
         out.extend_from_slice(head.as_bytes());
         write_history(&self.history, out);
@@ -299,6 +305,9 @@ impl Welcome {
         let head: WelcomeHead = body.take("head")?;
         body.reserved(&head.reserved, "reserved")?;
         body.reserved(&head.reserved_end, "reserved_end")?;
+        let codecs = Codecs::from_bits(head.codecs).ok_or_else(|| body.wrong("codecs"))?;
+        let known = head.version.get() >= VERSION_PACKED || codecs == Codecs::NONE;
+        body.check(known, "codecs")?;
         let history = body.history(head.generation_count.get())?;
         let volume_count = usize::from(head.volume_count.get());
         body.check(volume_count <= GROUP_VOLUMES_MAX, "volume_count")?;
@@ -325,6 +334,7 @@ impl Welcome {
             durable: head.durable.into(),
             journal_used: ByteLen::new(head.journal_used.get()),
             journal_capacity: ByteLen::new(head.journal_capacity.get()),
+            codecs,
             volumes,
         };
         body.end()?;

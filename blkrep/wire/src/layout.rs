@@ -70,7 +70,7 @@ layout! {
     WelcomeHead: 144 {
         version: U16, role: u8, data_state: u8, generation_count: U16, volume_count: U16,
         node: Name, reserved: [u8; 6], durable: WriteNameBytes, journal_used: U64,
-        journal_capacity: U64, reserved_end: [u8; 16],
+        journal_capacity: U64, codecs: u8, reserved_end: [u8; 15],
     }
 }
 layout! {
@@ -113,6 +113,12 @@ layout! {
     }
 }
 layout! {
+    /// Body of `Packed`, before what the codec made.
+    PackedHead: 16 {
+        plain_bytes: U32, checked_bytes: U32, plain_crc: U32, codec: u8, reserved: [u8; 3],
+    }
+}
+layout! {
     /// Body of `Ack`.
     AckBody: 128 {
         received: WriteNameBytes, durable: WriteNameBytes, applied: WriteNameBytes,
@@ -148,6 +154,9 @@ pub const RECORD_HEADER_BYTES: usize = size_of::<RecordHeader>();
 
 /// Bytes of a data frame's body before its records.
 pub(crate) const DATA_HEAD_BYTES: usize = size_of::<DataHead>();
+
+/// Bytes of a packed frame's body before what the codec made.
+pub(crate) const PACKED_HEAD_BYTES: usize = size_of::<PackedHead>();
 
 /// Bytes of the header that its checksum covers: all before the checksum itself.
 pub(crate) const HEADER_CHECKED_BYTES: usize = FRAME_HEADER_BYTES - size_of::<U32>();

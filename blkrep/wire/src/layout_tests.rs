@@ -35,6 +35,7 @@ const TABLES: &[(&str, usize, Fields)] = tables![
     MapEndBody,
     DataHead,
     RecordHeader,
+    PackedHead,
     AckBody,
     DigestsHead,
     DigestBytes,
@@ -142,6 +143,10 @@ fn every_limit_is_on_the_page() {
         format!(
             "length of its path, 0 to {} |",
             crate::limits::PATH_BYTES_MAX
+        ),
+        format!(
+            "at most {} bytes\nonce inflated",
+            crate::limits::PACKED_PLAIN_MAX
         ),
         format!("at most {} unless", blkrep_types::limits::REQUEST_BYTES_MAX),
     ] {

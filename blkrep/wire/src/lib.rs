@@ -14,18 +14,20 @@ mod frame;
 mod handshake;
 mod layout;
 pub mod limits;
+mod packed;
 mod read;
 mod stream;
 mod version;
 
 pub use data::{DataFrame, DataPlan, Entry, Received};
 pub use decoder::Decoder;
-pub use encoder::Encoder;
+pub use encoder::{Encoder, Written};
 pub use error::WireError;
 pub use frame::{Frame, FrameKind, Message};
 pub use handshake::{
     Hello, HelloVolume, PeerRole, Refuse, RefuseCode, Start, Welcome, WelcomeVolume,
 };
 pub use layout::{FRAME_HEADER_BYTES, RECORD_HEADER_BYTES};
+pub use packed::{Codecs, Inflater, Packer};
 pub use stream::{Ack, Applying, DigestReply, Farewell, FarewellCode, MapEnd, MapPart};
-pub use version::{HANDSHAKE_VERSION, VERSION_MAX, VERSION_MIN, negotiate};
+pub use version::{HANDSHAKE_VERSION, VERSION_MAX, VERSION_MIN, VERSION_PACKED, negotiate};

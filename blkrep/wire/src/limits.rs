@@ -13,6 +13,15 @@ pub const FRAME_RECORDS_MAX: usize = 1024;
 pub const SOURCE_BODY_MAX: usize =
     DATA_HEAD_BYTES + FRAME_RECORDS_MAX * RECORD_HEADER_BYTES + FRAME_DATA_BYTES_MAX;
 
+/// Body of a data frame that a packed one stands for: the largest record, or as much of small ones.
+/// A target keeps a buffer of this size for each source, and no packed frame becomes more.
+pub const PACKED_PLAIN_MAX: usize =
+    DATA_HEAD_BYTES + FRAME_RECORDS_MAX * RECORD_HEADER_BYTES + (1 << 20);
+const _: () = assert!(
+    PACKED_PLAIN_MAX as u64 > blkrep_types::limits::REQUEST_BYTES_MAX,
+    "any record can be packed"
+);
+
 /// Body of a frame from target to source: map parts and digests are cut to fit.
 pub const TARGET_BODY_MAX: usize = 128 << 10;
 

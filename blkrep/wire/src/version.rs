@@ -7,7 +7,10 @@
 pub const VERSION_MIN: u16 = 1;
 
 /// The newest version this build speaks.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
+
+/// The oldest version in which a target says which codecs it takes, and packed frames are legal.
+pub const VERSION_PACKED: u16 = 2;
 
 /// The version in the header of every frame before the peers agreed on one.
 pub const HANDSHAKE_VERSION: u16 = 1;

@@ -67,7 +67,7 @@ fn every_message_arrives_as_it_was_sent() {
     let covered: Vec<_> = messages().iter().map(Message::kind).collect();
     let all = FrameKind::ALL
         .iter()
-        .filter(|kind| **kind != FrameKind::Data);
+        .filter(|kind| ![FrameKind::Data, FrameKind::Packed].contains(kind));
     assert!(
         all.clone().all(|kind| covered.contains(kind)),
         "every kind has a sample"
@@ -348,7 +348,7 @@ proptest! {
     }
 
     #[test]
-    fn any_body_under_right_checksums_is_taken_or_refused(kind in 1_u16..14, body in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), any::<u8>()], 0..600), checked in 0_usize..600) {
+    fn any_body_under_right_checksums_is_taken_or_refused(kind in 1_u16..15, body in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), any::<u8>()], 0..600), checked in 0_usize..600) {
         let data = kind == FrameKind::Data.number();
         let checked = if data { checked.min(body.len()) } else { body.len() };
         let mut bytes = header(1, kind, u32::try_from(body.len()).unwrap(), u32::try_from(checked).unwrap(), 0);

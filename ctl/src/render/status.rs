@@ -4,7 +4,8 @@ use super::put;
 use crate::output::{Painter, Tone};
 use blkrep_api::{
     ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
-    ProtectionState, ReplicationState, Role, Status, TargetStatus, VolumeState, VolumeStatus,
+    ProtectionState, ReplicationState, Role, SimulatedStatus, Status, TargetStatus, VolumeState,
+    VolumeStatus,
 };
 use blkrep_types::{ByteLen, Generation, rate_text};
 use std::fmt::Write as _;
@@ -99,7 +100,9 @@ fn volume(text: &mut String, painter: Painter, volume: &VolumeStatus, data: Opti
 fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
     let connection = match link.connection {
         ConnectionState::Connected => Tone::Good,
-        ConnectionState::Connecting | ConnectionState::Disconnected => Tone::Plain,
+        ConnectionState::Connecting
+        | ConnectionState::Disconnected
+        | ConnectionState::Simulated => Tone::Plain,
         ConnectionState::Down => Tone::Warn,
         ConnectionState::Refused => Tone::Bad,
     };
@@ -148,7 +151,7 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
     if link.dirty_bytes > ByteLen::ZERO {
         write!(line, ", dirty {}", amount(link.dirty_bytes)).expect("a String takes all text");
     }
-    write!(line, ", sent {}", amount(link.sent_bytes)).expect("a String takes all text");
+    write!(line, ", {}", sent(link)).expect("a String takes all text");
     if link.bandwidth_limit.is_some() {
         let limit = rate_text(link.bandwidth_limit);
         write!(line, ", limit {limit}").expect("a String takes all text");
@@ -165,6 +168,9 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
             link.on_loss
         );
     }
+    if let Some(needs) = &link.simulated {
+        simulated(text, needs);
+    }
     if link.mirror.state != MirrorState::Idle {
         let mirror = &link.mirror;
         let kind = mirror
@@ -180,6 +186,50 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
             amount(mirror.bytes_remaining)
         );
     }
+}
+
+/// What a real link would need.
+fn simulated(text: &mut String, needs: &SimulatedStatus) {
+    let span = needs.span_ms / 1000;
+    put!(
+        text,
+        "    simulated for {span} s: writes {} a second on average, {} in the busiest second, {} over 10 s, {} over 60 s",
+        amount(needs.average_bytes),
+        amount(needs.peak_1s_bytes),
+        amount(needs.peak_10s_bytes),
+        amount(needs.peak_60s_bytes)
+    );
+    let of = |plain: ByteLen, wire: ByteLen| format!("{} as {}", amount(plain), amount(wire));
+    put!(
+        text,
+        "    compression: writes {}, mirror {}",
+        of(needs.write_bytes, needs.write_compressed_bytes),
+        of(needs.mirror_bytes, needs.mirror_compressed_bytes)
+    );
+    put!(
+        text,
+        "    on a line of {} a second: a queue of {}, a mirror of {} s",
+        amount(needs.rate_bytes),
+        amount(needs.queue_bytes),
+        needs.mirror_ms.div_ceil(1000)
+    );
+}
+
+/// What was sent, how much smaller it was on the wire, and why nothing is compressed now.
+fn sent(link: &LinkStatus) -> String {
+    let mut text = format!("sent {}", amount(link.sent_bytes));
+    let (plain, wire) = (link.sent_bytes.get(), link.sent_compressed_bytes.get());
+    if wire > 0 && wire < plain {
+        let tenths = u128::from(plain) * 10 / u128::from(wire);
+        let (ratio, tenth) = (tenths / 10, tenths % 10);
+        let wire = amount(link.sent_compressed_bytes);
+        write!(text, " as {wire} ({ratio}.{tenth} to 1)").expect("a String takes all text");
+    }
+    let reason = link.compression.reason();
+    if let Some(reason) = reason.filter(|_| link.connection == ConnectionState::Connected) {
+        write!(text, ", not compressed: {reason}").expect("a String takes all text");
+    }
+    text
 }
 
 fn target(text: &mut String, painter: Painter, target: &TargetStatus) {
@@ -245,6 +295,54 @@ fn amount(bytes: ByteLen) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blkrep_api::{
+        CompressionState, MirrorStatus, Mode, QueueStatus, ReplicationState, TransmitState,
+    };
+
+    fn link(plain: u64, wire: u64, compression: CompressionState) -> LinkStatus {
+        LinkStatus {
+            name: "east".to_owned().try_into().expect("a name"),
+            peer: "192.0.2.1:7420".to_owned(),
+            mode: Mode::Async,
+            on_loss: blkrep_api::OnLoss::Continue,
+            loss_timeout_ms: 2000,
+            protection: ProtectionState::NotAsked,
+            bandwidth_limit: None,
+            connection: ConnectionState::Connected,
+            transmit: TransmitState::Started,
+            mirror: MirrorStatus::idle(),
+            replication: ReplicationState::Replicating,
+            data_state: DataState::Ok,
+            lag_ms: Some(0),
+            queue: QueueStatus::default(),
+            dirty_bytes: ByteLen::ZERO,
+            sent_bytes: ByteLen::new(plain),
+            sent_compressed_bytes: ByteLen::new(wire),
+            compression,
+            simulated: None,
+            connected_since: None,
+            refusal: None,
+            last_error: None,
+        }
+    }
+
+    #[test]
+    fn a_link_says_what_compression_brings_and_why_there_is_none() {
+        const MIB: u64 = 1 << 20;
+        let mut on = link(31 * MIB, 10 * MIB, CompressionState::On);
+        assert_eq!(sent(&on), "sent 31.0 MiB as 10.0 MiB (3.1 to 1)");
+        on.compression = CompressionState::Incompressible;
+        assert_eq!(
+            sent(&on),
+            "sent 31.0 MiB as 10.0 MiB (3.1 to 1), not compressed: what is written does not get smaller"
+        );
+        on.connection = ConnectionState::Down;
+        assert_eq!(sent(&on), "sent 31.0 MiB as 10.0 MiB (3.1 to 1)");
+        let idle = link(MIB, MIB + 100, CompressionState::LineIdle);
+        let text = "sent 1.0 MiB, not compressed: the line takes all there is at once";
+        assert_eq!(sent(&idle), text);
+        assert_eq!(sent(&link(0, 0, CompressionState::On)), "sent 0 B");
+    }
 
     #[test]
     fn amounts_are_short() {

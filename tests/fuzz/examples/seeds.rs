@@ -43,9 +43,11 @@ fn main() {
     }
 }
 
-/// The frames of `blkrep-wire`'s golden file: kind and body.
-fn golden() -> Vec<(u8, Vec<u8>)> {
-    let text = include_str!("../../../blkrep/wire/tests/golden/v1.txt");
+const V1: &str = include_str!("../../../blkrep/wire/tests/golden/v1.txt");
+const V2: &str = include_str!("../../../blkrep/wire/tests/golden/v2.txt");
+
+/// The frames of one of `blkrep-wire`'s golden files: kind and body.
+fn golden(text: &str) -> Vec<(u8, Vec<u8>)> {
     let byte = |pair: &[u8]| {
         let text = std::str::from_utf8(pair).expect("hex");
         u8::from_str_radix(text, 16).expect("hex")
@@ -62,7 +64,7 @@ fn golden() -> Vec<(u8, Vec<u8>)> {
 fn frames() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     let mut all = vec![2, 1, 9, 30, 200];
-    for (kind, body) in golden() {
+    for (kind, body) in golden(V1) {
         let mut seed = vec![2, 3, 1, 4, 1];
         for out in [&mut seed, &mut all] {
             out.extend([kind, 0]);
@@ -72,11 +74,18 @@ fn frames() -> Vec<Vec<u8>> {
     }
     seeds.push(all);
     seeds.push([&[3, 0, 0, 0, 0], b"BLKr".as_slice()].concat());
+    // Packed: as it was made, and records that are packed by the target itself.
+    let data = golden(V1).pop().expect("data is the last").1;
+    for (flags, body) in [(8, &golden(V2)[1].1), (0, &data)] {
+        let mut seed = vec![2, 3, 1, 4, 1, 14, flags];
+        put_piece(&mut seed, body);
+        seeds.push(seed);
+    }
     seeds
 }
 
 fn handshake() -> Vec<Vec<u8>> {
-    let golden = golden();
+    let golden = golden(V1);
     let body = |kind: u8| {
         let found = golden.iter().find(|(number, _)| *number == kind);
         found.expect("every kind is golden").1.clone()

@@ -6,8 +6,10 @@
 
 use blkrep_fuzz::{Input, sealed, within};
 use blkrep_io::{Region, Slice};
-use blkrep_wire::limits::{SOURCE_BODY_MAX, TARGET_BODY_MAX, buffer_bytes};
-use blkrep_wire::{Decoder, Encoder, Entry, Frame, FrameKind, WireError};
+use blkrep_wire::limits::{PACKED_PLAIN_MAX, SOURCE_BODY_MAX, TARGET_BODY_MAX, buffer_bytes};
+use blkrep_wire::{
+    Decoder, Encoder, Entry, FRAME_HEADER_BYTES, Frame, FrameKind, Inflater, WireError,
+};
 use libfuzzer_sys::fuzz_target;
 use std::cell::RefCell;
 
@@ -23,10 +25,19 @@ struct Buffers {
 
 thread_local! {
     static BUFFERS: RefCell<Buffers> = RefCell::new(Buffers {
-        source: Decoder::new(Region::heap(buffer_bytes(SOURCE_BODY_MAX)).whole(), SOURCE_BODY_MAX),
+        source: source(),
         target: Decoder::new(Region::heap(buffer_bytes(TARGET_BODY_MAX)).whole(), TARGET_BODY_MAX),
         sent: Region::heap(buffer_bytes(SOURCE_BODY_MAX)).whole(),
     });
+}
+
+/// The decoder of a target, with all it takes.
+fn source() -> Decoder {
+    let buffer = Region::heap(buffer_bytes(SOURCE_BODY_MAX)).whole();
+    let mut decoder = Decoder::new(buffer, SOURCE_BODY_MAX);
+    let inflater = Inflater::new(Region::heap(PACKED_PLAIN_MAX).whole());
+    decoder.inflate_with(inflater.expect("memory for a context"));
+    decoder
 }
 
 const RAW: u8 = 1;
@@ -34,6 +45,7 @@ const TO_TARGET: u8 = 2;
 const WRONG_NUMBER: u8 = 1;
 const WRONG_VERSION: u8 = 2;
 const WRONG_DATA: u8 = 4;
+const RAW_PACKED: u8 = 8;
 
 /// Frames with right checksums, `(kind, flags, piece)` each, unless the input is to be taken as it is.
 fn stream(input: &mut Input<'_>, choice: u8) -> Vec<u8> {
@@ -48,6 +60,11 @@ fn stream(input: &mut Input<'_>, choice: u8) -> Vec<u8> {
         let mut checked = body.len();
         if kind == FrameKind::Data.number() && flags & WRONG_DATA == 0 {
             checked = sealed::data_body(&mut body);
+        }
+        if kind == FrameKind::Packed.number() && flags & RAW_PACKED == 0 {
+            let inner = sealed::data_body(&mut body);
+            body = sealed::packed_body(&body, inner);
+            checked = body.len();
         }
         let version = if flags & WRONG_VERSION == 0 { 1 } else { 2 };
         let wrong = u64::from(flags & WRONG_NUMBER);
@@ -72,6 +89,14 @@ fn again(encoder: &mut Encoder, frame: &Frame, to: &Slice) -> usize {
             encoder.data(&entries, to).expect("it fits")
         }
     }
+}
+
+/// Bytes of the frame at the front, if it is a packed one. A compressor may make others of the same.
+fn packed_bytes(stream: &[u8]) -> Option<usize> {
+    let kind = u16::from_le_bytes(stream.get(6..8)?.try_into().ok()?);
+    let body = u32::from_le_bytes(stream.get(8..12)?.try_into().ok()?);
+    let body = usize::try_from(body).expect("64-bit platform");
+    (kind == FrameKind::Packed.number()).then_some(FRAME_HEADER_BYTES + body)
 }
 
 /// Feeds a stream in pieces; how many bytes were taken as frames, and the error at the end.
@@ -100,6 +125,11 @@ fn feed(
             match decoder.next() {
                 Ok(Some(frame)) => {
                     let len = again(&mut encoder, &frame, sent);
+                    if let Some(packed) = packed_bytes(&stream[taken..]) {
+                        assert!(len <= FRAME_HEADER_BYTES + PACKED_PLAIN_MAX, "{len} bytes");
+                        taken += packed;
+                        continue;
+                    }
                     let same = sent
                         .part(0..len)
                         .with(|bytes| stream[taken..].starts_with(bytes));

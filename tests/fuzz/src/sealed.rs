@@ -53,6 +53,19 @@ pub fn data_body(body: &mut [u8]) -> usize {
     checked
 }
 
+/// A packed body that inflates to this body of a data frame, whose first `checked` bytes are under its
+/// checksum; as it is if it does not compress.
+#[must_use]
+pub fn packed_body(plain: &[u8], checked: usize) -> Vec<u8> {
+    let Ok(zstd) = zstd::bulk::compress(plain, 1) else {
+        return plain.to_vec();
+    };
+    let len = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes();
+    let crc = crc32fast::hash(&plain[..checked.min(plain.len())]);
+    let head = [len(plain.len()), len(checked), crc.to_le_bytes(), [1, 0, 0, 0]];
+    [head.concat(), zstd].concat()
+}
+
 /// Makes a checksum right that stands in the last four bytes of the first `head` bytes, over those
 /// before it.
 pub fn head(bytes: &mut [u8], head: usize) {

@@ -72,11 +72,15 @@ impl Daemon {
         let busy = |error: blkrep_io::HostError| StartError::Busy(error.to_string());
         let any = SocketAddr::from(([0, 0, 0, 0], super::cluster::PORT));
         let (listener, _) = self.desk.host.listen(any).map_err(busy)?;
+        let mut limits = AcceptorLimits::default();
+        if self.desk.cluster.plan.older == Some(self.desk.node) {
+            limits.versions.1 -= 1;
+        }
         let rubbish = self.desk.cluster.told.of(format!("node{}", self.desk.node));
         let acceptor = Acceptor::<SimHost>::new(
             listener,
             Box::new(self.desk.clone()),
-            AcceptorLimits::default(),
+            limits,
             Arc::new(move |what| rubbish.say(&what)),
             Arc::clone(&self.stop),
         );

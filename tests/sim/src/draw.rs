@@ -5,6 +5,7 @@
 use super::app::Habits;
 use super::plan::{Command, Fault, GroupPlan, Place, Plan, Probe, Takeover, TakeoverReason};
 use super::theme;
+use blkrep_core::compression::Compression;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions, SimRandom};
 use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode, OnLoss};
 use std::time::Duration;
@@ -44,9 +45,32 @@ impl Plan {
             moments: Vec::new(),
             takeovers: takeovers(random),
             groups,
+            older: None,
         };
+        dress_links(&mut plan);
         theme::dress(&mut plan);
         plan
+    }
+}
+
+/// Says what links pack, and which node is of an older version. Drawn apart, so that the rest of a
+/// plan is what it was before there was anything to pack.
+fn dress_links(plan: &mut Plan) {
+    let mut random = SimRandom::new(plan.seed ^ 0x7061_636b_6564_0000);
+    let random = &mut random;
+    for group in &mut plan.groups {
+        group.compression = *pick(
+            random,
+            &[
+                Compression::On,
+                Compression::On,
+                Compression::Adaptive,
+                Compression::Off,
+            ],
+        );
+    }
+    if random.one_in(6) {
+        plan.older = Some(random.index(plan.nodes));
     }
 }
 
@@ -104,6 +128,7 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
         home,
         modes: modes(random, targets.len()),
         losses: (0..targets.len()).map(|_| loss(random)).collect(),
+        compression: Compression::Off,
         targets,
         volumes: (0..random.between(1, 3)).map(|_| volume(random)).collect(),
         block_bytes: if random.one_in(3) { 4096 } else { 512 },

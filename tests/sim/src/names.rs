@@ -13,7 +13,9 @@ use blkrep_core::source::{
 };
 use blkrep_io::sim::{SimIo, SimSocket};
 use blkrep_io::{Completion, Slice};
-use blkrep_types::{Extent, Generation, LinkName, MirrorKind, Nanos, Record, Seq, VolumeIndex};
+use blkrep_types::{
+    ByteLen, Extent, Generation, LinkName, MirrorKind, Nanos, Record, Seq, VolumeIndex,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -179,8 +181,8 @@ impl<P: LinkPort<SimIo>> LinkPort<SimIo> for NamedPort<P> {
         self.port.bytes(record)
     }
 
-    fn release(&mut self, through: Seq) {
-        self.port.release(through);
+    fn release(&mut self, through: Seq, framed: ByteLen) {
+        self.port.release(through, framed);
     }
 
     fn acked(&mut self, io: &mut SimIo, acks: &Acks) -> bool {

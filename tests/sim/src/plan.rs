@@ -4,6 +4,7 @@
 
 use super::app::Habits;
 use super::theme::Theme;
+use blkrep_core::compression::Compression;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions};
 use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode};
 use std::time::Duration;
@@ -351,6 +352,8 @@ pub struct GroupPlan {
     pub modes: Vec<Mode>,
     /// What happens to writes when such a link is lost.
     pub losses: Vec<LossPolicy>,
+    /// Whether its links pack what they send.
+    pub compression: Compression,
     /// Length of each volume in bytes.
     pub volumes: Vec<u64>,
     /// Block size of the volumes.
@@ -382,6 +385,8 @@ pub struct Plan {
     pub options: SimOptions,
     /// Hosts.
     pub nodes: usize,
+    /// The one that speaks the version before the newest, if one does.
+    pub older: Option<usize>,
     /// How fast their clocks go, in thousandths.
     pub clocks: Vec<u32>,
     /// Groups.

@@ -113,6 +113,10 @@ impl Served {
                 reconnect: true,
                 reconnect_interval: Duration::from_millis(500),
                 pace: Pace::default(),
+                compression: self.cluster.plan.groups[self.group].compression,
+                compression_level: 1,
+                simulated: false,
+                simulated_rate: ByteLen::new(1 << 20),
             });
             let port = self.shared.link_port(&link.name);
             let port = port.map_err(|error| sorted(&error))?;

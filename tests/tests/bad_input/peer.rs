@@ -10,8 +10,8 @@ use blkrep_types::{
 };
 use blkrep_wire::limits::{SOURCE_BODY_MAX, buffer_bytes};
 use blkrep_wire::{
-    Decoder, Encoder, Frame, Hello, HelloVolume, MapEnd, Message, PeerRole, Refuse, VERSION_MAX,
-    VERSION_MIN, Welcome, WelcomeVolume,
+    Codecs, Decoder, Encoder, Frame, Hello, HelloVolume, MapEnd, Message, PeerRole, Refuse,
+    VERSION_MAX, VERSION_MIN, Welcome, WelcomeVolume,
 };
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -56,6 +56,14 @@ impl Peer {
         let len = self.encoder.message(message, &self.out).unwrap();
         let bytes = self.out.part(0..len).with(<[u8]>::to_vec);
         self.raw(&bytes);
+        if let Message::Welcome(welcome) = message {
+            self.agree(welcome.version);
+        }
+    }
+
+    fn agree(&mut self, version: u16) {
+        self.encoder.agree(version);
+        self.decoder.agree(version);
     }
 
     /// Sends bytes as they are. The other end may have closed already.
@@ -67,6 +75,9 @@ impl Peer {
     pub(crate) fn hear(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.decoder.next().unwrap() {
+                if let Frame::Message(Message::Welcome(welcome)) = &frame {
+                    self.agree(welcome.version);
+                }
                 return Some(frame);
             }
             let space = self.decoder.space();
@@ -162,6 +173,7 @@ pub(crate) fn welcome(len: u64, history: History, durable: WriteName) -> Welcome
         durable,
         journal_used: ByteLen::ZERO,
         journal_capacity: ByteLen::new(1 << 24),
+        codecs: Codecs::NONE,
         volumes: vec![WelcomeVolume {
             index: VolumeIndex::new(0),
             len: ByteLen::new(len),

@@ -286,6 +286,8 @@ pub struct LinkStatus {
     pub dirty_bytes: ByteLen,
     /// Bytes of records handed to the link since it was made.
     pub sent_bytes: ByteLen,
+    /// What these records became on the wire, frames and all.
+    pub framed_bytes: ByteLen,
     /// Times the log ran over.
     pub overflows: u64,
 }

@@ -134,6 +134,7 @@ pub(super) struct Link<W> {
     pub(super) dirtying: Rate,
     pub(super) draining: Rate,
     pub(super) sent_bytes: u64,
+    pub(super) framed_bytes: u64,
     pub(super) overflows: u64,
 }
 
@@ -186,6 +187,7 @@ impl<W: Words> Link<W> {
             dirtying: Rate::default(),
             draining: Rate::default(),
             sent_bytes: 0,
+            framed_bytes: 0,
             overflows: 0,
         }
     }
@@ -486,6 +488,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             oldest: oldest.filter(|_| queued > 0).map(|(_, at)| *at),
             dirty_bytes: ByteLen::new(remaining),
             sent_bytes: ByteLen::new(link.sent_bytes),
+            framed_bytes: ByteLen::new(link.framed_bytes),
             overflows: link.overflows,
         })
     }

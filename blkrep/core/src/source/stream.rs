@@ -73,11 +73,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         })
     }
 
-    /// The driver no longer reads the bytes of records up to `through`.
-    pub fn release(&mut self, index: LinkIndex, through: Seq) {
+    /// The driver no longer reads the bytes of records up to `through`, which took so many on the wire.
+    pub fn release(&mut self, index: LinkIndex, through: Seq, framed: ByteLen) {
         let Some(link) = self.link_mut(index) else {
             return;
         };
+        link.framed_bytes += framed.get();
         link.released = link.released.max(through.min(link.last_handed_out()));
         self.free_and_go_on();
     }

@@ -4,6 +4,8 @@
 //! that the driver takes at its next turn; what it shows is replaced at the end of each.
 
 use super::pacing::Pace;
+use blkrep_core::compression::{Compression, Packing};
+use blkrep_core::meter::Meter;
 use blkrep_core::source::StreamStart;
 use blkrep_io::Waker;
 use blkrep_types::{ByteLen, Generation, History, Nanos, NodeName, WriteName};
@@ -33,6 +35,14 @@ pub struct LinkSettings {
     pub reconnect_interval: Duration,
     /// The limit of bandwidth it keeps to.
     pub pace: Pace,
+    /// Whether batches are packed.
+    pub compression: Compression,
+    /// How hard the compressor tries.
+    pub compression_level: u8,
+    /// Nothing is sent: what would be is measured. `peer` means nothing then.
+    pub simulated: bool,
+    /// Bytes a second of the line that a simulated link is measured against.
+    pub simulated_rate: ByteLen,
 }
 
 /// What a link's connection does.
@@ -94,6 +104,10 @@ pub struct LinkSnapshot {
     pub wire_bytes_sent: u64,
     /// Bytes received since the driver began.
     pub wire_bytes_received: u64,
+    /// What was measured, of a link that sends nothing.
+    pub meter: Option<Meter>,
+    /// What it does about compression.
+    pub packing: Packing,
     /// Times the stream began.
     pub connects: u64,
     /// The peer; `None` before its first welcome.
@@ -116,6 +130,8 @@ pub enum LinkEvent {
         /// Where it began, and why there.
         start: StreamStart,
     },
+    /// A link that sends nothing began to measure.
+    Simulated,
     /// A connection whose stream flowed ended.
     Down {
         /// Why, in words.

@@ -8,8 +8,10 @@
 mod control;
 mod outbox;
 mod pacing;
+mod packing;
 mod progress;
 mod session;
+mod simulated;
 mod worker;
 
 #[cfg(test)]

@@ -5,10 +5,14 @@
 //! few large sends. When all buffers are full nothing more is taken: the log holds what waits.
 
 use blkrep_io::{Region, Slice};
+use blkrep_types::Nanos;
 use blkrep_types::limits::REQUEST_BYTES_MAX;
-use blkrep_wire::{Encoder, Entry, FRAME_HEADER_BYTES, Message, RECORD_HEADER_BYTES};
+use blkrep_wire::{
+    Encoder, Entry, FRAME_HEADER_BYTES, Message, Packer, RECORD_HEADER_BYTES, Written,
+};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Buffers: one with the kernel, one waiting behind it so that the socket never runs dry, one
 /// being filled.
@@ -27,7 +31,7 @@ const _: () = assert!(
 );
 
 /// Memory of one outbox.
-pub const OUTBOX_BYTES: usize = BUFFERS * BUFFER_BYTES;
+pub const OUTBOX_BYTES: usize = (BUFFERS + 1) * BUFFER_BYTES;
 
 /// Data bytes that are asked of the log at a time: with its records it fills a buffer.
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -46,6 +50,20 @@ pub(super) struct Outbox {
     free: Vec<Slice>,
     queue: VecDeque<Filled>,
     sending: bool,
+    /// Where a frame is plain before it is packed.
+    spare: Slice,
+    /// Since when the first of the queue is the first.
+    first_since: Option<Nanos>,
+}
+
+/// A buffer that the line has taken whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) bytes: usize,
+    /// How long it was the first of the queue.
+    pub(super) waited: Duration,
+    /// Another one waits behind it.
+    pub(super) pressed: bool,
 }
 
 impl Outbox {
@@ -56,6 +74,8 @@ impl Outbox {
             free: (0..BUFFERS).map(buffer).collect(),
             queue: VecDeque::with_capacity(BUFFERS),
             sending: false,
+            spare: buffer(BUFFERS),
+            first_since: None,
         }
     }
 
@@ -76,34 +96,65 @@ impl Outbox {
         !self.free.is_empty()
     }
 
-    /// Queues a frame of records.
+    /// Queues a frame of records; its length.
     ///
     /// # Panics
     /// If there is no room, or the records are more than one batch.
-    pub(super) fn data(&mut self, encoder: &mut Encoder, entries: &[Entry]) {
+    pub(super) fn data(&mut self, encoder: &mut Encoder, entries: &[Entry]) -> usize {
         let queued = self.fresh(|buffer| encoder.data(entries, buffer));
         assert!(queued, "one batch fits a buffer, and one was free");
+        self.queue.back().expect("just queued").len
+    }
+
+    /// As [`Outbox::data`], packed if that makes it smaller.
+    ///
+    /// # Panics
+    /// As there.
+    pub(super) fn packed(
+        &mut self,
+        encoder: &mut Encoder,
+        entries: &[Entry],
+        packer: &mut Packer,
+    ) -> usize {
+        let mut buffer = self.free.pop().expect("there is room");
+        let written = encoder.packed(entries, packer, &self.spare, &buffer);
+        let len = match written.expect("one batch fits a buffer") {
+            Written::Packed(len) => len,
+            Written::Plain(len) => {
+                std::mem::swap(&mut buffer, &mut self.spare);
+                len
+            }
+        };
+        self.queue.push_back(Filled {
+            buffer,
+            len,
+            sent: 0,
+        });
+        len
     }
 
     /// Bytes that one send could take; `None` while something is being sent or nothing waits.
-    pub(super) fn waiting(&self) -> Option<usize> {
+    pub(super) fn waiting(&mut self, now: Nanos) -> Option<usize> {
         let first = self.queue.front().filter(|_| !self.sending)?;
+        // A limit that it waits for is as slow as a line.
+        self.first_since.get_or_insert(now);
         Some(first.len - first.sent)
     }
 
     /// What to send now, at most so many bytes; `None` while something is being sent or nothing waits.
-    pub(super) fn next_send(&mut self, bytes_max: usize) -> Option<Slice> {
+    pub(super) fn next_send(&mut self, now: Nanos, bytes_max: usize) -> Option<Slice> {
         if self.sending {
             return None;
         }
         let first = self.queue.front()?;
         self.sending = true;
+        self.first_since.get_or_insert(now);
         let end = first.len.min(first.sent.saturating_add(bytes_max));
         Some(first.buffer.part(first.sent..end))
     }
 
-    /// The send ended after this many bytes.
-    pub(super) fn sent(&mut self, count: usize) {
+    /// The send ended after this many bytes; the buffer that it was the end of.
+    pub(super) fn sent(&mut self, now: Nanos, count: usize) -> Option<Taken> {
         assert!(self.sending, "a send was in flight");
         self.sending = false;
         let first = self
@@ -112,10 +163,18 @@ impl Outbox {
             .expect("what is sent is in the queue");
         first.sent += count;
         assert!(first.sent <= first.len, "no more was sent than there was");
-        if first.sent == first.len {
-            let done = self.queue.pop_front().expect("just seen");
-            self.free.push(done.buffer);
+        if first.sent < first.len {
+            return None;
         }
+        let done = self.queue.pop_front().expect("just seen");
+        self.free.push(done.buffer);
+        let pressed = !self.queue.is_empty();
+        let since = std::mem::replace(&mut self.first_since, pressed.then_some(now));
+        Some(Taken {
+            bytes: done.len,
+            waited: since.map_or(Duration::ZERO, |since| now.since(since)),
+            pressed,
+        })
     }
 
     /// Nothing waits and nothing is being sent.
@@ -123,9 +182,16 @@ impl Outbox {
         self.queue.is_empty()
     }
 
+    /// Forgets what waits, as if it had been sent.
+    pub(super) fn discard(&mut self) {
+        assert!(!self.sending, "nothing is on its way where nothing is sent");
+        self.reset();
+    }
+
     /// Forgets what waits; nothing may be in flight.
     pub(super) fn reset(&mut self) {
         self.sending = false;
+        self.first_since = None;
         let buffers = self.queue.drain(..).map(|filled| filled.buffer);
         self.free.extend(buffers);
     }
@@ -160,6 +226,8 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    const NOW: Nanos = Nanos::new(7);
+
     #[test]
     fn frames_leave_in_order_whatever_the_kernel_takes_at_once() {
         let (mut outbox, mut encoder) = (Outbox::new(), Encoder::new());
@@ -167,17 +235,20 @@ mod tests {
         for stamp in 0..3 {
             assert!(outbox.message(&mut encoder, &Message::Ping(stamp)));
         }
-        let first = outbox.next_send(usize::MAX).unwrap();
-        assert!(outbox.next_send(usize::MAX).is_none(), "one send at a time");
+        let first = outbox.next_send(NOW, usize::MAX).unwrap();
+        assert!(
+            outbox.next_send(NOW, usize::MAX).is_none(),
+            "one send at a time"
+        );
         assert!(
             outbox.message(&mut encoder, &Message::Ping(3)),
             "goes to another buffer"
         );
         bytes.extend(first.part(0..50).with(<[u8]>::to_vec));
-        outbox.sent(50);
-        while let Some(slice) = outbox.next_send(usize::MAX) {
+        outbox.sent(NOW, 50);
+        while let Some(slice) = outbox.next_send(NOW, usize::MAX) {
             bytes.extend(slice.with(<[u8]>::to_vec));
-            outbox.sent(slice.len());
+            outbox.sent(NOW, slice.len());
         }
         assert!(outbox.is_empty());
         let mut again = Encoder::new();
@@ -198,11 +269,11 @@ mod tests {
         let mut queued = 0;
         while outbox.message(&mut encoder, &Message::Ping(queued)) {
             queued += 1;
-            let _ = outbox.next_send(usize::MAX);
+            let _ = outbox.next_send(NOW, usize::MAX);
         }
         assert!(!outbox.has_room() && queued > 1000);
         let first = outbox.queue.front().unwrap().len;
-        outbox.sent(first);
+        outbox.sent(NOW, first);
         assert!(outbox.has_room());
         outbox.reset();
         assert!(outbox.is_empty() && outbox.free.len() == BUFFERS);

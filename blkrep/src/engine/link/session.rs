@@ -10,7 +10,9 @@
 
 use super::control::{LinkConnection, LinkEvent, LinkSnapshot, LinkWatch, PeerFacts, Refusal};
 use super::outbox::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Outbox};
+use super::packing::Packing;
 use super::progress::Progress;
+use super::simulated::NullPeer;
 use crate::engine::source::{Batch, LinkPort};
 use blkrep_core::source::{
     Acks, DigestReply, DownReason, HelloFacts, PeerRole, Rejection, StreamStart, WelcomeFacts,
@@ -105,6 +107,9 @@ pub(super) struct Lines {
     pub(super) encoder: Encoder,
     pub(super) decoder: Decoder,
     pub(super) outbox: Outbox,
+    pub(super) packing: Packing,
+    /// The target of a link that sends nothing.
+    pub(super) null: Option<NullPeer>,
     pub(super) snapshot: LinkSnapshot,
     pub(super) watch: Arc<dyn LinkWatch>,
     pub(super) batch: Batch,
@@ -159,6 +164,28 @@ impl Session {
 
     pub(super) fn is_streaming(&self) -> bool {
         matches!(self.stage, Stage::Streaming(_))
+    }
+
+    /// Takes what a target says that is not there; true if it said something.
+    pub(super) fn hear_null<I: Io, P: LinkPort<I>>(
+        &mut self,
+        io: &mut I,
+        port: &mut P,
+        lines: &mut Lines,
+    ) -> Result<bool, Ending> {
+        let mut heard = false;
+        loop {
+            let stream = match self.stage {
+                Stage::Streaming(generation) => Some(generation),
+                Stage::Greeting | Stage::Mapping(_) | Stage::Starting => None,
+            };
+            let said = lines.null.as_mut().and_then(|null| null.says(stream));
+            let Some(message) = said else {
+                return Ok(heard);
+            };
+            heard = true;
+            self.on_frame(io, port, lines, Frame::Message(message))?;
+        }
     }
 
     /// Takes one frame.
@@ -237,6 +264,7 @@ impl Session {
         }
         lines.encoder.agree(welcome.version);
         lines.decoder.agree(welcome.version);
+        lines.packing.connected(welcome.codecs);
         lines.snapshot.denied = None;
         lines.snapshot.peer = Some(PeerFacts {
             node: welcome.node.clone(),
@@ -431,7 +459,10 @@ impl Session {
             .expect("set by the welcome")
             .node
             .clone();
-        lines.watch.event(&LinkEvent::Up { peer, start });
+        lines.watch.event(&match lines.null {
+            Some(_) => LinkEvent::Simulated,
+            None => LinkEvent::Up { peer, start },
+        });
         Ok(())
     }
 
@@ -466,9 +497,9 @@ impl Session {
                             .then(|| port.bytes(outgoing)),
                     }
                 }));
-            lines.outbox.data(&mut lines.encoder, &lines.entries);
+            let framed = lines.frame(io);
             lines.entries.clear();
-            port.release(through);
+            port.release(through, framed);
             if !lines.batch.more {
                 break;
             }

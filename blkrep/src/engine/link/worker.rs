@@ -11,7 +11,9 @@
 use super::control::{LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkWatch};
 use super::outbox::{OUTBOX_BYTES, Outbox};
 use super::pacing::Pacing;
+use super::packing::Packing;
 use super::session::{Ending, Lines, Next, Session, hello_message};
+use super::simulated::NullPeer;
 use crate::engine::source::{Batch, LinkPort, PORT_TOKEN};
 use blkrep_io::{Completion, Io, Op, Region, Token, Worker};
 use blkrep_types::{Errno, Nanos};
@@ -41,12 +43,21 @@ const RECV: u64 = 3;
 /// One connection and what is in flight on it.
 #[derive(Debug)]
 struct Wire<S> {
-    socket: S,
+    /// None of a link that sends nothing.
+    socket: Option<S>,
     sending: bool,
     receiving: bool,
     opened: Nanos,
     last_heard: Nanos,
     last_said: Nanos,
+}
+
+impl<S> Wire<S> {
+    fn shut<I: Io<Socket = S>>(&self, io: &mut I) {
+        if let Some(socket) = &self.socket {
+            io.shutdown(socket);
+        }
+    }
 }
 
 /// What the driver does.
@@ -110,6 +121,8 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
                 encoder: Encoder::new(),
                 decoder: Decoder::new(buffer, TARGET_BODY_MAX),
                 outbox: Outbox::new(),
+                packing: Packing::default(),
+                null: None,
                 snapshot: super::LinkSnapshot::default(),
                 watch,
                 batch: Batch {
@@ -130,6 +143,10 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
 
     fn attempt(&mut self, io: &mut I) {
         self.epoch += 1;
+        if self.settings.simulated {
+            self.open(io, None);
+            return;
+        }
         self.attempts += 1;
         let token = self.token(CONNECT);
         io.submit(
@@ -146,7 +163,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         self.attempts -= 1;
         let waited_for = current && matches!(self.state, State::Connecting { .. });
         match (completion.result, completion.socket) {
-            (Ok(_), Some(socket)) if waited_for => self.open(io, socket),
+            (Ok(_), Some(socket)) if waited_for => self.open(io, Some(socket)),
             (_, Some(socket)) => io.shutdown(&socket),
             (Err(errno), None) if waited_for => self.attempt_failed(io, errno),
             (Ok(_), None) if waited_for => self.attempt_failed(io, Errno::EIO),
@@ -162,12 +179,18 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         self.idle(io, &Next::Retry);
     }
 
-    fn open(&mut self, io: &mut I, socket: I::Socket) {
+    fn open(&mut self, io: &mut I, socket: Option<I::Socket>) {
         let now = io.now();
         self.lines.encoder.reset();
         self.lines.decoder.reset();
         let facts = self.port.hello();
         let hello = hello_message(&facts, &self.settings);
+        let meter = self.lines.null.take().map(|null| null.meter);
+        if socket.is_none() {
+            let held = self.port.status(now).durable;
+            let null = NullPeer::new(&facts, held, now, &self.settings, meter);
+            self.lines.null = Some(null);
+        }
         let session = Box::new(Session::greet(facts, hello, &mut self.lines));
         let wire = Wire {
             socket,
@@ -218,12 +241,12 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         }
         let next = ending.next;
         self.state = match ending.farewell {
-            Some(code) if self.lines.farewell(code, &ending.text) => {
+            Some(code) if wire.socket.is_some() && self.lines.farewell(code, &ending.text) => {
                 let until = io.now().after(LEAVE_TIME);
                 State::Leaving { wire, until, next }
             }
             Some(_) | None => {
-                io.shutdown(&wire.socket);
+                wire.shut(io);
                 State::Closing { wire, next }
             }
         };
@@ -233,7 +256,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         let state = std::mem::replace(&mut self.state, State::Finished);
         self.state = match state {
             State::Leaving { wire, next, .. } => {
-                io.shutdown(&wire.socket);
+                wire.shut(io);
                 State::Closing { wire, next }
             }
             other => other,
@@ -254,9 +277,9 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         let (State::Open { wire, .. } | State::Leaving { wire, .. }) = &mut self.state else {
             return;
         };
-        if !wire.receiving {
+        if let Some(socket) = wire.socket.clone().filter(|_| !wire.receiving) {
             wire.receiving = true;
-            let (socket, slice) = (wire.socket.clone(), self.lines.decoder.space());
+            let slice = self.lines.decoder.space();
             io.submit(token, Op::Recv { socket, slice });
         }
     }
@@ -270,16 +293,15 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         let (State::Open { wire, .. } | State::Leaving { wire, .. }) = &mut self.state else {
             return;
         };
-        if let Some(slice) = self.lines.outbox.next_send(allowed) {
+        let Some(socket) = wire.socket.clone() else {
+            wire.last_said = now;
+            self.lines.outbox.discard();
+            return;
+        };
+        if let Some(slice) = self.lines.outbox.next_send(now, allowed) {
             wire.sending = true;
             wire.last_said = now;
-            io.submit(
-                token,
-                Op::Send {
-                    socket: wire.socket.clone(),
-                    slice,
-                },
-            );
+            io.submit(token, Op::Send { socket, slice });
         }
     }
 
@@ -289,7 +311,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             self.pacing.forget();
             return usize::MAX;
         };
-        let Some(waiting) = self.lines.outbox.waiting() else {
+        let Some(waiting) = self.lines.outbox.waiting(now) else {
             self.pacing.forget();
             return 0;
         };
@@ -312,8 +334,10 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             Ok(0) => Some("the target closed the connection".to_owned()),
             Ok(count) => {
                 let count = usize::try_from(count).expect("64-bit platform");
-                self.lines.outbox.sent(count);
                 self.pacing.sent(count);
+                if let Some(taken) = self.lines.outbox.sent(now, count) {
+                    self.lines.packing.line_took(now, &taken);
+                }
                 self.lines.snapshot.wire_bytes_sent += count as u64;
                 None
             }
@@ -370,6 +394,10 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
     fn take_orders(&mut self, io: &mut I) {
         let orders = self.control.take_orders(&mut self.settings);
         self.pacing.keep_to(&self.settings.pace);
+        self.lines.packing.set(&self.settings);
+        if let Some(null) = &mut self.lines.null {
+            null.meter.set_rate(io.now(), self.settings.simulated_rate);
+        }
         if orders.connect && !self.stopping {
             self.lines.snapshot.refusal = None;
             self.lines.snapshot.denied = None;
@@ -427,6 +455,9 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         let State::Open { wire, session } = &mut self.state else {
             return false;
         };
+        if wire.socket.is_none() {
+            wire.last_heard = now;
+        }
         if now >= wire.last_heard.after(self.settings.timeout) {
             let silence = now.since(wire.last_heard).as_millis();
             let mut ending = Ending::lost(format!("the target was silent for {silence} ms"));
@@ -461,6 +492,15 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             return true;
         }
         session.pump(io, &mut self.port, &mut self.lines);
+        match session.hear_null(io, &mut self.port, &mut self.lines) {
+            Err(ending) => {
+                self.end(io, ending);
+                return true;
+            }
+            // What it took makes room for more.
+            Ok(true) => io.waker().wake(),
+            Ok(false) => {}
+        }
         let quiet = now >= wire.last_said.after(self.settings.heartbeat);
         if quiet && session.is_answered() && self.lines.outbox.is_empty() {
             let ping = Message::Ping(io.exact_now().get());
@@ -514,6 +554,9 @@ impl<I: Io, P: LinkPort<I>> Worker<I> for LinkWorker<I, P> {
         // No state leads back to itself without time or a completion in between.
         while self.step(io) {}
         self.send(io);
+        let null = self.lines.null.as_ref();
+        self.lines.snapshot.meter = null.map(|null| null.meter.clone());
+        self.lines.snapshot.packing = self.lines.packing.state(io.now());
         self.control.show(&self.lines.snapshot);
     }
 

@@ -12,7 +12,7 @@ use blkrep_core::source::{
     StreamStart, VolumeFacts, WelcomeFacts, WorkerId,
 };
 use blkrep_io::{Completion, Host, Io, Slice};
-use blkrep_types::{Extent, LinkName, MirrorKind, Nanos, Seq, VolumeIndex};
+use blkrep_types::{ByteLen, Extent, LinkName, MirrorKind, Nanos, Seq, VolumeIndex};
 use std::sync::Arc;
 
 /// One link's port.
@@ -273,10 +273,10 @@ impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
         log.data(record.position, extent.len().as_usize())
     }
 
-    fn release(&mut self, through: Seq) {
+    fn release(&mut self, through: Seq, framed: ByteLen) {
         let link = self.link;
         self.shared
-            .nudge(|state| state.group.release(link, through));
+            .nudge(|state| state.group.release(link, through, framed));
     }
 
     fn acked(&mut self, io: &mut H::Io, acks: &Acks) -> bool {

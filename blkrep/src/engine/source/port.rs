@@ -10,7 +10,7 @@ use blkrep_core::source::{
     WelcomeFacts,
 };
 use blkrep_io::{Completion, Io, Slice, Token};
-use blkrep_types::{Extent, MirrorKind, Nanos, Seq, VolumeIndex};
+use blkrep_types::{ByteLen, Extent, MirrorKind, Nanos, Seq, VolumeIndex};
 use std::fmt;
 
 /// Tokens with this bit belong to the port; the driver of the link never uses it.
@@ -67,8 +67,9 @@ pub trait LinkPort<I: Io>: fmt::Debug + Send {
     fn bytes(&self, record: &Outgoing) -> Slice;
 
     /// The bytes of all records up to `through` are no longer needed by the driver: they were
-    /// copied, or the kernel has sent them.
-    fn release(&mut self, through: Seq);
+    /// copied, or the kernel has sent them. They, and what was handed out with them, became
+    /// `framed` bytes on the wire.
+    fn release(&mut self, through: Seq, framed: ByteLen);
 
     /// Takes an acknowledgement. False if it names a write that was never sent: the peer is
     /// wrong, close the connection.

@@ -16,13 +16,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bounds on strangers.
+/// Bounds on strangers, and what is spoken with them.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptorLimits {
     /// Connections that have not said hello, at once; more wait in the kernel.
     pub strangers_max: usize,
     /// How long a hello may take, and the farewell to one that is refused.
     pub hello_timeout: Duration,
+    /// The oldest and the newest version that is spoken with them.
+    pub versions: (u16, u16),
 }
 
 impl Default for AcceptorLimits {
@@ -30,6 +32,7 @@ impl Default for AcceptorLimits {
         Self {
             strangers_max: 32,
             hello_timeout: Duration::from_secs(10),
+            versions: (VERSION_MIN, VERSION_MAX),
         }
     }
 }
@@ -246,7 +249,7 @@ impl<H: Host> Acceptor<H> {
                 return Some(stranger);
             }
         };
-        let ours = (VERSION_MIN, VERSION_MAX);
+        let ours = self.limits.versions;
         let Some(version) = negotiate(ours, hello.versions) else {
             let text = format!(
                 "this target speaks versions {} to {}, the source {} to {}; upgrade the older of the two",

@@ -11,8 +11,8 @@ use blkrep_io::{Host, Io, Op};
 use blkrep_types::{ByteLen, Generation, Nanos, WriteName, planted};
 use blkrep_wire::limits::SOURCE_BODY_MAX;
 use blkrep_wire::{
-    Ack, Decoder, FarewellCode, Frame, Hello, Message, PeerRole, RefuseCode, Start, Welcome,
-    WelcomeVolume,
+    Ack, Codecs, Decoder, FarewellCode, Frame, Hello, Message, PeerRole, RefuseCode, Start,
+    VERSION_PACKED, Welcome, WelcomeVolume,
 };
 
 impl<H: Host> TargetWorker<H> {
@@ -90,6 +90,9 @@ impl<H: Host> TargetWorker<H> {
     fn begin_session(&mut self, socket: SocketOf<H>, hello: Box<Hello>, version: u16, now: Nanos) {
         self.serial += 1;
         let (receive, send) = self.session_buffers();
+        let inflater = (version >= VERSION_PACKED)
+            .then(|| self.inflater())
+            .flatten();
         let volumes = self.files.bases.iter().zip(&self.files.replica().volumes);
         let welcome = Welcome {
             version,
@@ -100,6 +103,10 @@ impl<H: Host> TargetWorker<H> {
             durable: self.durable(),
             journal_used: ByteLen::new(self.journal.space.used()),
             journal_capacity: ByteLen::new(self.journal.space.capacity()),
+            codecs: match inflater {
+                Some(_) => Codecs::ZSTD,
+                None => Codecs::NONE,
+            },
             volumes: volumes
                 .map(|(base, volume)| WelcomeVolume {
                     index: volume.index,
@@ -110,6 +117,9 @@ impl<H: Host> TargetWorker<H> {
         let mut decoder = Decoder::new(receive, SOURCE_BODY_MAX);
         decoder.continue_after_first();
         decoder.agree(version);
+        if let Some(inflater) = inflater {
+            decoder.inflate_with(inflater);
+        }
         self.session = Some(Session::new(Beginning {
             socket,
             hello,

@@ -15,8 +15,8 @@ use super::session::{Phase, Session};
 use blkrep_core::target::{Applier, Facts, Incoming};
 use blkrep_io::{Completion, Host, Io, Op, Region, Slice, Token, Worker};
 use blkrep_types::{Errno, Nanos, WriteName};
-use blkrep_wire::limits::{SOURCE_BODY_MAX, TARGET_BODY_MAX, buffer_bytes};
-use blkrep_wire::{FRAME_HEADER_BYTES, Hello, RefuseCode};
+use blkrep_wire::limits::{PACKED_PLAIN_MAX, SOURCE_BODY_MAX, TARGET_BODY_MAX, buffer_bytes};
+use blkrep_wire::{FRAME_HEADER_BYTES, Hello, Inflater, RefuseCode};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,6 +116,7 @@ pub struct TargetWorker<H: Host> {
     /// Not before then the facts are written again.
     pub(super) persist_at: Option<Nanos>,
     receive_buffer: Slice,
+    inflate_buffer: Slice,
     send_buffer: Slice,
     shown: Option<Nanos>,
     /// Something may have changed since.
@@ -165,6 +166,7 @@ impl<H: Host> TargetWorker<H> {
             journaling: Journaling::new(settings.batch_bytes()),
             applying: Applying::new(volumes, journal.last),
             receive_buffer: memory(buffer_bytes(SOURCE_BODY_MAX))?,
+            inflate_buffer: memory(PACKED_PLAIN_MAX)?,
             send_buffer: memory(FRAME_HEADER_BYTES + TARGET_BODY_MAX)?,
             mode: if journal.damaged {
                 Mode::Recovering
@@ -212,6 +214,11 @@ impl<H: Host> TargetWorker<H> {
     ) {
         self.flying += 1;
         io.submit(token, op);
+    }
+
+    /// What takes packed frames of the one connection. Its memory, too, is free only when that is gone.
+    pub(super) fn inflater(&self) -> Option<Inflater> {
+        Inflater::new(self.inflate_buffer.clone())
     }
 
     /// The buffers of the one connection. They are free only when it is gone.

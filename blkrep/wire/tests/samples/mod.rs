@@ -1,4 +1,5 @@
-//! One of every frame, with every field set.
+//! One of every frame, with every field set that version 1 has.
+#![allow(dead_code)]
 
 use blkrep_io::Region;
 use blkrep_types::{
@@ -7,8 +8,8 @@ use blkrep_types::{
     VolumeIndex, VolumeName, WriteName,
 };
 use blkrep_wire::{
-    Ack, Applying, DigestReply, Entry, Farewell, FarewellCode, Hello, HelloVolume, MapEnd, MapPart,
-    Message, PeerRole, Refuse, RefuseCode, Start, Welcome, WelcomeVolume,
+    Ack, Applying, Codecs, DigestReply, Entry, Farewell, FarewellCode, Hello, HelloVolume, MapEnd,
+    MapPart, Message, PeerRole, Refuse, RefuseCode, Start, Welcome, WelcomeVolume,
 };
 use std::time::Duration;
 
@@ -77,6 +78,7 @@ fn welcome() -> Welcome {
         durable: name(1000),
         journal_used: ByteLen::new(4096),
         journal_capacity: ByteLen::new(256 << 20),
+        codecs: Codecs::NONE,
         volumes: vec![volume(0), volume(1)],
     }
 }

@@ -6,6 +6,7 @@ use crate::app::Habits;
 use crate::group::GroupRun;
 use crate::plan::{GroupPlan, Plan};
 use crate::run::{LOOK_AGAIN, Run};
+use blkrep_core::compression::Compression;
 use blkrep_io::sim::SimOptions;
 use blkrep_types::{LossPolicy, MirrorKind, Mode};
 use blkrep_ublk::RequestKind;
@@ -127,7 +128,9 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
         nodes: 2,
         clocks: vec![1000; 2],
         rests: Vec::new(),
+        older: None,
         groups: vec![GroupPlan {
+            compression: Compression::On,
             home: SOURCE,
             targets: vec![TARGET],
             modes: vec![Mode::Async],

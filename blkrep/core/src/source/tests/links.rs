@@ -106,7 +106,7 @@ fn a_digest_that_differs_makes_the_extent_dirty_and_an_equal_one_does_not() {
             }
         }
         if let Some(last) = out.last() {
-            rig.group.release(link(0), last.record.seq);
+            rig.group.release(link(0), last.record.seq, ByteLen::ZERO);
             rig.ack(0, last.record.seq);
         }
         rig.take();

@@ -37,7 +37,7 @@ fn go_on(rig: &mut Rig) -> Sent {
             }
         }
         if let Some(last) = out.last() {
-            rig.group.release(link(0), last.record.seq);
+            rig.group.release(link(0), last.record.seq, ByteLen::ZERO);
             rig.ack(0, last.record.seq);
         }
         rig.take();
@@ -165,7 +165,7 @@ fn compare_with(
             sent.push(record.kind);
         }
         if let Some(last) = out.last() {
-            rig.group.release(link(0), last.record.seq);
+            rig.group.release(link(0), last.record.seq, ByteLen::ZERO);
             rig.ack(0, last.record.seq);
         }
         rig.take();

@@ -442,7 +442,7 @@ impl Rig {
             .next_records(link(index), 100, usize::MAX, &mut out);
         if let Some(last) = out.last() {
             let seq = last.record.seq;
-            self.group.release(link(index), seq);
+            self.group.release(link(index), seq, ByteLen::ZERO);
             self.ack(index, seq);
         }
         self.take();

@@ -2,16 +2,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod handshake;
+mod packing;
 mod peer;
 mod port;
+mod simulated;
 mod stream;
 
 use super::{
     LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkSnapshot, LinkWatch, LinkWorker, Pace,
 };
+use blkrep_core::compression::{Compression, Packing};
 use blkrep_io::sim::{Next, NodeId, SimHost, SimIo, SimOptions, SimWorld};
 use blkrep_io::{Host, Worker};
-use blkrep_types::NodeName;
+use blkrep_types::{ByteLen, NodeName};
 use peer::{Peer, Replica, Script};
 use port::ListPort;
 use std::net::SocketAddr;
@@ -60,6 +63,10 @@ impl Rig {
             reconnect: true,
             reconnect_interval: Duration::from_secs(2),
             pace: Pace::default(),
+            compression: Compression::Off,
+            compression_level: 1,
+            simulated: false,
+            simulated_rate: ByteLen::new(1 << 20),
         });
         let group = ListPort::default();
         group.with(|group| group.wanted = true);

@@ -10,10 +10,11 @@ use blkrep_types::{
     ByteLen, DataState, ExtentIndex, ExtentSize, History, Nanos, NodeName, RecordKind, VolumeIndex,
     WriteName,
 };
-use blkrep_wire::limits::{SOURCE_BODY_MAX, buffer_bytes};
+use blkrep_wire::limits::{PACKED_PLAIN_MAX, SOURCE_BODY_MAX, buffer_bytes};
 use blkrep_wire::{
-    Ack, Applying, DataFrame, Decoder, DigestReply, Encoder, Frame, Hello, MapEnd, MapPart,
-    Message, PeerRole, Refuse, RefuseCode, Start, Welcome, WelcomeVolume,
+    Ack, Applying, Codecs, DataFrame, Decoder, DigestReply, Encoder, Frame, Hello, Inflater,
+    MapEnd, MapPart, Message, PeerRole, Refuse, RefuseCode, Start, VERSION_PACKED, Welcome,
+    WelcomeVolume,
 };
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -56,6 +57,8 @@ pub(super) struct Replica {
     pub(super) starts: Vec<Start>,
     pub(super) goodbyes: Vec<Message>,
     pub(super) digests: u64,
+    /// What it says that it takes.
+    pub(super) codecs: Codecs,
 }
 
 pub(super) type Shared = Arc<Mutex<Replica>>;
@@ -95,6 +98,7 @@ pub(super) fn welcome(durable: u64) -> Welcome {
         durable: name(durable),
         journal_used: ByteLen::ZERO,
         journal_capacity: ByteLen::new(1 << 20),
+        codecs: Codecs::NONE,
         volumes: vec![volume(0), volume(1)],
     }
 }
@@ -129,9 +133,19 @@ pub(super) fn map_part(volume: u16, first: u64, bit_count: u32, bits: &[u8]) -> 
     }
 }
 
+/// Without a codec it refuses packed frames.
+fn decoder(codecs: Codecs) -> Decoder {
+    let buffer = Region::heap(buffer_bytes(SOURCE_BODY_MAX)).whole();
+    let mut decoder = Decoder::new(buffer, SOURCE_BODY_MAX);
+    if codecs.has_zstd() {
+        let buffer = Region::heap(PACKED_PLAIN_MAX).whole();
+        decoder.inflate_with(Inflater::new(buffer).unwrap());
+    }
+    decoder
+}
+
 impl Peer {
     pub(super) fn new(listener: SimSocket, replica: Shared) -> Self {
-        let buffer = Region::heap(buffer_bytes(SOURCE_BODY_MAX)).whole();
         Self {
             listener,
             replica,
@@ -142,7 +156,7 @@ impl Peer {
             stuck: false,
             left: false,
             encoder: Encoder::new(),
-            decoder: Decoder::new(buffer, SOURCE_BODY_MAX),
+            decoder: decoder(Codecs::NONE),
             outgoing: VecDeque::new(),
             sending: false,
             heartbeat: Nanos::default(),
@@ -169,7 +183,8 @@ impl Peer {
             io.shutdown(&old);
         }
         self.encoder.reset();
-        self.decoder.reset();
+        let codecs = self.with(|replica| replica.codecs);
+        self.decoder = decoder(codecs);
         self.outgoing.clear();
         self.sending = false;
         self.receiving = false;
@@ -238,7 +253,15 @@ impl Peer {
             | Script::Then(..)
             | Script::Full(_)
             | Script::Stuck(_) => {
-                self.queue(&Message::Welcome(Box::new(welcome(durable))));
+                let mut welcome = welcome(durable);
+                welcome.codecs = self.with(|replica| replica.codecs);
+                if welcome.codecs != Codecs::NONE {
+                    welcome.version = VERSION_PACKED;
+                }
+                let version = welcome.version;
+                self.queue(&Message::Welcome(Box::new(welcome)));
+                self.encoder.agree(version);
+                self.decoder.agree(version);
                 self.queue(&Message::MapEnd(MapEnd {
                     part_count: 0,
                     unknown: false,

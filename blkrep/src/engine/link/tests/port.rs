@@ -47,6 +47,7 @@ pub(super) struct Group {
     pub(super) published: usize,
     next: usize,
     pub(super) released: u64,
+    pub(super) framed: u64,
     pub(super) durable: u64,
     pub(super) downs: Vec<DownReason>,
     pub(super) map: Vec<(u16, u64, u64)>,
@@ -234,8 +235,11 @@ impl<I: Io> LinkPort<I> for ListPort {
         self.with(|group| group.log[record.position].1.clone().unwrap())
     }
 
-    fn release(&mut self, through: Seq) {
-        self.with(|group| group.released = through.get());
+    fn release(&mut self, through: Seq, framed: ByteLen) {
+        self.with(|group| {
+            group.released = through.get();
+            group.framed += framed.get();
+        });
     }
 
     fn acked(&mut self, _io: &mut I, acks: &Acks) -> bool {
@@ -297,6 +301,7 @@ impl<I: Io> LinkPort<I> for ListPort {
             oldest: None,
             dirty_bytes: ByteLen::ZERO,
             sent_bytes: ByteLen::ZERO,
+            framed_bytes: ByteLen::ZERO,
             overflows: 0,
         }
     }

@@ -4,7 +4,9 @@ use super::super::{Batch, GroupLinkPort, LinkPort, PORT_TOKEN};
 use blkrep_core::source::{Acks, DigestReply, DownReason, PeerRole, WelcomeFacts};
 use blkrep_io::sim::{SimHost, SimIo, SimRandom, SimSocket};
 use blkrep_io::{Completion, Io, Worker};
-use blkrep_types::{DataState, Extent, History, Nanos, Record, RecordKind, VolumeIndex, WriteName};
+use blkrep_types::{
+    ByteLen, DataState, Extent, History, Nanos, Record, RecordKind, VolumeIndex, WriteName,
+};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -199,7 +201,7 @@ impl Driver {
                 self.wire.push_back((at, outgoing.record, bytes));
             }
             if let Some(last) = self.batch.records.last() {
-                self.port.release(last.record.seq);
+                self.port.release(last.record.seq, ByteLen::ZERO);
             }
             if !self.batch.more {
                 break;

@@ -233,6 +233,7 @@ impl Rig {
         let limits = AcceptorLimits {
             hello_timeout: Duration::from_secs(2),
             strangers_max: 4,
+            ..AcceptorLimits::default()
         };
         let mut acceptor =
             Acceptor::<SimHost>::new(listener, Box::new(router), limits, heard, Arc::clone(&stop));

@@ -416,7 +416,11 @@ impl ScriptedSource {
     fn message(&mut self, io: &mut SimIo, message: Message) {
         let mut book = self.book.borrow_mut();
         match message {
-            Message::Welcome(welcome) => book.welcome = Some(*welcome),
+            Message::Welcome(welcome) => {
+                self.encoder.agree(welcome.version);
+                self.decoder.agree(welcome.version);
+                book.welcome = Some(*welcome);
+            }
             Message::Refuse(refuse) => {
                 book.connect = refuse.code.passes();
                 book.refused = Some(refuse);

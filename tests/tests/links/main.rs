@@ -1,0 +1,12 @@
+//! Links of real daemons: what is set, what is sent, what is said of it.
+//!
+//! Needs no kernel driver: front end NBD, files as disks, loopback.
+
+#![allow(clippy::unwrap_used, missing_docs, dead_code)]
+
+mod compression;
+#[path = "../bad_input/lab.rs"]
+mod lab;
+mod simulated;
+#[path = "../bad_input/volume.rs"]
+mod volume;
