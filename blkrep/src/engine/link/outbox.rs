@@ -225,6 +225,11 @@ impl Outbox {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use blkrep_types::{
+        ByteLen, ByteOffset, Extent, Incarnation, Record, RecordKind, Seq, VolumeIndex,
+    };
+    use blkrep_wire::limits::{PACKED_PLAIN_MAX, SOURCE_BODY_MAX, buffer_bytes};
+    use blkrep_wire::{Decoder, Frame, Inflater};
 
     const NOW: Nanos = Nanos::new(7);
 
@@ -277,5 +282,90 @@ mod tests {
         assert!(outbox.has_room());
         outbox.reset();
         assert!(outbox.is_empty() && outbox.free.len() == BUFFERS);
+    }
+
+    /// A write at a place: noise, or something that gets smaller.
+    fn entry(seq: u64, noise: bool) -> Entry {
+        let region = Region::heap(64 << 10);
+        let mut state = seq;
+        region.whole().with_mut(|bytes| {
+            for byte in bytes {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                *byte = if noise { state.to_le_bytes()[7] } else { 9 };
+            }
+        });
+        let extent = Extent::new(ByteOffset::new(0), ByteLen::new(64 << 10));
+        Entry {
+            record: Record {
+                incarnation: Incarnation::new(1),
+                seq: Seq::new(seq),
+                kind: RecordKind::Data { mirror: false },
+                volume: VolumeIndex::new(0),
+                extent: Some(extent.unwrap()),
+            },
+            bytes: Some(region.whole()),
+        }
+    }
+
+    #[test]
+    fn what_gets_smaller_and_what_does_not_leave_in_order_and_whole() {
+        let (mut outbox, mut encoder) = (Outbox::new(), Encoder::new());
+        let mut packer = Packer::new(1).unwrap();
+        let buffer = Region::heap(buffer_bytes(SOURCE_BODY_MAX)).whole();
+        let mut decoder = Decoder::new(buffer, SOURCE_BODY_MAX);
+        decoder.inflate_with(Inflater::new(Region::heap(PACKED_PLAIN_MAX).whole()).unwrap());
+        let (mut queued, mut taken) = (0, 0);
+        while taken < 40 {
+            while outbox.has_room() {
+                queued += 1;
+                let entry = entry(queued, queued % 3 != 0);
+                let len = outbox.packed(&mut encoder, &[entry], &mut packer);
+                assert_eq!(len < 64 << 10, queued.is_multiple_of(3), "write {queued}");
+            }
+            let slice = outbox.next_send(NOW).unwrap();
+            decoder.space().write(0, &slice.with(<[u8]>::to_vec));
+            decoder.received(slice.len());
+            outbox.sent(NOW, slice.len());
+            let Some(Frame::Data(frame)) = decoder.next().unwrap() else {
+                panic!("one buffer, one frame");
+            };
+            taken += 1;
+            let found = frame.entries().next().unwrap();
+            let wanted = entry(taken, taken % 3 != 0);
+            assert_eq!(found.record, wanted.record);
+            let bytes = |slice: Option<Slice>| slice.unwrap().with(<[u8]>::to_vec);
+            assert!(bytes(found.bytes) == bytes(wanted.bytes), "write {taken}");
+        }
+    }
+
+    #[test]
+    fn the_line_is_measured_from_the_first_place_in_the_queue_on() {
+        let (mut outbox, mut encoder) = (Outbox::new(), Encoder::new());
+        for seq in 1..3 {
+            outbox.data(&mut encoder, &[entry(seq, true)]);
+        }
+        let at = |millis: u64| Nanos::new(millis * 1_000_000);
+        let first = outbox.next_send(at(10)).unwrap();
+        assert_eq!(outbox.sent(at(12), 100), None, "not all of it");
+        outbox.next_send(at(13)).unwrap();
+        let taken = outbox.sent(at(17), first.len() - 100).unwrap();
+        let millis = |taken: Taken| taken.waited.as_millis();
+        assert_eq!(
+            (taken.bytes, millis(taken), taken.pressed),
+            (first.len(), 7, true)
+        );
+        let second = outbox.next_send(at(20)).unwrap();
+        let taken = outbox.sent(at(21), second.len()).unwrap();
+        assert_eq!(
+            (millis(taken), taken.pressed),
+            (4, false),
+            "since it was the first"
+        );
+        outbox.data(&mut encoder, &[entry(3, true)]);
+        let third = outbox.next_send(at(90)).unwrap();
+        let taken = outbox.sent(at(91), third.len()).unwrap();
+        assert_eq!(millis(taken), 1, "an idle line is not a slow one");
     }
 }
