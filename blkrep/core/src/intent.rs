@@ -150,6 +150,25 @@ impl IntentMap {
         self.kept.set(first, last);
     }
 
+    /// Every region may have a complete write that is not durable: flush number `flush` of its volume
+    /// will cover it.
+    pub fn open_all(&mut self, now: Nanos, flush: impl Fn(VolumeIndex) -> u64) {
+        for bit in 0..self.layout.bits() {
+            if let Some((volume, _)) = self.layout.locate(bit) {
+                let region = self.open(bit, volume);
+                region.idle_since = now;
+                region.flush = region.flush.max(flush(volume));
+                self.kept.set(bit, bit);
+            }
+        }
+    }
+
+    /// True if every open region is durable.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.kept.settled()
+    }
+
     /// Regions that a predecessor left open may have writes up to `seq`.
     pub fn adopt_open(&mut self, seq: Seq) {
         for region in &mut self.regions {

@@ -4,6 +4,7 @@
 //! it has got. Never sends anything: its driver takes records and reports acknowledgements.
 
 use super::mirror::Mirror;
+use super::request::{RequestOp, Stage};
 use super::{
     Connection, LinkIndex, LinkMark, LinkStatus, MirrorPhase, Position, Protection, SourceGroup,
     Transmit, WorkerId, WriteLog,
@@ -47,6 +48,8 @@ pub struct LinkStart<W> {
     pub floor: Option<WriteName>,
     /// The record says that nothing completed without what the mode asks for.
     pub promised: bool,
+    /// Nobody noted until now which writes may not be durable.
+    pub unnoted: bool,
     /// What a predecessor left, if its memory is intact.
     pub mark: Option<LinkMark>,
 }
@@ -282,6 +285,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// If its place is taken or there is no log.
     pub fn add_link(&mut self, setup: &LinkSetup, start: LinkStart<W>) {
         let (base, head) = (self.log_ref().base(), self.log_ref().head().1);
+        let unnoted = start.unnoted;
         let mark = start.mark;
         let mark = mark.filter(|mark| !mark.following || mark.held >= base.1);
         let remembered = mark.is_some();
@@ -292,6 +296,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             link.dirt_through = head;
         }
         let fresh = !self.has_links();
+        if fresh && unnoted && !planted!(UnnotedWritesForgotten) {
+            self.doubt_all();
+        }
         for request in self.requests.iter() {
             let changes = request.new.extent.filter(|_| request.slot.is_none());
             if let Some(extent) = changes {
@@ -349,6 +356,26 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
     }
 
+    /// Every region may have a write that is complete and not durable, or under way: without a link nobody
+    /// notes that, and what a mirror reads may go with the power. Regions are closed as always.
+    pub fn doubt_all(&mut self) {
+        let volumes = &self.volumes;
+        let covering = |volume: VolumeIndex| volumes[volume.as_usize()].flush.covering();
+        self.intent.open_all(self.now, covering);
+        for id in self.requests.ids() {
+            let request = *self.requests.get(id);
+            let changes = matches!(
+                request.new.op,
+                RequestOp::Write { .. } | RequestOp::Zero { .. }
+            );
+            let begun = request.stage == Stage::Local || request.stage == Stage::Parked;
+            if changes && begun && !request.intent && self.holds_range(id, &request) {
+                self.intent.expect(request.new.volume, request.extent());
+                self.requests.get_mut(id).intent = true;
+            }
+        }
+    }
+
     /// Ends a link for good: nothing is tracked for it any more.
     pub fn remove_link(&mut self, index: LinkIndex) {
         let gone = self.links[index.as_usize()].take();
@@ -391,6 +418,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if self.link(index).is_some_and(Link::is_following) {
             self.turn_behind(index);
         }
+        // Whoever wrote meanwhile may not have flushed it.
+        self.doubt_all();
         let layout = self.layout.clone();
         let Some(link) = self.link_mut(index) else {
             return;

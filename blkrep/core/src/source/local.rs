@@ -144,7 +144,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
     }
 
-    fn holds_range(&self, id: RequestId, request: &Request) -> bool {
+    pub(super) fn holds_range(&self, id: RequestId, request: &Request) -> bool {
         self.volumes[request.new.volume.as_usize()].lock.knows(id)
     }
 

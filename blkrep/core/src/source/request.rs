@@ -153,6 +153,13 @@ impl<T> Slab<T> {
         self.items.iter_mut().flatten()
     }
 
+    /// The numbers of all that are under way.
+    pub(super) fn ids(&self) -> Vec<u32> {
+        let places = (0_u32..).zip(&self.items);
+        let taken = places.filter(|(_, item)| item.is_some());
+        taken.map(|(id, _)| id).collect()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.items.iter().flatten()
     }

@@ -324,7 +324,7 @@ mod tests {
                 let len = outbox.packed(&mut encoder, &[entry], &mut packer);
                 assert_eq!(len < 64 << 10, queued.is_multiple_of(3), "write {queued}");
             }
-            let slice = outbox.next_send(NOW).unwrap();
+            let slice = outbox.next_send(NOW, usize::MAX).unwrap();
             decoder.space().write(0, &slice.with(<[u8]>::to_vec));
             decoder.received(slice.len());
             outbox.sent(NOW, slice.len());
@@ -347,16 +347,16 @@ mod tests {
             outbox.data(&mut encoder, &[entry(seq, true)]);
         }
         let at = |millis: u64| Nanos::new(millis * 1_000_000);
-        let first = outbox.next_send(at(10)).unwrap();
+        let first = outbox.next_send(at(10), usize::MAX).unwrap();
         assert_eq!(outbox.sent(at(12), 100), None, "not all of it");
-        outbox.next_send(at(13)).unwrap();
+        outbox.next_send(at(13), usize::MAX).unwrap();
         let taken = outbox.sent(at(17), first.len() - 100).unwrap();
         let millis = |taken: Taken| taken.waited.as_millis();
         assert_eq!(
             (taken.bytes, millis(taken), taken.pressed),
             (first.len(), 7, true)
         );
-        let second = outbox.next_send(at(20)).unwrap();
+        let second = outbox.next_send(at(20), usize::MAX).unwrap();
         let taken = outbox.sent(at(21), second.len()).unwrap();
         assert_eq!(
             (millis(taken), taken.pressed),
@@ -364,7 +364,7 @@ mod tests {
             "since it was the first"
         );
         outbox.data(&mut encoder, &[entry(3, true)]);
-        let third = outbox.next_send(at(90)).unwrap();
+        let third = outbox.next_send(at(90), usize::MAX).unwrap();
         let taken = outbox.sent(at(91), third.len()).unwrap();
         assert_eq!(millis(taken), 1, "an idle line is not a slow one");
     }

@@ -121,7 +121,13 @@ impl<H: Host> SourceShared<H> {
             peer: spec.peer.clone(),
             paths: spec.paths.clone(),
         };
+        // A promoted replica knows what its former source lacks, and was flushed.
+        let unnoted = spec.initial == InitialMap::Everything;
         let (intent, log) = self.first_link(&admin.record)?.unzip();
+        if unnoted && admin.record.links.is_empty() && log.is_none() {
+            self.command(|state| state.group.doubt_all());
+            self.commit_all()?;
+        }
         let layout = dirty_layout(&admin.record.volumes);
         let kept = kept_bits(&layout, &spec.initial);
         let path = link_path(&self.directory, &admin.record.name, &link.id);
@@ -146,6 +152,7 @@ impl<H: Host> SourceShared<H> {
             kept,
             floor: None,
             promised: false,
+            unnoted,
             mark: None,
         };
         let handle = log.as_ref().map(MemoryLog::handle);
@@ -174,8 +181,10 @@ impl<H: Host> SourceShared<H> {
         }
         let layout = intent_layout(&record.volumes);
         let path = intent_path(&self.directory, &record.name);
-        let clear = Bits::clear_of(layout.bits());
-        let intent = make_map(&self.host, &path, record.intent_map, &layout, &clear)?;
+        // What was written before may not be durable.
+        let mut bits = Bits::clear_of(layout.bits());
+        layout.fill(&mut bits);
+        let intent = make_map(&self.host, &path, record.intent_map, &layout, &bits)?;
         Ok(Some((intent, make_log(&self.host, record)?)))
     }
 

@@ -222,6 +222,7 @@ impl<H: Host> Recovery<'_, H> {
             kept: map.bits,
             floor: map.floor,
             promised: map.promised,
+            unnoted: false,
             mark,
         };
         state.group.add_link(&setup_of(link), start);

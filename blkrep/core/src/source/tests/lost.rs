@@ -389,3 +389,55 @@ fn regions_of_what_was_acknowledged_are_not_closed_before_the_floor_says_so() {
     let covered = rig.group.covers(link(0), VOLUME, extent(0, 4096));
     assert!(covered, "{}", start.reason);
 }
+
+/// The simulator's seed 8200000999: a link was forgotten, and writes completed that nobody noted and
+/// nobody flushed; then it was made anew, its mirror read them, and the source lost power. It had them no
+/// more, its target had, and no map named them.
+#[test]
+fn what_was_written_without_a_link_is_open_until_it_is_flushed() {
+    let mut rig = Rig::new(0, 0, OnBackingError::Pass);
+    rig.write(extent(0, 4096));
+    rig.finish(0, Ok(()));
+    let under_way = rig.write(extent(1 << 20, 4096));
+    assert_eq!(open(&rig), 0, "nobody needs to know");
+    rig.unnoted = true;
+    rig.group.set_log(PlainLog::after(Seq::ZERO, 1 << 20));
+    rig.drivers.push(rig.group.add_worker());
+    rig.add_link(0);
+    let all = open(&rig);
+    assert!(all > 0, "any of it may go with the power");
+    for _ in 0..8 {
+        rig.finish_mirror_reads(true);
+        rig.serve(0);
+        rig.commit(true);
+    }
+    rig.synced = Err(Errno::EIO);
+    idle(&mut rig);
+    assert_eq!(open(&rig), all, "it was not flushed");
+    assert!(rig.answers.iter().all(|(tag, _)| *tag != under_way));
+}
+
+#[test]
+fn what_was_written_without_a_link_is_closed_when_it_is_flushed_and_nothing_is_under_way() {
+    let mut rig = Rig::new(0, 0, OnBackingError::Pass);
+    rig.write(extent(0, 4096));
+    rig.unnoted = true;
+    rig.group.set_log(PlainLog::after(Seq::ZERO, 1 << 20));
+    rig.drivers.push(rig.group.add_worker());
+    rig.add_link(0);
+    for _ in 0..8 {
+        rig.finish_mirror_reads(true);
+        rig.serve(0);
+        rig.commit(true);
+    }
+    idle(&mut rig);
+    assert_eq!(open(&rig), 1, "a write of before is under way");
+    rig.finish(0, Ok(()));
+    for _ in 0..4 {
+        rig.finish_mirror_reads(true);
+        rig.serve(0);
+        rig.commit(true);
+    }
+    idle(&mut rig);
+    assert_eq!(open(&rig), 0);
+}

@@ -189,6 +189,8 @@ struct Rig {
     tag: u16,
     /// How syncs end.
     synced: Result<(), Errno>,
+    /// Links come to a group that noted nothing before.
+    unnoted: bool,
 }
 
 fn extent(offset: u64, len: u64) -> Extent {
@@ -266,6 +268,7 @@ impl Rig {
             mirror: Vec::new(),
             tag: 0,
             synced: Ok(()),
+            unnoted: false,
         };
         rig.group.enter(queue, rig.now);
         rig
@@ -305,6 +308,7 @@ impl Rig {
             kept: Bits::clear_of(bits),
             floor,
             promised,
+            unnoted: self.unnoted,
             mark,
         };
         self.group.log.as_mut().unwrap().live.push(live);
