@@ -374,7 +374,10 @@ impl App {
         let issued = issued.ok_or_else(|| format!("tag {} was answered twice", answer.tag))?;
         if answer.result.is_err() {
             self.failures += 1;
-        } else if self.fenced.is_some_and(|line| issued.submitted >= line) {
+        } else if issued.counter.is_some()
+            && self.fenced.is_some_and(|line| issued.submitted >= line)
+        {
+            // A read has no line of its own: when it was issued cannot be told from here.
             let what = format!("a request of line {} was answered", issued.submitted);
             self.complaint = Some(format!("{what} by a fenced source"));
         }
