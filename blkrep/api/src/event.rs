@@ -109,11 +109,10 @@ catalogue! {
     1213 TransmitStarted = "transmit-started", Info, "Transmission goes on.", "";
     1214 PeerSilent = "peer-silent", Warning, "The peer sent no heartbeat in time; the connection was closed.", "Check the network and the target's load.";
     1215 FrameRefused = "frame-refused", Warning, "A frame failed its checksum and was not applied; it is sent again.", "If it repeats, check network hardware and memory.";
+    1216 LinkChanged = "link-changed", Info, "A link's mode, or what happens when it is lost, was changed.", "";
+    1217 LinkProtected = "link-protected", Info, "The target has everything again; writes complete as the link's mode asks.", "";
+    1218 BandwidthChanged = "bandwidth-changed", Info, "Another limit of bandwidth holds, by a setting or by the time of day.", "";
     1220 LinkSimulated = "link-simulated", Info, "A simulated link measures what a real one would need.", "Nothing. It protects nothing: connect the group to a target.";
-
-    1216 LinkChanged = "link-changed", Info, "A link's mode, or what happens when it is lost, was changed.", "–";
-    1217 LinkProtected = "link-protected", Info, "The target has everything again; writes complete as the link's mode asks.", "–";
-    1218 BandwidthChanged = "bandwidth-changed", Info, "Another limit of bandwidth holds, by a setting or by the time of day.", "–";
     1301 MirrorStarted = "mirror-started", Info, "A mirror began.", "";
     1302 MirrorDone = "mirror-done", Info, "A mirror ended; the target is equal.", "";
     1303 MirrorPaused = "mirror-paused", Info, "A mirror is held; its position is kept.", "";

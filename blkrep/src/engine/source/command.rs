@@ -123,7 +123,7 @@ impl<H: Host> SourceShared<H> {
         };
         // A promoted replica knows what its former source lacks, and was flushed.
         let unnoted = spec.initial == InitialMap::Everything;
-        let (intent, log) = self.first_link(&admin.record)?.unzip();
+        let (intent, log) = self.first_link(&admin.record, unnoted)?.unzip();
         if unnoted && admin.record.links.is_empty() && log.is_none() {
             self.command(|state| state.group.doubt_all());
             self.commit_all()?;
@@ -174,16 +174,18 @@ impl<H: Host> SourceShared<H> {
         Ok(())
     }
 
-    /// What a group needs for its first link: an intent map and a log.
-    fn first_link(&self, record: &Group) -> Result<Option<FirstLink<H>>, OpenError> {
+    /// What a group needs for its first link: an intent map and a log. `unnoted`: what was written before may
+    /// not be durable.
+    fn first_link(&self, record: &Group, unnoted: bool) -> Result<Option<FirstLink<H>>, OpenError> {
         if !record.links.is_empty() || self.lock().group.log().is_some() {
             return Ok(None);
         }
         let layout = intent_layout(&record.volumes);
         let path = intent_path(&self.directory, &record.name);
-        // What was written before may not be durable.
         let mut bits = Bits::clear_of(layout.bits());
-        layout.fill(&mut bits);
+        if unnoted {
+            layout.fill(&mut bits);
+        }
         let intent = make_map(&self.host, &path, record.intent_map, &layout, &bits)?;
         Ok(Some((intent, make_log(&self.host, record)?)))
     }
