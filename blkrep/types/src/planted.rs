@@ -61,10 +61,6 @@ bugs! {
     FailedFlushClosesRegions,
     /// `sync` completes at the target's memory, as `memory` does.
     SyncWaitsForReceived,
-    /// Writes complete without a lost link before that is on record.
-    DegradeBeforeRecord,
-    /// A link keeps its promise again before its target has what completed without it.
-    PromiseBeforeCaughtUp,
     /// What is acknowledged while a mirror is open counts as if the target's state had it.
     AcksCountInMirror,
     // What is dirty, open, and covered.

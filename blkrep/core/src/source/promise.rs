@@ -184,9 +184,7 @@ impl<W: Words> Link<W> {
         let next = match self.protection {
             Protection::Degraded if in_step => Protection::Joining { through: head },
             Protection::Joining { .. } if !in_step => Protection::Degraded,
-            Protection::Joining { through }
-                if self.held >= through || planted!(PromiseBeforeCaughtUp) =>
-            {
+            Protection::Joining { through } if self.held >= through => {
                 Protection::Recording(self.record_protection())
             }
             Protection::Recording(_) if !in_step => Protection::Degrading(self.record_protection()),
@@ -200,7 +198,6 @@ impl<W: Words> Link<W> {
                 Protection::Degrading(self.record_protection())
             }
             Protection::Degrading(commit) if self.kept.is_done(commit) => Protection::Degraded,
-            Protection::Degrading(_) if planted!(DegradeBeforeRecord) => Protection::Degraded,
             _ => return false,
         };
         self.protect(next);
