@@ -159,8 +159,10 @@ words! {
 }
 words! {
     /// What completed writes may rely on.
+    #[derive(Default)]
     ProtectionState, "protection" {
         /// The mode asks for no acknowledgement.
+        #[default]
         NotAsked = "not-asked",
         /// The target has what completed, as the mode asks.
         Kept = "kept",

@@ -93,10 +93,13 @@ pub struct LinkStatus {
     /// When the application gets its completion.
     pub mode: Mode,
     /// What happens to writes when the link is lost, in a mode that asks for an acknowledgement.
+    #[serde(default)]
     pub on_loss: OnLoss,
     /// How long they wait for it before, in milliseconds.
+    #[serde(default)]
     pub loss_timeout_ms: u64,
     /// What completed writes may rely on.
+    #[serde(default)]
     pub protection: ProtectionState,
     /// The state of the connection.
     pub connection: ConnectionState,

@@ -151,22 +151,18 @@ impl IntentMap {
     }
 
     /// Every region may have a complete write that is not durable: flush number `flush` of its volume
-    /// will cover it.
-    pub fn open_all(&mut self, now: Nanos, flush: impl Fn(VolumeIndex) -> u64) {
+    /// will cover it. The commit that makes that durable.
+    pub fn open_all(&mut self, now: Nanos, flush: impl Fn(VolumeIndex) -> u64) -> CommitNo {
+        let mut commit = CommitNo::default();
         for bit in 0..self.layout.bits() {
             if let Some((volume, _)) = self.layout.locate(bit) {
                 let region = self.open(bit, volume);
                 region.idle_since = now;
                 region.flush = region.flush.max(flush(volume));
-                self.kept.set(bit, bit);
+                commit = commit.max(self.kept.set(bit, bit));
             }
         }
-    }
-
-    /// True if every open region is durable.
-    #[must_use]
-    pub fn settled(&self) -> bool {
-        self.kept.settled()
+        commit
     }
 
     /// Regions that a predecessor left open may have writes up to `seq`.

@@ -118,12 +118,6 @@ impl KeptMap {
         commit <= self.done
     }
 
-    /// True if every bit that is set is durable.
-    #[must_use]
-    pub fn settled(&self) -> bool {
-        self.set_by.iter().all(|commit| *commit <= self.done)
-    }
-
     /// Somebody waits: a commit is to begin as soon as none is in flight.
     pub const fn hurry(&mut self) {
         self.urgent = true;
@@ -214,10 +208,10 @@ mod tests {
         assert_eq!(map.begin(), &[0]);
         let second = map.set(1, 1);
         map.finish(true);
-        assert!(map.is_done(first) && !map.is_done(second) && !map.settled());
+        assert!(map.is_done(first) && !map.is_done(second));
         map.begin();
         map.finish(true);
-        assert!(map.is_done(second) && map.settled());
+        assert!(map.is_done(second));
         assert_eq!(map.set(1, 1), second, "a durable bit asks for nothing");
         assert!(!map.wants_commit(true));
     }

@@ -56,13 +56,17 @@ impl Inner {
     pub(super) fn pace_links(&self) {
         let now = Zoned::now();
         let mut changed = Vec::new();
-        for ((peer, own), pace) in &self.paces().0 {
+        let mut paces = self.paces();
+        // Those of links that are gone.
+        paces.0.retain(|_, pace| pace.is_shared());
+        for ((peer, own), pace) in &paces.0 {
             let rate = self.rate_of(own.as_ref(), &now);
             if rate != pace.rate() {
                 pace.set_rate(rate);
                 changed.push((*peer, own.clone(), rate));
             }
         }
+        drop(paces);
         for (peer, own, rate) in changed {
             let text = format!("links to {peer}: {}", rate_text(rate));
             let event = NewEvent::new(EventId::BandwidthChanged, text);

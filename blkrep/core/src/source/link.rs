@@ -296,9 +296,6 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             link.dirt_through = head;
         }
         let fresh = !self.has_links();
-        if fresh && unnoted && !planted!(UnnotedWritesForgotten) {
-            self.doubt_all();
-        }
         for request in self.requests.iter() {
             let changes = request.new.extent.filter(|_| request.slot.is_none());
             if let Some(extent) = changes {
@@ -331,6 +328,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 link.mark_compare(first, last);
             }
         }
+        if fresh && unnoted && !planted!(UnnotedWritesForgotten) {
+            // Not before: nothing of that differs as long as nobody loses power.
+            self.doubt_all();
+        }
         link.kept.touch_header();
         self.links[index] = Some(link);
         if fresh {
@@ -361,7 +362,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     pub fn doubt_all(&mut self) {
         let volumes = &self.volumes;
         let covering = |volume: VolumeIndex| volumes[volume.as_usize()].flush.covering();
-        self.intent.open_all(self.now, covering);
+        self.doubted = self.intent.open_all(self.now, covering);
         for id in self.requests.ids() {
             let request = *self.requests.get(id);
             let changes = matches!(

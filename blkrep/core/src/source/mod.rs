@@ -283,6 +283,8 @@ pub struct SourceGroup<L, W> {
     log: Option<L>,
     layout: MapLayout,
     intent: IntentMap,
+    /// The commit with which regions are open that nobody noted.
+    doubted: CommitNo,
     volumes: Vec<Volume>,
     links: Vec<Option<Link<W>>>,
     /// Places, by bit, whose link is gone while its map was being written: the report is still to come.
@@ -342,6 +344,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             log: None,
             layout,
             intent,
+            doubted: CommitNo::default(),
             volumes: volumes.collect(),
             links: Vec::new(),
             leaving: 0,

@@ -135,7 +135,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let named = self
             .link(index)
             .is_some_and(|link| link.acked.is_some() && self.name_at(link.held) == link.acked);
-        let settled = self.intent.settled();
+        let noted = self.intent.kept().is_done(self.doubted);
         let layout = &self.layout;
         let head = self.log.as_ref().map_or(Seq::ZERO, |log| log.head().1);
         let Some(link) = self
@@ -148,7 +148,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         debug_assert_eq!(link.live.word_count(), layout.words(), "one layout");
         match link.epoch {
             // What the intent map is to stand for is durable there first.
-            Some(_) if !settled => {}
+            Some(_) if !noted => {}
             Some(through) if link.floor_seq >= through || planted!(SweepBeforeAck) => link.sweep(),
             Some(_) => {}
             None if link.is_following() && link.acked.is_some() && link.has_stale_bits() => {

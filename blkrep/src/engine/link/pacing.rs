@@ -23,6 +23,12 @@ impl Pace {
         self.lock().rate()
     }
 
+    /// True if somebody else keeps to it, or may soon.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     fn lock(&self) -> MutexGuard<'_, Pacer> {
         // Numbers only: none is half changed if a holder panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

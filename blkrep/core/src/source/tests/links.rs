@@ -25,19 +25,8 @@ fn a_slow_link_does_not_take_a_fast_one_along_and_gets_its_own_mirror() {
         (rig.position(0), rig.position(1)),
         (Position::Behind, Position::Following)
     );
-    rig.group.negotiating(link(0));
-    let peer = WelcomeFacts {
-        role: PeerRole::Replica,
-        data_state: DataState::Ok,
-        history: rig.group.history().clone(),
-        durable: WriteName {
-            generation: GENERATION,
-            incarnation: RUN,
-            seq: rig.group.link(link(0)).unwrap().acked.unwrap().1,
-        },
-    };
-    rig.group.welcome(link(0), &peer).unwrap();
-    let start = rig.group.begin_stream(link(0)).unwrap();
+    let durable = rig.acked(0);
+    let start = rig.come_back(0, durable);
     assert_eq!(start.mirror, Some(MirrorKind::Difference));
     assert!(!start.set_back, "it has all that it acknowledged");
     rig.pass(Duration::from_secs(3));

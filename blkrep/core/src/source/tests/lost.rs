@@ -245,19 +245,7 @@ fn a_stream_that_was_to_go_on_from_a_log_that_was_given_up_goes_on_from_the_map(
 /// What a target comes back with after it had acknowledged up to `acked`, and lacks some of it.
 fn comes_back_with(rig: &mut Rig, durable: WriteName) -> StreamStart {
     rig.group.link_down(link(0), DownReason::Lost);
-    rig.group.negotiating(link(0));
-    let peer = WelcomeFacts {
-        role: PeerRole::Replica,
-        data_state: DataState::Ok,
-        history: rig.group.history().clone(),
-        durable,
-    };
-    rig.group.welcome(link(0), &peer).unwrap();
-    if let Some(start) = rig.group.begin_stream(link(0)) {
-        return start;
-    }
-    rig.commit(true);
-    rig.group.begin_stream(link(0)).unwrap()
+    rig.come_back(0, durable)
 }
 
 /// A target that lost what it had acknowledged as durable, by whatever way, is told of, and gets it:
@@ -406,6 +394,8 @@ fn what_was_written_without_a_link_is_open_until_it_is_flushed() {
     rig.add_link(0);
     let all = open(&rig);
     assert!(all > 0, "any of it may go with the power");
+    let compared = rig.group.link(link(0)).unwrap().compare.ones();
+    assert_eq!(compared, 0, "a mirror is asked for once");
     for _ in 0..8 {
         rig.finish_mirror_reads(true);
         rig.serve(0);

@@ -332,6 +332,33 @@ impl Rig {
         self.take();
     }
 
+    /// A link's connection comes back to a replica that has what is durable there.
+    fn come_back(&mut self, index: usize, durable: WriteName) -> StreamStart {
+        self.group.negotiating(link(index));
+        let peer = WelcomeFacts {
+            role: PeerRole::Replica,
+            data_state: DataState::Ok,
+            history: self.group.history().clone(),
+            durable,
+        };
+        self.group.welcome(link(index), &peer).unwrap();
+        if let Some(start) = self.group.begin_stream(link(index)) {
+            return start;
+        }
+        self.commit(true);
+        self.group.begin_stream(link(index)).unwrap()
+    }
+
+    /// The last write that a link's target has acknowledged.
+    fn acked(&self, index: usize) -> WriteName {
+        let (incarnation, seq) = self.group.link(link(index)).unwrap().acked.unwrap();
+        WriteName {
+            generation: GENERATION,
+            incarnation,
+            seq,
+        }
+    }
+
     /// Commits every map that wants it.
     fn commit(&mut self, success: bool) {
         while let Some(map) = self.group.next_commit() {

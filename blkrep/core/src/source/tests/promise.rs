@@ -58,21 +58,31 @@ fn write(rig: &mut Rig, at: u64) -> u16 {
 
 /// The link's connection comes back, and the target has what it had.
 fn come_back(rig: &mut Rig) {
-    rig.group.negotiating(link(0));
-    let (incarnation, seq) = rig.group.link(link(0)).unwrap().acked.unwrap();
-    let peer = WelcomeFacts {
-        role: PeerRole::Replica,
-        data_state: DataState::Ok,
-        history: rig.group.history().clone(),
-        durable: WriteName {
-            generation: GENERATION,
-            incarnation,
-            seq,
-        },
-    };
-    rig.group.welcome(link(0), &peer).unwrap();
-    rig.group.begin_stream(link(0)).unwrap();
+    let durable = rig.acked(0);
+    rig.come_back(0, durable);
     rig.take();
+}
+
+/// The link is lost for good, and these writes complete without it.
+fn degrade(rig: &mut Rig, places: &[u64]) {
+    rig.group.link_down(link(0), DownReason::Lost);
+    rig.pass(TIMEOUT);
+    rig.pass(TIMEOUT);
+    rig.commit(true);
+    for at in places {
+        write(rig, *at);
+    }
+    assert_eq!(protection(rig), Protection::Degraded);
+    told(rig);
+}
+
+/// The link is lost, a write waits for it, and the log runs over; the write.
+fn overflow_while_waiting(rig: &mut Rig) -> u16 {
+    rig.group.link_down(link(0), DownReason::Lost);
+    let written = write(rig, 0);
+    rig.group.overflow();
+    rig.take();
+    written
 }
 
 /// Commits the link's map; what its head says.
@@ -132,14 +142,7 @@ fn a_link_that_is_back_in_time_has_everything_and_nothing_is_recorded() {
 #[test]
 fn a_target_that_lacks_what_completed_without_it_is_protected_when_it_has_it() {
     let mut rig = kept(OnLoss::Continue);
-    rig.group.link_down(link(0), DownReason::Lost);
-    rig.pass(TIMEOUT);
-    rig.pass(TIMEOUT);
-    rig.commit(true);
-    write(&mut rig, 0);
-    write(&mut rig, 8192);
-    assert_eq!(protection(&rig), Protection::Degraded);
-    told(&mut rig);
+    degrade(&mut rig, &[0, 8192]);
     come_back(&mut rig);
     assert!(matches!(protection(&rig), Protection::Joining { .. }));
     rig.serve(0);
@@ -152,11 +155,7 @@ fn a_target_that_lacks_what_completed_without_it_is_protected_when_it_has_it() {
 #[test]
 fn a_link_that_is_lost_again_before_its_promise_is_on_record_is_recorded_as_it_was() {
     let mut rig = kept(OnLoss::Continue);
-    rig.group.link_down(link(0), DownReason::Lost);
-    rig.pass(TIMEOUT);
-    rig.pass(TIMEOUT);
-    rig.commit(true);
-    write(&mut rig, 0);
+    degrade(&mut rig, &[0]);
     come_back(&mut rig);
     rig.serve(0);
     let map = rig.group.next_commit().unwrap();
@@ -222,9 +221,7 @@ fn fail_gives_errors_after_its_time_changes_nothing_more_and_ends_with_the_link_
 #[test]
 fn fail_gives_errors_also_while_a_mirror_brings_the_target_back() {
     let mut rig = kept(OnLoss::Fail);
-    rig.group.link_down(link(0), DownReason::Lost);
-    let waited = write(&mut rig, 0);
-    rig.group.overflow();
+    let waited = overflow_while_waiting(&mut rig);
     rig.pass(TIMEOUT);
     come_back(&mut rig);
     rig.pass(Duration::from_secs(11));
@@ -243,10 +240,7 @@ fn fail_gives_errors_also_while_a_mirror_brings_the_target_back() {
 #[test]
 fn what_was_given_up_to_the_dirty_map_is_answered_when_a_mirror_has_brought_it() {
     let mut rig = kept(OnLoss::Block);
-    rig.group.link_down(link(0), DownReason::Lost);
-    let written = write(&mut rig, 0);
-    rig.group.overflow();
-    rig.take();
+    let written = overflow_while_waiting(&mut rig);
     come_back(&mut rig);
     rig.pass(Duration::from_secs(11));
     assert!(rig.serve(0).len() == 1, "a mirror begins");
