@@ -47,7 +47,7 @@ pub struct Options {
     /// What to log, as `info` or `blkrep=debug,warn`.
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
-    /// Accept links without encryption on addresses other than loopback.
+    /// Take and make links without encryption with nodes that are not paired, on any address.
     #[arg(long)]
     pub insecure_plain: bool,
     /// Write one line to this open file descriptor when ready, then close it.
@@ -105,6 +105,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where other nodes connect to.
     pub listen: SocketAddr,
+    /// Links without encryption are taken and made on every address.
+    pub insecure_plain: bool,
     /// Directories that other nodes may place replicas in.
     pub replica_dirs: Vec<PathBuf>,
     /// What to log.
@@ -145,13 +147,6 @@ impl Config {
         let listen = listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
         let listen = resolve(&listen)?;
         let insecure = options.insecure_plain || node.insecure_plain;
-        if !listen.ip().is_loopback() && !insecure {
-            bail!(
-                "listening on {listen} is refused: links on that address would be neither \
-                 encrypted nor authenticated. Listen on 127.0.0.1 or [::1], or accept that with \
-                 --insecure-plain (node.insecure-plain = true)"
-            );
-        }
         let mut replica_dirs = node.allow_replica_dirs;
         replica_dirs.extend(options.allow_replica_dir);
         for dir in &replica_dirs {
@@ -170,6 +165,7 @@ impl Config {
             state_dir: path(options.state, node.state, STATE_DEFAULT),
             socket: path(options.socket, node.socket, blkrep_api::SOCKET_DEFAULT),
             listen,
+            insecure_plain: insecure,
             replica_dirs,
             log: options
                 .log
@@ -289,8 +285,6 @@ mod tests {
             ("[group]\nlog-memory = [1]", "no single value"),
             ("[node]\nname = '../x'", "not a legal node name"),
             ("[node]\nlisten = 'here'", "ADDR:PORT"),
-            ("[node]\nlisten = '0.0.0.0:7420'", "--insecure-plain"),
-            ("[node]\nlisten = '192.0.2.1:7420'", "--insecure-plain"),
             ("[node]\nallow-replica-dirs = ['r']", "absolute"),
             ("[node]\nallow-replica-dirs = ['/r/../etc']", "absolute"),
             ("[node", "TOML"),
@@ -298,8 +292,11 @@ mod tests {
             let error = format!("{:#}", load(Options::default(), text).unwrap_err());
             assert!(error.contains(part), "{text}: {error}");
         }
-        let text = "[node]\nlisten = '0.0.0.0:7420'\ninsecure-plain = true";
-        assert!(load(Options::default(), text).is_ok());
+        for (line, insecure) in [("", false), ("insecure-plain = true", true)] {
+            let text = format!("[node]\nlisten = '0.0.0.0:7420'\n{line}");
+            let config = load(Options::default(), &text).unwrap();
+            assert_eq!(config.insecure_plain, insecure);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::control::node::{Node, NodeContext};
 use crate::control::{Control, ControlSocket, Limits, Served, SystemJudge};
 use crate::events::{EventLimits, Events};
 use crate::settings::Settings;
+use crate::trust::{Trust, TrustPlan};
 use anyhow::{Context as _, bail};
 use blkrep_api::{EventId, NewEvent};
 use nix::errno::Errno;
@@ -61,11 +62,13 @@ where
     let address = listener.local_addr().context("ask for the own address")?;
     let (socket, control) = ControlSocket::bind(&config.socket)?;
     let (settings, events) = open_records(&config)?;
+    let trust = open_trust(&config, address, &events)?;
     let context = NodeContext {
         name: config.name.clone(),
         state_dir: config.state_dir.clone(),
         replica_dirs: config.replica_dirs.clone(),
         listener,
+        trust: Arc::clone(&trust),
         settings: Arc::clone(&settings),
         events: events.clone(),
     };
@@ -77,6 +80,7 @@ where
         state_dir: config.state_dir.clone(),
         node: Arc::clone(&node) as Arc<dyn Node>,
         settings,
+        trust,
         events: events.clone(),
         judge: Arc::new(SystemJudge::new()),
         limits: Limits {
@@ -133,6 +137,17 @@ fn open_records(config: &Config) -> anyhow::Result<(Arc<Settings>, Events)> {
         events.publish(NewEvent::new(EventId::StateCorrupt, text));
     }
     Ok((Arc::new(settings), events))
+}
+
+fn open_trust(config: &Config, listen: SocketAddr, events: &Events) -> anyhow::Result<Arc<Trust>> {
+    let plan = TrustPlan {
+        name: config.name.clone(),
+        listen,
+        insecure_plain: config.insecure_plain,
+        state_dir: config.state_dir.clone(),
+        events: events.clone(),
+    };
+    Trust::open(plan).context("open the record of trust")
 }
 
 /// Makes the state directory if need be and takes it for this process alone.

@@ -12,4 +12,6 @@ pub mod left_behind;
 pub mod logging;
 pub mod node;
 pub mod settings;
+pub mod trust;
+mod twin;
 pub mod udev;

@@ -3,11 +3,15 @@
 //! Owns the form. Text enters; checked values leave. The reference page, man pages and completions
 //! are made from this.
 
-use blkrep_api::{EventId, FrontendKind, MirrorKind, Mode, OnLoss, SOCKET_DEFAULT, Severity};
+use blkrep_api::{
+    EventId, FrontendKind, MirrorKind, Mode, NodeRole, OnLoss, SOCKET_DEFAULT, Severity,
+};
 use blkrep_types::{
-    ByteLen, ByteOffset, ExtentSize, GroupName, LinkName, VolumeName, parse_size, parse_span,
+    ByteLen, ByteOffset, ExtentSize, GroupName, LinkName, NodeName, VolumeName, parse_size,
+    parse_span,
 };
 use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +39,12 @@ pub(crate) struct Global {
     /// Control socket of the daemon.
     #[arg(long, global = true, value_name = "PATH", default_value = SOCKET_DEFAULT, env = "BLKREP_SOCKET", hide_env_values = true)]
     pub(crate) socket: PathBuf,
+    /// A paired node that carries the command out, in place of this one.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) node: Option<NodeName>,
+    /// Address and port of that node, if not those it was paired with.
+    #[arg(long, global = true, value_name = "ADDR:PORT", requires = "node")]
+    pub(crate) address: Option<SocketAddr>,
     /// Print JSON.
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -79,6 +89,9 @@ pub(crate) enum Command {
     Promote(Promote),
     /// Stop serving a promoted group.
     Demote(GroupArg),
+    /// Trust between nodes: what links and remote control need.
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Drop what this node remembers of a group; data is not touched.
     Forget(GroupArg),
     /// Change settings, all or none.
@@ -300,6 +313,61 @@ pub(crate) enum TargetCommand {
     Pause(GroupArg),
     /// Apply again.
     Resume(GroupArg),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Make a one-time token with --invite, or use one of another node.
+    Pair(NodePair),
+    /// Show this node's certificate and the nodes it is paired with.
+    List,
+    /// Trust a node no longer; its connections end.
+    Forget {
+        /// The node.
+        name: NodeName,
+    },
+    /// Give this node a new key, which paired nodes accept by the old one.
+    Rotate {
+        /// Although paired nodes are not reached: they must be paired again.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Say what a node may do here by remote control.
+    Role {
+        /// The node.
+        name: NodeName,
+        /// none, monitor (reads) or admin (does everything).
+        role: NodeRole,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodePair {
+    /// Address and port of the node that made the token.
+    #[arg(
+        value_name = "ADDR:PORT",
+        conflicts_with = "invite",
+        required_unless_present = "invite"
+    )]
+    pub(crate) at: Option<String>,
+    /// The token.
+    #[arg(
+        long,
+        conflicts_with = "invite",
+        required_unless_present = "invite",
+        env = "BLKREP_TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
+    /// Make a token, to be used once on the other node.
+    #[arg(long)]
+    pub(crate) invite: bool,
+    /// How long the token can be used, up to a day.
+    #[arg(long, value_name = "TIME", value_parser = span, default_value = "10m", requires = "invite")]
+    pub(crate) valid: Duration,
+    /// What the other node may do here by remote control: none, monitor or admin.
+    #[arg(long, default_value = "none")]
+    pub(crate) role: NodeRole,
 }
 
 #[derive(Debug, Args)]

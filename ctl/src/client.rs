@@ -4,7 +4,8 @@
 //! error, leave as values. Never retries: a command may have been carried out.
 
 use anyhow::Context as _;
-use blkrep_api::{ApiError, ErrorBody};
+use blkrep_api::{ADDRESS_HEADER, ApiError, ErrorBody, NODE_HEADER};
+use blkrep_types::NodeName;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -13,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -48,6 +50,8 @@ pub(crate) fn nobody_listens(error: &anyhow::Error) -> bool {
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: PathBuf,
+    node: Option<NodeName>,
+    address: Option<SocketAddr>,
     timeout: Duration,
     runtime: Runtime,
 }
@@ -60,9 +64,17 @@ impl Client {
             .context("start the client's runtime")?;
         Ok(Self {
             socket: socket.to_owned(),
+            node: None,
+            address: None,
             timeout: timeout.unwrap_or(REPLY_TIMEOUT),
             runtime,
         })
+    }
+
+    /// Asks another node by way of the daemon.
+    pub(crate) fn for_node(mut self, node: Option<NodeName>, address: Option<SocketAddr>) -> Self {
+        (self.node, self.address) = (node, address);
+        self
     }
 
     /// Asks.
@@ -178,7 +190,14 @@ impl Client {
             .await
             .map_err(|error| self.broken(&error.to_string()))?;
         tokio::spawn(connection);
-        let request = Request::builder()
+        let mut request = Request::builder();
+        if let Some(node) = &self.node {
+            request = request.header(NODE_HEADER, node.as_str());
+        }
+        if let Some(address) = &self.address {
+            request = request.header(ADDRESS_HEADER, address.to_string());
+        }
+        let request = request
             .method(method)
             .uri(path)
             .header(header::HOST, "blkrepd")

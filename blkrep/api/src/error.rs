@@ -85,6 +85,9 @@ codes! {
     MirrorNotRunning = "mirror-not-running", 409, "No mirror to pause, resume or stop.";
     MirrorRunning = "mirror-running", 409, "A mirror runs already.";
     LimitReached = "limit-reached", 409, "A configured limit would be passed.";
+    NotPaired = "not-paired", 409, "The nodes are not paired.";
+    NodeExists = "node-exists", 409, "Another certificate is pinned for that node, or another node has it.";
+    TokenRefused = "token-refused", 403, "The token is unknown, used, expired or wrong.";
     StateFull = "state-full", 507, "The state directory or a journal has no space.";
     StateCorrupt = "state-corrupt", 500, "Recorded state is damaged.";
     StateNewer = "state-newer", 500, "Recorded state was written by a newer version.";

@@ -140,6 +140,19 @@ catalogue! {
     1504 GenerationRefused = "generation-refused", Error, "A peer has another history of the group; nothing was overwritten.", "Decide which data is right. To overwrite the other: connect from the right one with `--mirror checksum --yes`.";
     1505 SplitBrain = "split-brain", Error, "Two nodes wrote the group, each in its own generation.", "Decide which data is right, save what the other one has, then connect from the right one with `--mirror checksum --yes`.";
     1506 SourceFenced = "source-fenced", Error, "This source heard of a newer generation; its devices return errors.", "Use the data where it was promoted.";
+
+    1601 KeyMade = "key-made", Info, "This node made its key and certificate.", "";
+    1602 InviteMade = "invite-made", Info, "A one-time token for pairing was made.", "";
+    1603 NodePaired = "node-paired", Info, "A node's certificate was pinned: it is trusted for links, and for what its role says.", "";
+    1604 NodeForgotten = "node-forgotten", Warning, "A node is trusted no longer; its connections were ended.", "Forget this node there too.";
+    1605 NodeRoleChanged = "node-role-changed", Info, "A paired node has another role for remote control.", "";
+    1606 PairRefused = "pair-refused", Warning, "A pairing failed: the token was unknown, used, expired or wrong, or the other node was not the one that made it.", "If it was you: make a new token. If not: find out who tried, from the address in the text.";
+    1607 NodeRefused = "node-refused", Warning, "An encrypted connection was refused, here or by the other end: the certificate is not the one that is pinned, or is pinned for nobody.", "If the node is one of yours: pair it (again). If not: find out who connects, from the address in the text.";
+    1608 PlainRefused = "plain-refused", Warning, "A connection without encryption was refused.", "Pair the two nodes.";
+    1609 StreamBroken = "stream-broken", Warning, "An encrypted connection with a paired node failed: what came was changed on its way, or is no legal TLS. It was not used.", "Nothing if it does not repeat: the link connects again. Else look for what changes bytes between the nodes.";
+    1610 RemoteRefused = "remote-refused", Warning, "A paired node asked by remote control for more than its role allows.", "If it is to be allowed: `blkctl node role NODE monitor` or `admin`.";
+    1611 KeyRotated = "key-rotated", Warning, "This node has a new key.", "Pair the nodes again that the command named, if any.";
+    1612 NodeRenewed = "node-renewed", Info, "A paired node used the new key that it had announced; its old one is not accepted any more.", "";
 }
 
 impl EventId {

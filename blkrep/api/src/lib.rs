@@ -8,6 +8,7 @@
 mod doctor;
 mod error;
 mod event;
+mod node;
 mod reply;
 mod request;
 pub mod route;
@@ -19,6 +20,10 @@ pub use blkrep_types::{DataState, MirrorKind, Mode, OnLoss};
 pub use doctor::{DoctorReport, Finding, FindingLevel};
 pub use error::{ApiError, ErrorBody, ErrorCode, errors_markdown};
 pub use event::{EventId, EventPage, EventRecord, FollowLine, NewEvent, Severity, events_markdown};
+pub use node::{
+    NodeForgetRequest, NodeInviteReply, NodeInviteRequest, NodeList, NodePairRequest, NodeReport,
+    NodeRole, NodeRoleRequest, NodeRotateRequest,
+};
 pub use reply::{AttachReply, CommandReply, ConnectReply, DisconnectReply, VersionReply};
 pub use request::{
     AttachRequest, ConnectRequest, DemoteRequest, DetachRequest, DisconnectRequest, EventQuery,
@@ -39,6 +44,11 @@ pub use status::{
 /// Version of the JSON forms. A field may be added without a new number; none is removed, renamed
 /// or given another meaning under the same number.
 pub const SCHEMA: u32 = 1;
+
+/// Header of a request that the daemon passes on to a paired node of this name.
+pub const NODE_HEADER: &str = "x-blkrep-node";
+/// Header with the address of that node, if it is not the one it was paired with.
+pub const ADDRESS_HEADER: &str = "x-blkrep-address";
 
 /// Where a daemon listens for its administrators unless told otherwise.
 pub const SOCKET_DEFAULT: &str = "/run/blkrep/control.sock";

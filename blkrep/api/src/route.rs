@@ -40,3 +40,15 @@ pub const EVENTS: &str = "/v1/events";
 pub const EVENTS_FOLLOW: &str = "/v1/events/follow";
 /// `GET`: what the node's surroundings lack.
 pub const DOCTOR: &str = "/v1/doctor";
+/// `GET`: this node's certificate and the nodes it is paired with.
+pub const NODES: &str = "/v1/nodes";
+/// `POST`: make a one-time token.
+pub const NODE_INVITE: &str = "/v1/nodes/invite";
+/// `POST`: use a token of another node.
+pub const NODE_PAIR: &str = "/v1/nodes/pair";
+/// `POST`: trust a node no longer.
+pub const NODE_FORGET: &str = "/v1/nodes/forget";
+/// `POST`: give a node another role.
+pub const NODE_ROLE: &str = "/v1/nodes/role";
+/// `POST`: change this node's key.
+pub const NODE_ROTATE: &str = "/v1/nodes/rotate";

@@ -131,6 +131,9 @@ pub struct LinkStatus {
     /// What a real link would need, of one that sends nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulated: Option<SimulatedStatus>,
+    /// The paired node that is proven to be at the other end; `None` without encryption.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven: Option<NodeName>,
     /// Since when both ends talk.
     pub connected_since: Option<Timestamp>,
     /// Why the peer or this node refused, in words.
@@ -218,6 +221,9 @@ pub struct QueueStatus {
 pub struct TargetStatus {
     /// Name of the source, once it connected.
     pub source: Option<NodeName>,
+    /// The paired node that is proven to be that source; `None` without encryption.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven: Option<NodeName>,
     /// The source is connected now.
     pub connected: bool,
     /// When the source was last heard.

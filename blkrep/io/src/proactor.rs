@@ -4,7 +4,7 @@
 //! memory and its file from submission to completion. Nothing here blocks but [`Io::wait`].
 
 use crate::memory::Slice;
-use blkrep_types::{Errno, Nanos};
+use blkrep_types::{Errno, Nanos, NodeName};
 use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
@@ -89,6 +89,15 @@ pub struct Completion<S> {
     pub socket: Option<S>,
 }
 
+/// What is known of a connection's other end, where connections are encrypted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LineFacts {
+    /// Who is proven to be there; `None` on a plain connection.
+    pub node: Option<NodeName>,
+    /// Why the connection could not be used: in words and, after `; `, what to do.
+    pub trouble: Option<String>,
+}
+
 /// Wakes a worker from another thread.
 pub trait Wake: Any + Send + Sync {
     /// Makes the worker's current or next wait return. Cheap, idempotent, never blocks.
@@ -155,6 +164,11 @@ pub trait Io {
 
     /// Ends both directions of a connection; its pending operations complete with an error or 0.
     fn shutdown(&mut self, socket: &Self::Socket);
+
+    /// What is known of a connection's other end.
+    fn line(&self, _socket: &Self::Socket) -> LineFacts {
+        LineFacts::default()
+    }
 
     /// A handle that makes `wait` return.
     fn waker(&self) -> Waker;

@@ -431,6 +431,7 @@ mod tests {
             bandwidth_limit: None,
             compression: CompressionState::Off,
             simulated: None,
+            proven: None,
             connected_since: None,
             refusal: None,
             last_error: None,
@@ -601,6 +602,7 @@ mod tests {
             group.role = Role::Target;
             group.target = Some(TargetStatus {
                 source: None,
+                proven: None,
                 connected: true,
                 last_heard: None,
                 data_state: *data_state,

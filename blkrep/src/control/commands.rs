@@ -6,8 +6,10 @@
 use super::advice;
 use super::follow::follow;
 use super::http::{Refusal, bad_request, forbidden, read_body, success};
+use super::nodes::{forget, invite, nodes, pair, role, rotate};
 use super::peer::{Peer, Role};
 use super::server::{Limits, Shared};
+use crate::trust::Trust;
 use axum::Router;
 use axum::extract::{Extension, Query, Request, State};
 use axum::response::Response;
@@ -16,27 +18,50 @@ use blkrep_api::{
     ApiError, DoctorReport, ErrorCode, EventId, EventQuery, GetQuery, NewEvent, SCHEMA, SetRequest,
     SettingReply, Status, StatusQuery, VersionReply, route,
 };
+use blkrep_types::NodeName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-type Answer = Result<Response, Refusal>;
+pub(super) type Answer = Result<Response, Refusal>;
+
+/// Where a request comes from.
+#[derive(Debug, Clone)]
+pub(super) enum Origin {
+    /// A process of this host.
+    Here(Peer),
+    /// A paired node, proven.
+    Node(NodeName),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Here(peer) => write!(f, "uid {}", peer.uid),
+            Self::Node(node) => write!(f, "node {node}"),
+        }
+    }
+}
 
 /// Who asks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Caller {
-    pub(super) peer: Peer,
+    pub(super) origin: Origin,
     pub(super) role: Role,
+    pub(super) trust: Arc<Trust>,
 }
 
 impl Caller {
-    pub(super) fn needs(self, needed: Role) -> Result<(), ApiError> {
+    /// Refuses what the caller's role does not allow.
+    pub(super) fn needs(&self, needed: Role) -> Result<(), ApiError> {
         if self.role >= needed {
-            Ok(())
-        } else {
-            Err(forbidden(self.role, needed))
+            return Ok(());
         }
+        Err(match &self.origin {
+            Origin::Here(_) => forbidden(self.role, needed),
+            Origin::Node(node) => self.trust.overstepped(node, self.role, needed),
+        })
     }
 }
 
@@ -55,7 +80,12 @@ where
 }
 
 /// A command that changes something.
-async fn change<B, R, F>(shared: Arc<Shared>, caller: Caller, request: Request, run: F) -> Answer
+pub(super) async fn change<B, R, F>(
+    shared: Arc<Shared>,
+    caller: Caller,
+    request: Request,
+    run: F,
+) -> Answer
 where
     B: DeserializeOwned + std::fmt::Debug + Send + 'static,
     R: Serialize + Send + 'static,
@@ -64,12 +94,12 @@ where
     caller.needs(Role::Administrator)?;
     let path = request.uri().path().to_owned();
     let body: B = read_body(request.into_body(), shared.limits.request_timeout).await?;
-    let uid = caller.peer.uid;
-    tracing::info!(uid, command = path, request = ?body, "command");
+    let origin = caller.origin;
+    tracing::info!(%origin, command = path, request = ?body, "command");
     let gate = Arc::clone(&shared.changes);
     let reply = blocking(shared, gate, move |shared| run(shared, body)).await;
     if let Err(error) = &reply {
-        tracing::info!(uid, command = path, code = %error.code, %error, "command refused");
+        tracing::info!(%origin, command = path, code = %error.code, %error, "command refused");
     }
     Ok(success(&reply?))
 }
@@ -167,6 +197,12 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route(route::DEMOTE, command!(demote))
         .route(route::REPLACE, command!(replace))
         .route(route::SET, post(set))
+        .route(route::NODES, question!(nodes))
+        .route(route::NODE_INVITE, post(invite))
+        .route(route::NODE_PAIR, post(pair))
+        .route(route::NODE_FORGET, post(forget))
+        .route(route::NODE_ROLE, post(role))
+        .route(route::NODE_ROTATE, post(rotate))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
         .with_state(shared)
@@ -174,7 +210,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NoQuery {}
+pub(super) struct NoQuery {}
 
 fn version(shared: &Shared, _: NoQuery) -> Result<VersionReply, ApiError> {
     Ok(VersionReply {

@@ -6,9 +6,12 @@
 
 mod advice;
 mod commands;
+mod doors;
 mod follow;
+mod forward;
 mod http;
 pub mod node;
+mod nodes;
 mod peer;
 mod server;
 mod socket;

@@ -5,6 +5,7 @@
 
 use crate::events::Events;
 use crate::settings::Settings;
+use crate::trust::Trust;
 use blkrep_api::{
     ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
     DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, Finding, ForgetRequest,
@@ -27,6 +28,8 @@ pub struct NodeContext {
     pub replica_dirs: Vec<PathBuf>,
     /// Bound and listening; other nodes connect to it.
     pub listener: TcpListener,
+    /// Whom it trusts.
+    pub trust: Arc<Trust>,
     /// What is in force.
     pub settings: Arc<Settings>,
     /// Where to tell what happens.

@@ -3,12 +3,16 @@
 //! Owns the connections and their limits. One request a connection: then the time a client can
 //! hold one is bounded by the time-outs of its parts.
 
-use super::commands::{Caller, router};
+use super::commands::{Caller, Origin, router};
+use super::doors::{next_errand, run_errand};
+use super::forward::forward;
 use super::node::Node;
 use super::peer::{Judge, Peer, Role};
 use crate::events::Events;
 use crate::settings::Settings;
+use crate::trust::Trust;
 use axum::Extension;
+use axum::middleware::from_fn_with_state;
 use blkrep_types::NodeName;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +21,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -29,6 +34,8 @@ const READS_MAX: usize = 8;
 const FOLLOWERS_MAX: usize = 16;
 /// Clients without a role at once: only to be told so.
 const STRANGERS_MAX: usize = 8;
+/// Pairings at once.
+const PAIRINGS_MAX: usize = 4;
 /// Bytes of a request's head at most.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// How long running requests may take to end when the daemon stops.
@@ -59,6 +66,8 @@ pub struct Served {
     pub node: Arc<dyn Node>,
     /// What is in force.
     pub settings: Arc<Settings>,
+    /// Whom the node trusts.
+    pub trust: Arc<Trust>,
     /// What happened.
     pub events: Events,
     /// Decides on roles.
@@ -82,6 +91,7 @@ pub(super) struct Shared {
     pub(super) state_dir: PathBuf,
     pub(super) node: Arc<dyn Node>,
     pub(super) settings: Arc<Settings>,
+    pub(super) trust: Arc<Trust>,
     pub(super) events: Events,
     pub(super) limits: Limits,
     pub(super) reads: Arc<Semaphore>,
@@ -93,6 +103,9 @@ pub(super) struct Shared {
     monitors: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
     unjudged: Arc<Semaphore>,
+    /// Pairings under way, and paired nodes that command.
+    pub(super) pairings: Arc<Semaphore>,
+    pub(super) nodes: Arc<Semaphore>,
 }
 
 /// A control plane, ready to run.
@@ -121,6 +134,7 @@ impl Control {
                 state_dir: served.state_dir,
                 node: served.node,
                 settings: served.settings,
+                trust: served.trust,
                 events: served.events,
                 limits: served.limits,
                 reads: gate(READS_MAX),
@@ -132,6 +146,8 @@ impl Control {
                 monitors: gate(connections),
                 strangers: gate(STRANGERS_MAX),
                 unjudged: gate(connections),
+                pairings: gate(PAIRINGS_MAX),
+                nodes: gate(connections),
             }),
         }
     }
@@ -147,11 +163,15 @@ impl Control {
     ) -> io::Result<()> {
         let listener = UnixListener::from_std(listener)?;
         let mut clients = JoinSet::new();
+        let mut errands = self.shared.trust.take_errands();
         tokio::pin!(stopped);
         loop {
             tokio::select! {
                 () = &mut stopped => break,
                 Some(_) = clients.join_next(), if !clients.is_empty() => {}
+                Some(errand) = next_errand(errands.as_mut()) => {
+                    clients.spawn(run_errand(Arc::clone(&self.shared), errand));
+                }
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         clients.spawn(client(Arc::clone(&self.shared), stream));
@@ -198,8 +218,25 @@ async fn client(shared: Arc<Shared>, stream: UnixStream) {
         tracing::warn!(uid = peer.uid, "too many clients on the control socket");
         return;
     };
-    let caller = Caller { peer, role };
-    let app = router(Arc::clone(&shared)).layer(Extension(caller));
+    let caller = Caller {
+        origin: Origin::Here(peer),
+        role,
+        trust: Arc::clone(&shared.trust),
+    };
+    serve(&shared, caller, stream).await;
+}
+
+/// Serves the one request of a connection.
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    caller: Caller,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let origin = caller.origin.clone();
+    let forward = from_fn_with_state(Arc::clone(shared), forward);
+    let app = router(Arc::clone(shared))
+        .layer(forward)
+        .layer(Extension(caller));
     let mut stop = shared.stop.subscribe();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -225,6 +262,6 @@ async fn client(shared: Arc<Shared>, stream: UnixStream) {
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(uid = peer.uid, %error, "a client of the control socket ended early");
+        tracing::debug!(%origin, %error, "a client of the control API ended early");
     }
 }

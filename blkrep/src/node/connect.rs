@@ -48,7 +48,11 @@ impl Inner {
         let simulated = request.to == NULL;
         let peer = match simulated {
             true => simulation(&subject, request)?,
-            false => address(&subject, &request.to)?.to_string(),
+            false => {
+                let peer = address(&subject, &request.to)?;
+                self.trust.judge_target(peer)?;
+                peer.to_string()
+            }
         };
         let known = engine.links();
         let same_peer = known.iter().find(|link| link.peer == peer);
@@ -352,6 +356,9 @@ fn refused(group: &GroupName, refusal: &Refusal) -> ApiError {
             ErrorCode::TargetPathTaken,
             "map the volume to a path of its own: --map VOLUME=PATH; or see blkctl status there",
         ),
+        Some(RefuseCode::Untrusted) => {
+            (ErrorCode::NotPaired, "pair the two nodes: blkctl node pair")
+        }
         Some(
             RefuseCode::Group
             | RefuseCode::Volumes

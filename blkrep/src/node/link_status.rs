@@ -57,6 +57,9 @@ impl Inner {
                     bandwidth_limit: control.and_then(|control| control.settings().pace.rate()),
                     sent_compressed_bytes: facts.framed_bytes,
                     compression: compression(snapshot.packing),
+                    proven: snapshot
+                        .proven
+                        .filter(|_| snapshot.connection == LinkConnection::Up),
                     connected_since: snapshot.connected_since.map(clock::timestamp),
                     last_error: snapshot
                         .last_error

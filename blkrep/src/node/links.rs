@@ -7,7 +7,7 @@ use super::state::{Engine, Group};
 use super::superseded::{Own, Teller};
 use super::threads::WorkerThread;
 use super::{Inner, errors};
-use crate::engine::link::{LinkControl, LinkEvent, LinkSettings, LinkWatch, LinkWorker};
+use crate::engine::link::{LinePort, LinkControl, LinkEvent, LinkSettings, LinkWatch, LinkWorker};
 use crate::engine::source::SourceShared;
 use crate::events::Events;
 use blkrep_api::{ApiError, ErrorCode, EventId, NewEvent};
@@ -187,8 +187,8 @@ impl Inner {
         };
         let inner = control.clone();
         let thread =
-            WorkerThread::start(&self.host, &format!("l-{group}"), RING_ENTRIES, move |_| {
-                Ok(LinkWorker::new(port, inner, Arc::new(watch)))
+            WorkerThread::start(&self.net, &format!("l-{group}"), RING_ENTRIES, move |_| {
+                Ok(LinkWorker::new(LinePort(port), inner, Arc::new(watch)))
             })
             .map_err(|error| {
                 let action = "see blkctl doctor for limits of memory and io_uring";

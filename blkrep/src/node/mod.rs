@@ -36,6 +36,7 @@ use crate::control::node::{Node, NodeContext};
 use crate::events::Events;
 use crate::files::identity_of;
 use crate::settings::Settings;
+use crate::trust::Trust;
 use crate::udev::UdevHints;
 use anyhow::Context as _;
 use blkrep_api::{
@@ -44,9 +45,10 @@ use blkrep_api::{
     ForgetRequest, GroupStatus, LinkRequest, MirrorRequest, NewEvent, PromoteRequest,
     ReplaceRequest, StatusQuery, TargetRequest, TransmitRequest,
 };
-use blkrep_io::real::{RealHost, process};
+use blkrep_io::real::{RealHost, RealSocket, process};
 use blkrep_types::{GroupName, NodeName};
 use blkrep_ublk::Owner;
+use blkrep_wire::tls::{Keeper, Line, LineHost};
 use state::State;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -56,6 +58,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use superseded::Teller;
 use table::Table;
+
+/// The host as threads of links and replicas see it: connections are encrypted where they must be.
+type NetHost = LineHost<RealHost>;
+/// A connection with another node.
+type NetSocket = Line<RealSocket>;
 
 /// How long a start waits altogether for claims that are held elsewhere: what a killed predecessor
 /// had in flight lands in less on a disk that works. What takes longer is tried again beside what
@@ -79,6 +86,8 @@ pub struct LiveNode {
 struct Inner {
     name: NodeName,
     host: RealHost,
+    net: NetHost,
+    trust: Arc<Trust>,
     /// Marks our devices.
     owner: Owner,
     settings: Arc<Settings>,
@@ -158,9 +167,13 @@ impl LiveNode {
         }
         let (table, bad) = Table::load(&context.state_dir)?;
         let identity = identity_of(&context.state_dir).context("examine the state directory")?;
+        let host = RealHost::new(&identity);
+        let trust = Arc::clone(&context.trust);
         let inner = Arc::new(Inner {
             name: context.name,
-            host: RealHost::new(&identity),
+            net: LineHost::new(host.clone(), trust as Arc<dyn Keeper<RealSocket>>),
+            trust: context.trust,
+            host,
             owner: Owner::of(&identity),
             settings: context.settings,
             teller: Arc::new(Teller::new(context.events.clone())),

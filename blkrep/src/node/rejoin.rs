@@ -10,10 +10,9 @@ use super::claim::Volumes;
 use super::router::{another_command, refuse};
 use super::serve::end;
 use super::state::Trouble;
-use super::{Inner, backing, errors};
+use super::{Inner, NetHost, backing, errors};
 use crate::engine::target::{Opened, Route, TargetPolicy, promoted_record, recorded_role};
 use blkrep_api::{ApiError, ErrorCode, EventId, NewEvent};
-use blkrep_io::real::RealHost;
 use blkrep_store::superblock::ReplicaRole;
 use blkrep_types::{GroupName, VolumeName};
 use blkrep_ublk::Stop;
@@ -190,7 +189,7 @@ impl Inner {
         Ok(())
     }
 
-    fn make_on_own(&self, hello: &Hello, own: &[OwnBase]) -> Result<Opened<RealHost>, Route> {
+    fn make_on_own(&self, hello: &Hello, own: &[OwnBase]) -> Result<Opened<NetHost>, Route> {
         self.drop_promoted(&hello.group)
             .map_err(|error| refuse(RefuseCode::Failed, error.to_string()))?;
         // Whoever looks at the disks now that nobody claims them (udev, say) is soon done.

@@ -142,7 +142,7 @@ impl Inner {
             policy: &policy,
         };
         let directory = self.replica_dir(group);
-        let opened = ReplicaFiles::open_replacing(&self.host, &directory, &replacement);
+        let opened = ReplicaFiles::open_replacing(&self.net, &directory, &replacement);
         let opened = match opened {
             Ok(Some(opened)) => opened,
             Ok(None) => return Err(errors::no_group(group)),

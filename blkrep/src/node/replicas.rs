@@ -5,7 +5,7 @@
 
 use super::state::Trouble;
 use super::threads::WorkerThread;
-use super::{Inner, clock, errors};
+use super::{Inner, NetHost, NetSocket, clock, errors};
 use crate::engine::target::{
     Opened, ReplicaFiles, TargetCommandError, TargetControl, TargetError, TargetEvent,
     TargetSettings, TargetStatus, TargetWatch, TargetWorker,
@@ -17,8 +17,7 @@ use blkrep_api::{
     VolumeStatus,
 };
 use blkrep_io::Host as _;
-use blkrep_io::real::{RealHost, RealSocket};
-use blkrep_types::{ByteLen, DataState, Generation, GroupName};
+use blkrep_types::{ByteLen, DataState, Generation, GroupName, NodeName};
 use blkrep_wire::Applying;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,7 +37,9 @@ const CLAIM_RETRY: Duration = Duration::from_millis(50);
 /// A replica at work.
 #[derive(Debug)]
 pub(super) struct Replica {
-    pub(super) control: TargetControl<RealSocket>,
+    pub(super) control: TargetControl<NetSocket>,
+    /// Who is proven to be the source that connected last; `None` without encryption.
+    pub(super) proven: Option<NodeName>,
     thread: WorkerThread,
 }
 
@@ -221,7 +222,7 @@ impl Inner {
 
     fn restore_replica(&self, group: &GroupName, end: Instant) -> Result<(), ApiError> {
         loop {
-            match ReplicaFiles::open(&self.host, &self.replica_dir(group)) {
+            match ReplicaFiles::open(&self.net, &self.replica_dir(group)) {
                 Ok(None) => return Ok(()),
                 Ok(Some(opened)) => return self.start_replica(group, opened),
                 // Its group is in the table and is opened as a source.
@@ -238,13 +239,13 @@ impl Inner {
     pub(super) fn start_replica(
         &self,
         group: &GroupName,
-        opened: Opened<RealHost>,
+        opened: Opened<NetHost>,
     ) -> Result<(), ApiError> {
         let settings = self.target_settings(group);
         let watch = Arc::new(Watch(self.events.clone()));
         let (told, control) = mpsc::sync_channel(1);
         let thread =
-            WorkerThread::start(&self.host, &format!("t-{group}"), RING_ENTRIES, move |_| {
+            WorkerThread::start(&self.net, &format!("t-{group}"), RING_ENTRIES, move |_| {
                 let worker = TargetWorker::new(opened, settings, watch)
                     .map_err(|error| error.to_string())?;
                 // The receiver waits for exactly this.
@@ -259,13 +260,18 @@ impl Inner {
         let control = control.recv().map_err(|_| {
             ApiError::internal(format!("the replica of group {group} gave no control"))
         })?;
-        self.state()
-            .replicas
-            .insert(group.clone(), Replica { control, thread });
+        self.state().replicas.insert(
+            group.clone(),
+            Replica {
+                control,
+                proven: None,
+                thread,
+            },
+        );
         Ok(())
     }
 
-    fn replica_control(&self, group: &GroupName) -> Result<TargetControl<RealSocket>, ApiError> {
+    fn replica_control(&self, group: &GroupName) -> Result<TargetControl<NetSocket>, ApiError> {
         let state = self.state();
         if let Some(replica) = state.replicas.get(group) {
             return Ok(replica.control.clone());
@@ -296,7 +302,7 @@ impl Inner {
         group: &GroupName,
         limit: Duration,
         question: impl FnOnce(
-            &TargetControl<RealSocket>,
+            &TargetControl<NetSocket>,
             Box<dyn FnOnce(Result<T, TargetCommandError>) + Send>,
         ),
     ) -> Result<T, ApiError> {
@@ -338,7 +344,10 @@ impl Inner {
         let (replicas, unopened): (Vec<_>, Vec<GroupStatus>) = {
             let state = self.state();
             let replicas = state.replicas.iter();
-            let replicas = replicas.map(|(name, replica)| (name.clone(), replica.control.status()));
+            let replicas = replicas.map(|(name, replica)| {
+                let proven = replica.proven.clone();
+                (name.clone(), proven, replica.control.status())
+            });
             let unopened = state.unopened.iter();
             let unopened = unopened.map(|(name, why)| unopened_status(name.clone(), why));
             (replicas.collect(), unopened.collect())
@@ -347,10 +356,10 @@ impl Inner {
             groups.retain(|group| group.name != status.name);
             groups.push(status);
         }
-        for (name, status) in replicas {
+        for (name, proven, status) in replicas {
             if let Some(status) = status {
                 groups.retain(|group| group.name != name);
-                groups.push(replica_status(name, &status));
+                groups.push(replica_status(name, proven, &status));
             }
         }
     }
@@ -446,6 +455,7 @@ fn unopened_status(name: GroupName, why: &Trouble) -> GroupStatus {
         links: Vec::new(),
         target: Some(ApiTargetStatus {
             source: None,
+            proven: None,
             connected: false,
             last_heard: None,
             data_state: DataState::Unknown,
@@ -458,7 +468,7 @@ fn unopened_status(name: GroupName, why: &Trouble) -> GroupStatus {
     }
 }
 
-fn replica_status(name: GroupName, status: &TargetStatus) -> GroupStatus {
+fn replica_status(name: GroupName, proven: Option<NodeName>, status: &TargetStatus) -> GroupStatus {
     let volumes = status.volumes.iter().map(|volume| VolumeStatus {
         name: volume.name.clone(),
         device: String::new(),
@@ -477,6 +487,7 @@ fn replica_status(name: GroupName, status: &TargetStatus) -> GroupStatus {
         links: Vec::new(),
         target: Some(ApiTargetStatus {
             source: Some(status.source.clone()),
+            proven: proven.filter(|_| status.connected_since.is_some()),
             connected: status.connected_since.is_some(),
             last_heard: status.last_heard.map(clock::timestamp),
             data_state: status.data_state,

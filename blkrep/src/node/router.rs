@@ -3,11 +3,11 @@
 //! Owns the acceptor's thread and the answer to each arrival: the group's replica takes it over, a
 //! new replica is made for it, or it is told what this node is for the group. Never reads a stream.
 
-use super::Inner;
 use super::rejoin::OwnBase;
 use super::state::Trouble;
 use super::superseded::Own;
 use super::threads::{ThreadError, WorkerThread};
+use super::{Inner, NetHost, NetSocket};
 use crate::engine::source::{fence_closed, history_of_closed};
 use crate::engine::target::{
     Acceptor, AcceptorLimits, Arrival, Opened, ReplicaFiles, ReplicaRequest, Route, Router,
@@ -15,7 +15,7 @@ use crate::engine::target::{
 };
 use blkrep_api::{EventId, NewEvent};
 use blkrep_core::source::Gate;
-use blkrep_io::real::{RealHost, RealSocket};
+use blkrep_io::real::RealSocket;
 use blkrep_store::superblock::ReplicaVolume;
 use blkrep_types::{ByteLen, GroupName, History};
 use blkrep_wire::{Hello, HelloVolume, RefuseCode, Welcome, WelcomeVolume};
@@ -40,10 +40,10 @@ impl Listening {
         let rubbish: Arc<dyn Fn(&str) + Send + Sync> =
             Arc::new(move |what| events.publish(NewEvent::new(EventId::PeerRubbish, what)));
         let stopped = Arc::clone(&stop);
-        let thread = WorkerThread::start(&inner.host, "acceptor", RING_ENTRIES, move |_| {
-            let listener = RealSocket::from(listener);
+        let thread = WorkerThread::start(&inner.net, "acceptor", RING_ENTRIES, move |_| {
+            let listener = NetSocket::plain(RealSocket::from(listener));
             let limits = AcceptorLimits::default();
-            Ok(Acceptor::<RealHost>::new(
+            Ok(Acceptor::<NetHost>::new(
                 listener,
                 Box::new(router),
                 limits,
@@ -63,8 +63,8 @@ impl Listening {
 
 struct NodeRouter(Weak<Inner>);
 
-impl Router<RealSocket> for NodeRouter {
-    fn route(&mut self, arrival: Arrival<RealSocket>) -> Route {
+impl Router<NetSocket> for NodeRouter {
+    fn route(&mut self, arrival: Arrival<NetSocket>) -> Route {
         match self.0.upgrade() {
             Some(inner) if !inner.stopping.load(Ordering::Acquire) => inner.route(arrival),
             _ => refuse(
@@ -105,7 +105,23 @@ pub(super) fn refuse(code: RefuseCode, text: String) -> Route {
 }
 
 impl Inner {
-    fn route(&self, arrival: Arrival<RealSocket>) -> Route {
+    fn route(&self, arrival: Arrival<NetSocket>) -> Route {
+        let (facts, from) = (arrival.socket.facts(), arrival.socket.raw().peer());
+        let node = arrival.hello.node.clone();
+        if let Err(why) = self.trust.judge_link(&facts, from, &node) {
+            return refuse(RefuseCode::Untrusted, why);
+        }
+        let group = arrival.hello.group.clone();
+        let route = self.route_trusted(arrival);
+        if matches!(route, Route::Taken)
+            && let Some(replica) = self.state().replicas.get_mut(&group)
+        {
+            replica.proven = facts.node;
+        }
+        route
+    }
+
+    fn route_trusted(&self, arrival: Arrival<NetSocket>) -> Route {
         let group = arrival.hello.group.clone();
         let control = self
             .state()
@@ -261,9 +277,9 @@ impl Inner {
         &self,
         hello: &Hello,
         own: &[OwnBase],
-    ) -> Result<Opened<RealHost>, Route> {
+    ) -> Result<Opened<NetHost>, Route> {
         let directory = self.replica_dir(&hello.group);
-        match ReplicaFiles::open(&self.host, &directory) {
+        match ReplicaFiles::open(&self.net, &directory) {
             Ok(None) => {}
             Ok(Some(opened)) => return Ok(opened),
             Err(error) => return Err(unusable(&error, &hello.group)),
@@ -304,7 +320,7 @@ impl Inner {
             overwrite: hello.overwrite,
         };
         let settings = self.target_settings(&hello.group);
-        let made = ReplicaFiles::create(&self.host, &directory, &policy, &settings, &request);
+        let made = ReplicaFiles::create(&self.net, &directory, &policy, &settings, &request);
         made.map_err(|error| {
             if let Err(error) = self.remove_replica_files(&hello.group) {
                 tracing::warn!(group = %hello.group, %error, "remove a replica that was not made");
@@ -317,7 +333,7 @@ impl Inner {
     pub(super) fn begin_replica(
         &self,
         group: &GroupName,
-        opened: Opened<RealHost>,
+        opened: Opened<NetHost>,
     ) -> Result<(), Route> {
         let begun = self.start_replica(group, opened);
         let mut state = self.state();
@@ -335,8 +351,8 @@ impl Inner {
 }
 
 fn hand_over(
-    control: &crate::engine::target::TargetControl<RealSocket>,
-    arrival: Arrival<RealSocket>,
+    control: &crate::engine::target::TargetControl<NetSocket>,
+    arrival: Arrival<NetSocket>,
 ) -> Route {
     // If its worker is just ending the socket goes with the attempt, and the source tries again.
     let taken = control.session(arrival.socket, arrival.hello, arrival.version);

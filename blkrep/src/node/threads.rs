@@ -4,7 +4,6 @@
 //! the thread that made it; what building found out comes back before anything else goes on.
 //! Enters: a builder. Leaves: a handle. Never decides what a worker does.
 
-use blkrep_io::real::{RealHost, UringIo};
 use blkrep_io::{Host, HostError, Waker, Worker, run};
 use blkrep_types::Errno;
 use std::io;
@@ -75,15 +74,15 @@ impl WorkerThread {
     ///
     /// # Errors
     /// No thread, no ring, or `build` failed.
-    pub(super) fn start<W, B>(
-        host: &RealHost,
+    pub(super) fn start<H: Host, W, B>(
+        host: &H,
         name: &str,
         entries: u32,
         build: B,
     ) -> Result<Self, ThreadError>
     where
-        W: Worker<UringIo>,
-        B: FnOnce(&mut UringIo) -> Result<W, String> + Send + 'static,
+        W: Worker<H::Io>,
+        B: FnOnce(&mut H::Io) -> Result<W, String> + Send + 'static,
     {
         let (told, built) = mpsc::sync_channel(1);
         let alive = Arc::new(AtomicBool::new(true));
@@ -188,6 +187,7 @@ impl WorkerThread {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use blkrep_io::real::{RealHost, UringIo};
     use blkrep_io::{Completion, Io};
     use blkrep_types::Nanos;
 
@@ -233,7 +233,7 @@ mod tests {
     fn what_building_found_wrong_is_told_to_the_starter() {
         let host = RealHost::new("blkrep-test-threads");
         let error =
-            WorkerThread::start::<Once, _>(&host, "wrong", 8, |_| Err("no disk".to_owned()))
+            WorkerThread::start::<_, Once, _>(&host, "wrong", 8, |_| Err("no disk".to_owned()))
                 .unwrap_err();
         assert_eq!(error.to_string(), "thread wrong: no disk");
     }

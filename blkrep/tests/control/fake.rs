@@ -4,6 +4,7 @@ use blkrep::control::node::Node;
 use blkrep::control::{Control, ControlSocket, Judge, Limits, Served};
 use blkrep::events::Events;
 use blkrep::settings::Settings;
+use blkrep::trust::{Trust, TrustPlan};
 use blkrep_api::{
     ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
     DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, ErrorCode, ForgetRequest,
@@ -167,6 +168,14 @@ impl Plane {
             state_dir: dir.path().to_owned(),
             node: Arc::clone(&node) as Arc<dyn Node>,
             settings: Arc::new(Settings::defaults()),
+            trust: Trust::open(TrustPlan {
+                name: NodeName::new("n1").unwrap(),
+                listen: "127.0.0.1:7420".parse().unwrap(),
+                insecure_plain: false,
+                state_dir: dir.path().to_owned(),
+                events: events.clone(),
+            })
+            .unwrap(),
             events: events.clone(),
             judge: Arc::new(judge),
             limits,

@@ -403,6 +403,8 @@ codes! {
         Unavailable = 11 "unavailable",
         /// The group's volumes are not those the target holds.
         Volumes = 12 "volumes",
+        /// The two nodes are not paired, or the connection is not encrypted and must be.
+        Untrusted = 13 "untrusted",
     }
 }
 
@@ -411,7 +413,7 @@ impl RefuseCode {
     #[must_use]
     pub const fn passes(self) -> bool {
         match self {
-            Self::Busy | Self::Failed | Self::Unavailable => true,
+            Self::Busy | Self::Failed | Self::Unavailable | Self::Untrusted => true,
             Self::Version
             | Self::Group
             | Self::Path

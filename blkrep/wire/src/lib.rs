@@ -1,4 +1,5 @@
-//! What two nodes say to each other: frames, their checks and their versions.
+//! What two nodes say to each other: frames, their checks, their versions and their
+//! encryption.
 //!
 //! Owns the layouts of `docs/format/wire.md`. Messages and records enter and bytes leave, or the
 //! other way round. A frame that is not exactly right is an error, never a guess: lengths are
@@ -17,6 +18,7 @@ pub mod limits;
 mod packed;
 mod read;
 mod stream;
+pub mod tls;
 mod version;
 
 pub use data::{DataFrame, DataPlan, Entry, Received};

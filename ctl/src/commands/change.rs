@@ -66,7 +66,11 @@ impl Session<'_> {
             force: detach.force,
         };
         match self.command(route::DETACH, &request) {
-            Err(error) if detach.force && nobody_listens(&error) => {
+            Err(error)
+                if detach.force
+                    && self.arguments.global.node.is_none()
+                    && nobody_listens(&error) =>
+            {
                 self.output
                     .talk("No daemon answers: removing what it left behind.");
                 left_behind::remove(&detach.volume, self.output)
@@ -275,7 +279,7 @@ impl Session<'_> {
     }
 
     /// A command whose reply is sentences.
-    fn command(&self, path: &str, request: &impl Serialize) -> anyhow::Result<Outcome> {
+    pub(super) fn command(&self, path: &str, request: &impl Serialize) -> anyhow::Result<Outcome> {
         let reply: CommandReply = self.client.post(path, request)?;
         if self.output.json {
             self.output.json(&reply)?;

@@ -3,6 +3,7 @@
 //! Owns the way from one to the other. Decides nothing about data: that is the daemon's.
 
 mod change;
+mod node;
 mod observe;
 mod setting;
 
@@ -26,7 +27,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<Outc
     let waits = change::waits(&arguments.command);
     let reply_timeout = if waits { None } else { global.timeout };
     let session = Session {
-        client: Client::new(&global.socket, reply_timeout)?,
+        client: Client::new(&global.socket, reply_timeout)?
+            .for_node(global.node.clone(), global.address),
         output,
         arguments,
     };
@@ -43,6 +45,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<Outc
         Command::Promote(promote) => session.promote(promote),
         Command::Demote(group) => session.demote(&group.group),
         Command::Forget(group) => session.forget(&group.group),
+        Command::Node(node) => session.node(node),
         Command::Status(status) => session.status(status),
         Command::Events(events) => session.events(events),
         Command::Doctor => session.doctor(),

@@ -7,7 +7,7 @@ mod status;
 pub(crate) use status::status;
 
 use crate::output::{Painter, Tone};
-use blkrep_api::{DoctorReport, EventRecord, FindingLevel, SettingReply, Severity};
+use blkrep_api::{DoctorReport, EventRecord, FindingLevel, NodeList, SettingReply, Severity};
 use std::fmt::Write as _;
 
 /// Appends to a string, which takes all text.
@@ -50,6 +50,34 @@ pub(crate) fn event(painter: Painter, event: &EventRecord) -> String {
     let response = event.name.response();
     if event.severity != Severity::Info && !response.is_empty() {
         put!(text, "    do: {response}");
+    }
+    text
+}
+
+/// One node a line, this one first.
+pub(crate) fn nodes(painter: Painter, list: &NodeList) -> String {
+    let mut text = String::new();
+    let own = list.fingerprint.as_deref();
+    let own = own.unwrap_or("none yet: it is made at the first pairing");
+    put!(
+        text,
+        "node {} (this one)",
+        painter.paint(Tone::Strong, &list.node)
+    );
+    put!(text, "    certificate {}", painter.paint(Tone::Faint, own));
+    if list.nodes.is_empty() {
+        put!(text, "paired with nobody: blkctl node pair --invite");
+    }
+    for node in &list.nodes {
+        let address = node.address.as_deref().unwrap_or("an unknown address");
+        let name = painter.paint(Tone::Strong, &node.name);
+        put!(
+            text,
+            "node {name} at {address}, remote control {}",
+            node.role
+        );
+        let certificate = painter.paint(Tone::Faint, &node.fingerprint);
+        put!(text, "    certificate {certificate}");
     }
     text
 }

@@ -7,7 +7,7 @@ use blkrep_api::{
     ProtectionState, ReplicationState, Role, SimulatedStatus, Status, TargetStatus, VolumeState,
     VolumeStatus,
 };
-use blkrep_types::{ByteLen, Generation, rate_text};
+use blkrep_types::{ByteLen, Generation, NodeName, rate_text};
 use std::fmt::Write as _;
 
 /// The whole status.
@@ -122,20 +122,19 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
     }
     put!(
         text,
-        "  link {} to {} ({}): {}, {}, replica {}",
+        "  link {} to {} ({}): {}{}, {}, replica {}",
         link.name,
         link.peer,
         link.mode,
         painter.paint(connection, link.connection),
+        secured(
+            link.connection == ConnectionState::Connected,
+            link.proven.as_ref()
+        ),
         painter.paint(replication, link.replication),
         painter.paint(worth(link.data_state), link.data_state)
     );
-    let lag = match link.lag_ms {
-        None => "unknown".to_owned(),
-        Some(0) => "none".to_owned(),
-        Some(millis) if millis < 1000 => format!("{millis} ms"),
-        Some(millis) => format!("{}.{} s", millis / 1000, millis % 1000 / 100),
-    };
+    let lag = lag(link.lag_ms);
     let queue = &link.queue;
     let queued = ByteLen::new(
         queue
@@ -244,8 +243,9 @@ fn target(text: &mut String, painter: Painter, target: &TargetStatus) {
     };
     put!(
         text,
-        "  replica of {source}: {}, data {}, applying {}",
+        "  replica of {source}: {}{}, data {}, applying {}",
         painter.paint(tone, word),
+        secured(target.connected, target.proven.as_ref()),
         painter.paint(worth(target.data_state), target.data_state),
         target.status
     );
@@ -253,6 +253,24 @@ fn target(text: &mut String, painter: Painter, target: &TargetStatus) {
     let limit = amount(target.journal_limit_bytes);
     let dirty = amount(target.dirty_bytes);
     put!(text, "    journal {journal} of {limit}, dirty {dirty}");
+}
+
+fn lag(millis: Option<u64>) -> String {
+    match millis {
+        None => "unknown".to_owned(),
+        Some(0) => "none".to_owned(),
+        Some(millis) if millis < 1000 => format!("{millis} ms"),
+        Some(millis) => format!("{}.{} s", millis / 1000, millis % 1000 / 100),
+    }
+}
+
+/// Whether a connection is encrypted, and with whom.
+fn secured(connected: bool, proven: Option<&NodeName>) -> String {
+    match proven {
+        _ if !connected => String::new(),
+        Some(node) => format!(" (encrypted, with node {node})"),
+        None => " (not encrypted)".to_owned(),
+    }
 }
 
 fn worth(data_state: DataState) -> Tone {
@@ -320,6 +338,7 @@ mod tests {
             sent_compressed_bytes: ByteLen::new(wire),
             compression,
             simulated: None,
+            proven: None,
             connected_since: None,
             refusal: None,
             last_error: None,

@@ -21,7 +21,7 @@ mod zero;
 pub use file::RealFile;
 pub use host::RealHost;
 pub use ring::UringIo;
-pub use socket::RealSocket;
+pub use socket::{RealSocket, WeakSocket};
 
 use blkrep_types::Errno;
 // What threads share: a model of it is given another one (tests/models).

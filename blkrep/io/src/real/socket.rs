@@ -10,9 +10,10 @@ use nix::sys::socket::{
     AddressFamily, Shutdown, SockFlag, SockType, SockaddrStorage, setsockopt, shutdown, socket,
     sockopt,
 };
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Times a connection request is repeated, after 1 and 2 more seconds: an attempt then fails after
 /// 7 seconds. The kernel's own 6 would wait for up to a minute between two of them, and a link
@@ -28,6 +29,25 @@ const UNCONFIRMED_MS: u32 = 20_000;
 #[derive(Debug, Clone)]
 pub struct RealSocket(Arc<OwnedFd>);
 
+/// A connection that somebody else holds, to be ended from outside.
+#[derive(Debug, Clone)]
+pub struct WeakSocket(Weak<OwnedFd>);
+
+impl WeakSocket {
+    /// True while somebody holds it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    /// Ends both directions; operations under way complete with an error or nothing.
+    pub fn shutdown(&self) {
+        if let Some(fd) = self.0.upgrade() {
+            RealSocket(fd).shutdown();
+        }
+    }
+}
+
 impl From<TcpListener> for RealSocket {
     /// A listener that is bound already.
     fn from(listener: TcpListener) -> Self {
@@ -36,6 +56,26 @@ impl From<TcpListener> for RealSocket {
 }
 
 impl RealSocket {
+    /// Where the other end is.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.stream().ok()?.peer_addr().ok()
+    }
+
+    /// The connection, for who is no ring.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn stream(&self) -> io::Result<TcpStream> {
+        Ok(TcpStream::from(self.0.try_clone()?))
+    }
+
+    /// The connection without holding it.
+    #[must_use]
+    pub fn weak(&self) -> WeakSocket {
+        WeakSocket(Arc::downgrade(&self.0))
+    }
+
     /// A socket that can connect to `peer`.
     pub(super) fn for_peer(peer: &SocketAddr) -> Result<Self, Errno> {
         let family = match peer {

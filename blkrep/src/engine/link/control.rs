@@ -112,6 +112,8 @@ pub struct LinkSnapshot {
     pub connects: u64,
     /// The peer; `None` before its first welcome.
     pub peer: Option<PeerFacts>,
+    /// The node that is proven to be at the other end; `None` without encryption.
+    pub proven: Option<NodeName>,
     /// Why there is no connection, or was none before this one, in words.
     pub last_error: Option<String>,
     /// Why nothing is tried.

@@ -6,6 +6,7 @@
 //! come back. Never decides what is sent or who may overwrite whom, never opens a file.
 
 mod control;
+mod line_port;
 mod outbox;
 mod pacing;
 mod packing;
@@ -21,6 +22,7 @@ pub use control::{
     LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkSnapshot, LinkWatch, PeerFacts,
     Refusal,
 };
+pub use line_port::LinePort;
 pub use outbox::OUTBOX_BYTES;
 pub use pacing::Pace;
 pub use worker::{LINK_MEMORY_BYTES, LinkWorker};

@@ -183,6 +183,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         let now = io.now();
         self.lines.encoder.reset();
         self.lines.decoder.reset();
+        self.lines.snapshot.proven = None;
         let facts = self.port.hello();
         let hello = hello_message(&facts, &self.settings);
         let meter = self.lines.null.take().map(|null| null.meter);
@@ -350,6 +351,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
 
     fn on_received(&mut self, io: &mut I, result: Result<u32, Errno>) {
         let now = io.now();
+        let unproven = self.lines.snapshot.proven.is_none();
         let wire = self.wire().expect("a receive belongs to a connection");
         wire.receiving = false;
         match result {
@@ -357,6 +359,9 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             Err(errno) => self.broken(io, format!("receiving failed: {errno}")),
             Ok(count) => {
                 wire.last_heard = now;
+                if let Some(socket) = wire.socket.as_ref().filter(|_| unproven) {
+                    self.lines.snapshot.proven = io.line(socket).node;
+                }
                 let count = usize::try_from(count).expect("64-bit platform");
                 self.lines.decoder.received(count);
                 self.lines.snapshot.wire_bytes_received += count as u64;
@@ -369,6 +374,12 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
 
     /// The connection is of no more use, whatever was still to be said.
     fn broken(&mut self, io: &mut I, text: String) {
+        let socket = self.wire().and_then(|wire| wire.socket.as_ref());
+        let trouble = socket.and_then(|socket| io.line(socket).trouble);
+        let text = match trouble {
+            Some(trouble) => format!("the node at {}: {trouble}", self.settings.peer),
+            None => text,
+        };
         self.end(io, Ending::lost(text));
         self.shut(io);
     }
