@@ -305,6 +305,42 @@ pub(crate) enum TransmitCommand {
         #[arg(long, value_name = "PERIODS")]
         schedule: Option<String>,
     },
+    /// Transmit in sessions: show what holds, or change it.
+    Schedule(TransmitSchedule),
+}
+
+/// What begins and ends sessions; each as `set --group GROUP link...=VALUE`, empty for the node's value.
+#[derive(Debug, Args)]
+pub(crate) struct TransmitSchedule {
+    /// The group.
+    pub(crate) group: GroupName,
+    /// The schedule counts.
+    #[arg(long, conflicts_with = "off")]
+    pub(crate) on: bool,
+    /// It does not, and its settings wait.
+    #[arg(long)]
+    pub(crate) off: bool,
+    /// Nothing outside these times: `mon-fri 22:00-04:00`, several with commas, or none.
+    #[arg(long, value_name = "TIMES")]
+    pub(crate) window: Option<String>,
+    /// When the first session begins: `2027-01-31 22:00`, or none.
+    #[arg(long, value_name = "MOMENT")]
+    pub(crate) start: Option<String>,
+    /// From one start to the next, such as 1d or 30m, or none.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) interval: Option<String>,
+    /// What must wait for a session to begin: a size, a part of the log such as 40%, or none.
+    #[arg(long, value_name = "SIZE|PERCENT%")]
+    pub(crate) queue: Option<String>,
+    /// What a session sends at most, or none.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) bytes: Option<String>,
+    /// How long it is at most, or none.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) time: Option<String>,
+    /// No window, start, interval, threshold and limit.
+    #[arg(long, conflicts_with_all = ["window", "start", "interval", "queue", "bytes", "time"])]
+    pub(crate) clear: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -113,6 +113,8 @@ catalogue! {
     1217 LinkProtected = "link-protected", Info, "The target has everything again; writes complete as the link's mode asks.", "";
     1218 BandwidthChanged = "bandwidth-changed", Info, "Another limit of bandwidth holds, by a setting or by the time of day.", "";
     1220 LinkSimulated = "link-simulated", Info, "A simulated link measures what a real one would need.", "Nothing. It protects nothing: connect the group to a target.";
+    1221 SessionStarted = "session-started", Info, "A schedule lets a link transmit.", "";
+    1222 SessionEnded = "session-ended", Info, "A schedule holds a link back; its connection was closed, the log keeps what is written.", "";
     1301 MirrorStarted = "mirror-started", Info, "A mirror began.", "";
     1302 MirrorDone = "mirror-done", Info, "A mirror ended; the target is equal.", "";
     1303 MirrorPaused = "mirror-paused", Info, "A mirror is held; its position is kept.", "";

@@ -34,11 +34,11 @@ pub use request::{
 pub use setting::{SettingAssignment, SettingOrigin, SettingReply, SettingReport};
 pub use state::{
     CompressionState, ConnectionState, FrontendKind, MirrorState, ProtectionState,
-    ReplicationState, Role, TargetState, TransmitState, VolumeState,
+    ReplicationState, Role, ScheduleHold, TargetState, TransmitState, VolumeState,
 };
 pub use status::{
-    GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, SimulatedStatus,
-    Status, TargetStatus, VolumeStatus,
+    GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, ScheduleStatus,
+    SimulatedStatus, Status, TargetStatus, VolumeStatus,
 };
 
 /// Version of the JSON forms. A field may be added without a new number; none is removed, renamed

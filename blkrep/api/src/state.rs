@@ -158,6 +158,19 @@ words! {
     }
 }
 words! {
+    /// Why a schedule holds a link back.
+    ScheduleHold, "hold of a schedule" {
+        /// The window is closed.
+        Window = "window-closed",
+        /// The next planned start has not come.
+        Start = "before-start",
+        /// The queue is not long enough.
+        Queue = "queue-short",
+        /// What this window allows is used up.
+        Limit = "limit-reached",
+    }
+}
+words! {
     /// What completed writes may rely on.
     #[derive(Default)]
     ProtectionState, "protection" {

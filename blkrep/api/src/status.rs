@@ -4,8 +4,8 @@
 
 use crate::{
     CompressionState, ConnectionState, DataState, FrontendKind, MirrorKind, MirrorState, Mode,
-    OnLoss, ProtectionState, ReplicationState, Role, SCHEMA, TargetState, TransmitState,
-    VolumeState,
+    OnLoss, ProtectionState, ReplicationState, Role, SCHEMA, ScheduleHold, TargetState,
+    TransmitState, VolumeState,
 };
 use blkrep_types::{ByteLen, Generation, GroupName, LinkName, NodeName, VolumeName};
 use jiff::Timestamp;
@@ -128,6 +128,9 @@ pub struct LinkStatus {
     /// What the link does about compression.
     #[serde(default)]
     pub compression: CompressionState,
+    /// What its schedule does; `None` if it has none, or one that is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleStatus>,
     /// What a real link would need, of one that sends nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulated: Option<SimulatedStatus>,
@@ -142,6 +145,19 @@ pub struct LinkStatus {
     /// Why the last attempt failed, in words, while both ends do not talk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+}
+
+/// What the schedule of a link does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleStatus {
+    /// Why nothing is transmitted; `None` while a session runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<ScheduleHold>,
+    /// Since when the session runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_since: Option<Timestamp>,
+    /// Bytes the session has sent, frames and all.
+    pub session_bytes: ByteLen,
 }
 
 /// What a real link would need, by what a simulated one has seen.

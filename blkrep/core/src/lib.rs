@@ -12,5 +12,6 @@ pub mod meter;
 pub mod pace;
 pub mod persist;
 pub mod range;
+pub mod schedule;
 pub mod source;
 pub mod target;

@@ -136,6 +136,11 @@ fn of_connection(group: &GroupName, link: &LinkStatus) -> Option<Problem> {
         ConnectionState::Connected | ConnectionState::Simulated => None,
         // Between two attempts it is down, in an attempt it connects: one who looks sees no change.
         ConnectionState::Connecting if link.last_error.is_none() => None,
+        ConnectionState::Down | ConnectionState::Connecting
+            if link.transmit == TransmitState::Scheduled =>
+        {
+            None
+        }
         ConnectionState::Down | ConnectionState::Connecting => Some(down(link)),
         ConnectionState::Refused => Some(error(
             format!(
@@ -253,7 +258,14 @@ fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
     let mut problems = Vec::from_iter(of_protection(group, link));
     let LinkStatus { name, peer, .. } = link;
     match link.transmit {
-        TransmitState::Started | TransmitState::Scheduled => {}
+        TransmitState::Started => {}
+        TransmitState::Scheduled => problems.push(note(
+            format!("link {name} is held by its schedule"),
+            "writes wait in the log, and become extents if it runs over; the target gets them in the next session",
+            format!(
+                "see blkctl transmit schedule {group}; a session now: blkctl transmit start {group}"
+            ),
+        )),
         TransmitState::Paused => problems.push(note(
             format!("transmission of link {name} is paused"),
             "writes wait in the log",
@@ -430,6 +442,7 @@ mod tests {
             sent_compressed_bytes: ByteLen::ZERO,
             bandwidth_limit: None,
             compression: CompressionState::Off,
+            schedule: None,
             simulated: None,
             proven: None,
             connected_since: None,
@@ -525,6 +538,23 @@ mod tests {
         assert_eq!(group.problems.len(), 1);
         let action = &group.problems[0].action;
         assert!(action.contains("blkctl connect db --to ADDR:PORT --mirror checksum --yes"));
+    }
+
+    #[test]
+    fn a_link_that_its_schedule_holds_is_not_in_trouble() {
+        let held = LinkStatus {
+            connection: ConnectionState::Down,
+            transmit: TransmitState::Scheduled,
+            last_error: Some("the schedule holds the link".to_owned()),
+            ..link()
+        };
+        let mut group = group(vec![held]);
+        explain(&mut group);
+        let [problem] = &group.problems[..] else {
+            panic!("{:?}", group.problems);
+        };
+        assert_eq!(problem.level, ProblemLevel::Note);
+        assert!(problem.action.contains("blkctl transmit schedule db"));
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! Settings and the clock on the wall enter; rates leave. Never sends anything.
 
 use super::Inner;
+use super::schedule::week_minute;
 use crate::engine::link::Pace;
 use crate::settings::{GroupSettings, Key};
 use blkrep_api::{EventId, NewEvent};
-use blkrep_types::{GroupName, Rate, WeekMinute, rate_text};
+use blkrep_types::{GroupName, Rate, rate_text};
 use jiff::Zoned;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,10 +22,7 @@ pub(super) struct Paces(BTreeMap<Sharers, Pace>);
 
 /// The limit at this time.
 fn rate_at(settings: &GroupSettings, now: &Zoned) -> Rate {
-    let day = now.weekday().to_monday_zero_offset();
-    let part = |value: i8| u8::try_from(value).unwrap_or_default();
-    let minute = WeekMinute::new(part(day), part(now.hour()), part(now.minute()));
-    let period = minute.and_then(|minute| settings.bandwidth_schedule.at(minute));
+    let period = settings.bandwidth_schedule.at(week_minute(now));
     period.unwrap_or(settings.bandwidth)
 }
 

@@ -8,7 +8,7 @@ use super::{Inner, clock};
 use crate::engine::link::{LinkConnection, LinkSnapshot};
 use blkrep_api::{
     CompressionState, ConnectionState, LinkStatus, MirrorState, MirrorStatus, ProtectionState,
-    QueueStatus, ReplicationState, SimulatedStatus, TransmitState,
+    QueueStatus, ReplicationState, ScheduleStatus, SimulatedStatus, TransmitState,
 };
 use blkrep_core::compression::Packing;
 use blkrep_core::meter::Meter;
@@ -34,6 +34,7 @@ impl Inner {
                 let behind = facts.position == Position::Behind;
                 let lag = (!behind).then(|| lag.map_or(0, |lag| lag.as_millis()));
                 let simulated = snapshot.meter.as_ref().map(simulated);
+                let schedule = self.schedule_of(group, &name, &facts);
                 let status = LinkStatus {
                     peer: record.peer.clone(),
                     mode: record.mode,
@@ -42,7 +43,7 @@ impl Inner {
                         .unwrap_or(u64::MAX),
                     protection: protection(record.mode, facts.protection),
                     connection: connection(wanted, &snapshot),
-                    transmit: transmit(facts.transmit),
+                    transmit: transmit(facts.transmit, schedule.as_ref()),
                     mirror: mirror(&facts.mirror),
                     replication: replication(&facts, wanted),
                     data_state: facts.data_state,
@@ -65,6 +66,7 @@ impl Inner {
                         .last_error
                         .filter(|_| snapshot.connection != LinkConnection::Up && wanted),
                     refusal: snapshot.refusal.map(|refusal| refusal.text),
+                    schedule,
                     simulated,
                     name,
                 };
@@ -143,8 +145,10 @@ const fn compression(packing: Packing) -> CompressionState {
     }
 }
 
-const fn transmit(transmit: Transmit) -> TransmitState {
+fn transmit(transmit: Transmit, schedule: Option<&ScheduleStatus>) -> TransmitState {
+    let held = schedule.is_some_and(|schedule| schedule.held_by.is_some());
     match transmit {
+        Transmit::Started if held => TransmitState::Scheduled,
         Transmit::Started => TransmitState::Started,
         Transmit::Paused => TransmitState::Paused,
         Transmit::Stopped => TransmitState::Stopped,

@@ -185,6 +185,10 @@ impl Inner {
             group: group.clone(),
             link: name.clone(),
         };
+        let links = engine.status().links;
+        let status = links.into_iter().find(|(known, ..)| known == name);
+        let held = status.is_some_and(|(.., status)| !self.schedule_link(group, name, &status));
+        control.hold(held);
         let inner = control.clone();
         let thread =
             WorkerThread::start(&self.net, &format!("l-{group}"), RING_ENTRIES, move |_| {

@@ -22,6 +22,7 @@ mod replace;
 mod replicas;
 mod restore;
 mod router;
+mod schedule;
 mod serve;
 mod state;
 mod status;
@@ -108,6 +109,8 @@ struct Inner {
     commands: Mutex<()>,
     /// Limits of bandwidth. Held for moments only.
     paces: Mutex<bandwidth::Paces>,
+    /// Schedules of transmission. Held for moments only.
+    timetables: Mutex<schedule::Timetables>,
     /// Held for moments only.
     state: Mutex<State>,
     stopping: AtomicBool,
@@ -116,6 +119,13 @@ struct Inner {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn timetables(&self) -> MutexGuard<'_, schedule::Timetables> {
+        // Each entry is replaced whole.
+        self.timetables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn paces(&self) -> MutexGuard<'_, bandwidth::Paces> {
@@ -189,6 +199,7 @@ impl LiveNode {
                 .to_owned(),
             commands: Mutex::default(),
             paces: Mutex::default(),
+            timetables: Mutex::default(),
             state: Mutex::new(State::new(table)),
             stopping: AtomicBool::new(false),
         });

@@ -93,6 +93,9 @@ impl Inner {
             engine
                 .set_transmit(&link, transmit)
                 .map_err(|error| errors::of_engine(format!("group {group} link {link}"), &error))?;
+            if transmit == Transmit::Started {
+                self.begin_session(group, &link);
+            }
             self.tell(NewEvent::new(id, what).group(group).link(&link));
             notes.push(format!("link {link}: {what}"));
         }

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const TURN: Duration = Duration::from_millis(200);
 /// How often a volume that could not be served is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often schedules are looked at.
+const SCHEDULE: Duration = Duration::from_secs(1);
 
 /// The thread.
 #[derive(Debug)]
@@ -38,12 +40,17 @@ impl Watcher {
             .spawn(move || {
                 let started = Instant::now();
                 let mut retried = Instant::now();
+                let mut scheduled = Instant::now();
                 while stopped.recv_timeout(TURN) == Err(RecvTimeoutError::Timeout) {
                     let Some(inner) = Weak::upgrade(&inner) else {
                         return;
                     };
                     inner.take_events();
                     inner.pace_links();
+                    if scheduled.elapsed() >= SCHEDULE {
+                        inner.schedule_links(None);
+                        scheduled = Instant::now();
+                    }
                     if retried.elapsed() >= RETRY {
                         inner.retry(|_| true);
                         retried = Instant::now();
@@ -268,6 +275,7 @@ impl Inner {
             self.refresh_links(name);
         }
         self.pace_links();
+        self.schedule_links(group);
     }
 }
 

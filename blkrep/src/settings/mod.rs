@@ -64,6 +64,7 @@ impl Layers {
                         .to_owned(),
                 );
             }
+            settings.check_schedule()?;
         }
         Ok(())
     }

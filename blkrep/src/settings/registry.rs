@@ -4,16 +4,24 @@
 //! holds a value that is in force.
 
 use blkrep_types::{
-    ByteLen, PERIODS_MAX, Rate, WeeklyRates, format_span, parse_size, parse_span, rate_of,
-    rate_text,
+    ByteLen, PERIODS_MAX, Rate, WeeklyRates, WeeklyWindow, format_span, parse_size, parse_span,
+    rate_of, rate_text,
 };
+use jiff::civil::DateTime;
 use std::fmt;
 use std::time::Duration;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+const SECOND_MS: u64 = 1000;
+const DAY_MS: u64 = 24 * 60 * 60 * SECOND_MS;
 const TIB: u64 = 1 << 40;
+
+/// How a date and a time of day are written.
+const MOMENT: &str = "%Y-%m-%d %H:%M";
+/// That there is no value.
+const NONE: &str = "none";
 
 /// What values a setting takes.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +65,12 @@ pub enum Kind {
         /// Lowest.
         min: u64,
     },
+    /// Times of the week.
+    Window,
+    /// A date and a time of day.
+    Moment,
+    /// A value of this kind, or `none`.
+    Maybe(&'static Self),
 }
 
 /// When a change takes effect.
@@ -110,6 +124,12 @@ pub enum Value {
     Rate(Rate),
     /// Rates by day and time.
     Rates(WeeklyRates),
+    /// Times of the week.
+    Window(WeeklyWindow),
+    /// A date and a time of day.
+    Moment(DateTime),
+    /// No value.
+    None,
 }
 
 impl fmt::Display for Value {
@@ -122,6 +142,9 @@ impl fmt::Display for Value {
             Self::Choice(word) => f.write_str(word),
             Self::Rate(rate) => f.write_str(&rate_text(*rate)),
             Self::Rates(rates) => rates.fmt(f),
+            Self::Window(window) => window.fmt(f),
+            Self::Moment(moment) => write!(f, "{}", moment.strftime(MOMENT)),
+            Self::None => f.write_str(NONE),
         }
     }
 }
@@ -185,6 +208,12 @@ const fn count(min: u64, max: u64) -> Kind {
     Kind::Count { min, max }
 }
 
+const SESSION_QUEUE: Kind = size(4 * KIB, 16 * TIB, 1);
+const SESSION_PERCENT: Kind = count(1, 100);
+const SESSION_BYTES: Kind = size(64 * KIB, 1024 * TIB, 1);
+const SESSION_INTERVAL: Kind = time(60 * SECOND_MS, 366 * DAY_MS);
+const SESSION_TIME: Kind = time(10 * SECOND_MS, 366 * DAY_MS);
+
 registry! {
     VolumeQueueDepth = "volume.queue-depth", count(1, 1024), "128", Attach, true,
         "Requests a hardware queue of a device has in flight at most. Each holds a buffer of `volume.request-size`.";
@@ -228,6 +257,22 @@ registry! {
         "Bytes a second that links may send, heartbeats and all. Links to one target's address share it fairly; those of a group with a value of its own share that one.";
     LinkBandwidthSchedule = "link.bandwidth-schedule", Kind::Rates { min: 16 * KIB }, "none", Live, true,
         "Limits that hold instead of `link.bandwidth` in these periods of the week, by this node's local time. A period that ends before it begins ends on the next day.";
+    LinkSchedule = "link.schedule", Kind::Switch, "off", Live, true,
+        "Links have a connection only in sessions, as `link.window` and `link.session-...` say: see `blkctl transmit schedule`. Off: always, and those settings wait.";
+    LinkWindow = "link.window", Kind::Window, "none", Live, true,
+        "Times of the week, by this node's local time, outside which a schedule lets nothing through. A period that ends before it begins ends on the next day.";
+    LinkSessionStart = "link.session-start", Kind::Maybe(&Kind::Moment), "none", Live, true,
+        "When the first session of a schedule begins, by this node's local time. Before it there is none, however long the queue.";
+    LinkSessionInterval = "link.session-interval", Kind::Maybe(&SESSION_INTERVAL), "none", Live, true,
+        "Time from one planned start of a session to the next. Whole days go by the calendar: the hour stays where the clock is changed.";
+    LinkSessionQueue = "link.session-queue", Kind::Maybe(&SESSION_QUEUE), "none", Live, true,
+        "A session begins when as many bytes wait, in the queue or in extents that differ.";
+    LinkSessionQueuePercent = "link.session-queue-percent", Kind::Maybe(&SESSION_PERCENT), "none", Live, true,
+        "The same as a part of `group.log-memory`; the smaller of the two counts.";
+    LinkSessionBytes = "link.session-bytes", Kind::Maybe(&SESSION_BYTES), "none", Live, true,
+        "A session ends when it has sent as many bytes, frames and all. It is looked at every second: what the line takes in one may come on top.";
+    LinkSessionTime = "link.session-time", Kind::Maybe(&SESSION_TIME), "none", Live, true,
+        "A session ends after this time.";
     TargetJournalSize = "target.journal-size", size(16 * MIB, 4 * TIB, 4 * KIB), "256MiB", Connect, true,
         "Size of the target's journal. It takes what was received and not yet applied, and a difference mirror that fits is held there and applied whole.";
     EventsKept = "events.kept", count(100, 100_000), "1000", Start, false,
@@ -270,27 +315,9 @@ impl Key {
     /// # Errors
     /// A sentence that says what is legal.
     pub fn parse(self, text: &str) -> Result<Value, String> {
-        let spec = self.spec();
-        let value = match spec.kind {
-            Kind::Size { .. } => Value::Size(parse_size(text).map_err(|e| e.to_string())?),
-            Kind::Count { .. } => {
-                let count = text.parse();
-                Value::Count(count.map_err(|_| format!("'{text}' is not a whole number"))?)
-            }
-            Kind::Time { .. } => Value::Time(parse_span(text).map_err(|e| e.to_string())?),
-            Kind::Switch => match text {
-                "on" | "true" | "yes" => Value::Switch(true),
-                "off" | "false" | "no" => Value::Switch(false),
-                _ => return Err(format!("'{text}' is neither on nor off")),
-            },
-            Kind::Choice(words) => {
-                let word = words.iter().copied().find(|word| *word == text);
-                Value::Choice(word.ok_or_else(|| format!("'{text}' is none of its words"))?)
-            }
-            Kind::Rate { .. } => Value::Rate(rate_of(text).map_err(|e| e.to_string())?),
-            Kind::Rates { .. } => Value::Rates(WeeklyRates::parse(text)?),
-        };
-        if spec.kind.allows(value) {
+        let kind = self.spec().kind;
+        let value = kind.read(text)?;
+        if kind.allows(value) {
             Ok(value)
         } else {
             Err(format!("'{text}' is outside its range"))
@@ -299,6 +326,37 @@ impl Key {
 }
 
 impl Kind {
+    /// Reads a value, whatever its range.
+    fn read(self, text: &str) -> Result<Value, String> {
+        Ok(match self {
+            Self::Size { .. } => Value::Size(parse_size(text).map_err(|e| e.to_string())?),
+            Self::Count { .. } => {
+                let count = text.parse();
+                Value::Count(count.map_err(|_| format!("'{text}' is not a whole number"))?)
+            }
+            Self::Time { .. } => Value::Time(parse_span(text).map_err(|e| e.to_string())?),
+            Self::Switch => match text {
+                "on" | "true" | "yes" => Value::Switch(true),
+                "off" | "false" | "no" => Value::Switch(false),
+                _ => return Err(format!("'{text}' is neither on nor off")),
+            },
+            Self::Choice(words) => {
+                let word = words.iter().copied().find(|word| *word == text);
+                Value::Choice(word.ok_or_else(|| format!("'{text}' is none of its words"))?)
+            }
+            Self::Rate { .. } => Value::Rate(rate_of(text).map_err(|e| e.to_string())?),
+            Self::Rates { .. } => Value::Rates(WeeklyRates::parse(text)?),
+            Self::Window => Value::Window(WeeklyWindow::parse(text)?),
+            Self::Moment => {
+                // As it is written here, or as ISO 8601 does.
+                let moment = DateTime::strptime(MOMENT, text.replace('T', " "));
+                Value::Moment(moment.map_err(|_| format!("'{text}' is no date and time"))?)
+            }
+            Self::Maybe(_) if text == NONE => Value::None,
+            Self::Maybe(kind) => kind.read(text)?,
+        })
+    }
+
     /// True if the value, already of this kind, is in range.
     fn allows(self, value: Value) -> bool {
         match (self, value) {
@@ -322,6 +380,8 @@ impl Kind {
             }
             (Self::Switch, Value::Switch(_)) => true,
             (Self::Choice(words), Value::Choice(word)) => words.contains(&word),
+            (Self::Window, Value::Window(_)) | (Self::Moment, Value::Moment(_)) => true,
+            (Self::Maybe(kind), value) => value == Value::None || kind.allows(value),
             (Self::Rate { min }, Value::Rate(rate)) => rate.is_none_or(|rate| rate.get() >= min),
             (Self::Rates { min }, Value::Rates(rates)) => {
                 rates.lowest().is_none_or(|rate| rate.get() >= min)
@@ -333,7 +393,9 @@ impl Kind {
                 | Self::Switch
                 | Self::Choice(_)
                 | Self::Rate { .. }
-                | Self::Rates { .. },
+                | Self::Rates { .. }
+                | Self::Window
+                | Self::Moment,
                 _,
             ) => false,
         }
@@ -367,6 +429,11 @@ impl Kind {
                 "none, or up to {PERIODS_MAX} periods such as `mon-fri 08:00-18:00 2MiB/s`, {}/s and more or unlimited",
                 bytes(min)
             ),
+            Self::Window => {
+                format!("none, or up to {PERIODS_MAX} periods such as `mon-fri 22:00-04:00`")
+            }
+            Self::Moment => "such as `2027-01-31 22:00`".to_owned(),
+            Self::Maybe(kind) => format!("none, or {}", kind.range()),
         }
     }
 
@@ -381,6 +448,9 @@ impl Kind {
             Self::Choice(_) => "choice",
             Self::Rate { .. } => "rate",
             Self::Rates { .. } => "rates",
+            Self::Window => "window",
+            Self::Moment => "moment",
+            Self::Maybe(kind) => kind.unit(),
         }
     }
 }
@@ -414,6 +484,12 @@ mod tests {
             (Key::LinkBandwidth, "10MiB"),
             (Key::LinkBandwidthSchedule, "mon 08:00-09:00 15KiB/s"),
             (Key::LinkBandwidthSchedule, "always"),
+            (Key::LinkWindow, "mon 08:00-09:00 15KiB/s"),
+            (Key::LinkSessionStart, "22:00"),
+            (Key::LinkSessionStart, "2027-02-29 22:00"),
+            (Key::LinkSessionInterval, "59s"),
+            (Key::LinkSessionQueuePercent, "101"),
+            (Key::LinkSessionBytes, "unlimited"),
         ] {
             assert!(key.parse(wrong).is_err(), "{} = {wrong}", key.name());
         }

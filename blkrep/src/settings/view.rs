@@ -2,7 +2,8 @@
 
 use super::{Key, Value};
 use blkrep_core::compression::Compression;
-use blkrep_types::{ByteLen, ExtentSize, Rate, WeeklyRates};
+use blkrep_types::{ByteLen, ExtentSize, Rate, WeeklyRates, WeeklyWindow};
+use jiff::civil::DateTime;
 use std::time::Duration;
 
 /// What a volume does when its backing fails.
@@ -59,8 +60,48 @@ pub struct GroupSettings {
     pub bandwidth: Rate,
     /// What holds instead by day and time.
     pub bandwidth_schedule: WeeklyRates,
+    /// Links have a connection in sessions only.
+    pub schedule: bool,
+    /// Times outside which there is no session; empty: none.
+    pub window: WeeklyWindow,
+    /// When the first session begins.
+    pub session_start: Option<DateTime>,
+    /// From one planned start to the next.
+    pub session_interval: Option<Duration>,
+    /// A queue that starts a session.
+    pub session_queue: Option<ByteLen>,
+    /// The same in percent of the write log.
+    pub session_queue_percent: Option<u8>,
+    /// The most that a session sends.
+    pub session_bytes: Option<ByteLen>,
+    /// The longest that it is.
+    pub session_time: Option<Duration>,
     /// Size of the target's journal.
     pub journal_size: ByteLen,
+}
+
+impl GroupSettings {
+    /// Checks what no single setting of a schedule can show.
+    pub(super) fn check_schedule(&self) -> Result<(), String> {
+        if !self.schedule {
+            return Ok(());
+        }
+        if self.session_interval.is_some() && self.session_start.is_none() {
+            let why = "link.session-interval needs link.session-start: when the first one begins";
+            return Err(why.to_owned());
+        }
+        let again = self.session_start.is_some()
+            || self.session_queue.is_some()
+            || self.session_queue_percent.is_some()
+            || !self.window.is_empty();
+        let limited = self.session_bytes.is_some() || self.session_time.is_some();
+        if limited && !again {
+            let why = "a schedule with link.session-bytes or link.session-time needs something that begins the next \
+                       session: link.session-start, link.session-queue or link.window";
+            return Err(why.to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// The settings of the node.
@@ -113,6 +154,11 @@ impl<F: Fn(Key) -> Value> Values<F> {
         }
     }
 
+    /// The setting, if it has a value.
+    fn given(&self, key: Key) -> Option<Key> {
+        ((self.0)(key) != Value::None).then_some(key)
+    }
+
     pub(super) fn group(&self) -> GroupSettings {
         let extent = self.size(Key::VolumeExtentSize).get();
         GroupSettings {
@@ -150,6 +196,24 @@ impl<F: Fn(Key) -> Value> Values<F> {
                 Value::Rates(rates) => rates,
                 other => unreachable!("a schedule has rates, not {other}"),
             },
+            schedule: self.switch(Key::LinkSchedule),
+            window: match (self.0)(Key::LinkWindow) {
+                Value::Window(window) => window,
+                other => unreachable!("a window has times, not {other}"),
+            },
+            session_start: match (self.0)(Key::LinkSessionStart) {
+                Value::Moment(moment) => Some(moment),
+                _ => None,
+            },
+            session_interval: self
+                .given(Key::LinkSessionInterval)
+                .map(|key| self.time(key)),
+            session_queue: self.given(Key::LinkSessionQueue).map(|key| self.size(key)),
+            session_queue_percent: self
+                .given(Key::LinkSessionQueuePercent)
+                .map(|key| self.count(key)),
+            session_bytes: self.given(Key::LinkSessionBytes).map(|key| self.size(key)),
+            session_time: self.given(Key::LinkSessionTime).map(|key| self.time(key)),
             journal_size: self.size(Key::TargetJournalSize),
         }
     }

@@ -30,7 +30,10 @@ pub use span::{format_rate, format_span, parse_rate, parse_span};
 pub use state::{DataState, LossPolicy, MirrorKind, Mode, OnLoss};
 pub use time::Nanos;
 pub use units::{BlockSize, ByteLen, ByteOffset, UnitError, parse_size};
-pub use week::{PERIODS_MAX, Rate, WeekMinute, WeeklyRates, rate_of, rate_text};
+pub use week::{
+    Open, PERIODS_MAX, Rate, Week, WeekMinute, Weekly, WeeklyRates, WeeklyWindow, rate_of,
+    rate_text,
+};
 
 /// True if this mistake is planted and on: `if planted!(FuaAsPlainWrite) { .. }`. See ADR 6.
 #[cfg(feature = "planted")]

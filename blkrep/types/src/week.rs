@@ -1,8 +1,8 @@
-//! Limits of bandwidth by day and time, as people write them.
+//! Limits of bandwidth and windows by day and time, as people write them.
 //!
-//! Owns the text form `mon-fri 08:00-18:00 2MiB/s, sat,sun 00:00-24:00 unlimited`. Text enters, checked periods
-//! leave, and the other way round. Times are those of the clock on the wall: whoever asks says which minute of the
-//! week it is. Never reads a clock.
+//! Owns the text forms `mon-fri 08:00-18:00 2MiB/s, sat,sun 00:00-24:00 unlimited` and `mon-fri 22:00-04:00`. Text
+//! enters, checked periods leave, and the other way round. Times are those of the clock on the wall: whoever asks says
+//! which minute of the week it is. Never reads a clock.
 
 use crate::{ByteLen, UnitError, format_rate, parse_rate};
 use std::fmt;
@@ -32,17 +32,60 @@ impl WeekMinute {
     }
 }
 
+/// What holds in a period.
+pub trait Weekly: Copy + Default {
+    /// A period of it, as people write it.
+    const EXAMPLE: &'static str;
+
+    /// Reads what follows the times.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong; `None` if it is not even a period's form.
+    fn read(text: Option<&str>) -> Result<Self, Option<String>>;
+
+    /// Writes it as it is read, after a blank if it is something.
+    fn write(&self) -> String;
+}
+
+impl Weekly for Rate {
+    const EXAMPLE: &'static str = "mon-fri 08:00-18:00 2MiB/s";
+
+    fn read(text: Option<&str>) -> Result<Self, Option<String>> {
+        rate_of(text.ok_or(None)?).map_err(|error| Some(error.to_string()))
+    }
+
+    fn write(&self) -> String {
+        format!(" {}", rate_text(*self))
+    }
+}
+
+/// A window is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Open;
+
+impl Weekly for Open {
+    const EXAMPLE: &'static str = "mon-fri 22:00-04:00";
+
+    fn read(text: Option<&str>) -> Result<Self, Option<String>> {
+        text.map_or(Ok(Self), |_| Err(None))
+    }
+
+    fn write(&self) -> String {
+        String::new()
+    }
+}
+
 /// On some days, from a minute to another, the next day's if that is not later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Period {
+struct Period<T> {
     /// A bit for each day, Monday the lowest.
     days: u8,
     from: u16,
     until: u16,
-    rate: Rate,
+    what: T,
 }
 
-impl Period {
+impl<T> Period<T> {
     fn len(&self) -> u16 {
         if self.until > self.from {
             self.until - self.from
@@ -59,27 +102,41 @@ impl Period {
     }
 }
 
-/// Limits by day and time.
+/// What holds by day and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct WeeklyRates {
-    periods: [Period; PERIODS_MAX],
+pub struct Week<T> {
+    periods: [Period<T>; PERIODS_MAX],
     count: usize,
 }
 
-impl WeeklyRates {
-    /// The limit in this minute; `None` if no period has it.
-    #[must_use]
-    pub fn at(&self, minute: WeekMinute) -> Option<Rate> {
-        let mut periods = self.periods[..self.count].iter();
-        let period = periods.find(|period| period.holds(minute.0));
-        period.map(|period| period.rate)
-    }
+/// Limits by day and time.
+pub type WeeklyRates = Week<Rate>;
 
+/// Times at which a window is open.
+pub type WeeklyWindow = Week<Open>;
+
+impl WeeklyRates {
     /// The lowest limit of all periods; `None` if none has one.
     #[must_use]
     pub fn lowest(&self) -> Rate {
         let periods = self.periods[..self.count].iter();
-        periods.filter_map(|period| period.rate).min()
+        periods.filter_map(|period| period.what).min()
+    }
+}
+
+impl<T: Weekly> Week<T> {
+    /// True if there is no period.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// What holds in this minute; `None` if no period has it.
+    #[must_use]
+    pub fn at(&self, minute: WeekMinute) -> Option<T> {
+        let mut periods = self.periods[..self.count].iter();
+        let period = periods.find(|period| period.holds(minute.0));
+        period.map(|period| period.what)
     }
 
     /// Reads `none`, or periods with commas between them.
@@ -127,11 +184,13 @@ fn split(text: &str) -> Vec<String> {
     parts
 }
 
-fn period(text: &str) -> Result<Period, String> {
-    let wrong = || format!("'{text}' is no period: write `mon-fri 08:00-18:00 2MiB/s`");
+fn period<T: Weekly>(text: &str) -> Result<Period<T>, String> {
+    let wrong = || format!("'{text}' is no period: write `{}`", T::EXAMPLE);
     let words: Vec<&str> = text.split_whitespace().collect();
-    let [days, times, rate] = words[..] else {
-        return Err(wrong());
+    let (days, times, what) = match words[..] {
+        [days, times] => (days, times, None),
+        [days, times, what] => (days, times, Some(what)),
+        _ => return Err(wrong()),
     };
     let (from, until) = times.split_once('-').ok_or_else(wrong)?;
     let (from, until) = (
@@ -145,7 +204,7 @@ fn period(text: &str) -> Result<Period, String> {
         days: days_of(days).ok_or_else(wrong)?,
         from,
         until,
-        rate: rate_of(rate).map_err(|error| error.to_string())?,
+        what: T::read(what).map_err(|why| why.unwrap_or_else(wrong))?,
     })
 }
 
@@ -203,7 +262,7 @@ fn clock(at: u16) -> String {
     format!("{:02}:{:02}", at / 60, at % 60)
 }
 
-impl fmt::Display for WeeklyRates {
+impl<T: Weekly> fmt::Display for Week<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.count == 0 {
             return f.write_str("none");
@@ -213,8 +272,8 @@ impl fmt::Display for WeeklyRates {
             let days = (0..7).filter(|day| period.days >> day & 1 == 1);
             let days: Vec<&str> = days.map(|day| DAYS[day]).collect();
             let (from, until) = (clock(period.from), clock(period.until));
-            let rate = rate_text(period.rate);
-            write!(f, "{comma}{} {from}-{until} {rate}", days.join(","))?;
+            let what = period.what.write();
+            write!(f, "{comma}{} {from}-{until}{what}", days.join(","))?;
         }
         Ok(())
     }
@@ -280,6 +339,19 @@ mod tests {
         ] {
             assert_eq!(rates(text).to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_window_has_periods_and_nothing_else() {
+        let text = "mon,tue 22:00-04:00, sun 00:00-24:00";
+        let window = WeeklyWindow::parse(text).unwrap();
+        assert_eq!(window.to_string(), text);
+        let open = |day, hour| window.at(WeekMinute::new(day, hour, 0).unwrap()).is_some();
+        assert!(open(0, 22) && open(2, 3) && open(6, 12));
+        assert!(!open(0, 4) && !open(2, 4) && !open(3, 3));
+        assert!(WeeklyWindow::parse("none").unwrap().is_empty());
+        let wrong = WeeklyWindow::parse("mon 22:00-04:00 2MiB/s").unwrap_err();
+        assert!(wrong.contains("write `mon-fri 22:00-04:00`"), "{wrong}");
     }
 
     #[test]

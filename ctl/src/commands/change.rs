@@ -204,6 +204,7 @@ impl Session<'_> {
                 rate,
                 schedule,
             } => return self.limit(group, rate.as_deref(), schedule.as_deref()),
+            TransmitCommand::Schedule(schedule) => return self.schedule(schedule),
         };
         let (group, link) = (group.clone(), link.clone());
         let request = TransmitRequest {

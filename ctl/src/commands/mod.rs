@@ -5,6 +5,7 @@
 mod change;
 mod node;
 mod observe;
+mod schedule;
 mod setting;
 
 use crate::Outcome;

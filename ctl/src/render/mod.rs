@@ -4,7 +4,7 @@
 
 mod status;
 
-pub(crate) use status::status;
+pub(crate) use status::{schedule, status};
 
 use crate::output::{Painter, Tone};
 use blkrep_api::{DoctorReport, EventRecord, FindingLevel, NodeList, SettingReply, Severity};

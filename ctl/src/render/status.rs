@@ -4,8 +4,8 @@ use super::put;
 use crate::output::{Painter, Tone};
 use blkrep_api::{
     ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
-    ProtectionState, ReplicationState, Role, SimulatedStatus, Status, TargetStatus, VolumeState,
-    VolumeStatus,
+    ProtectionState, ReplicationState, Role, ScheduleHold, SimulatedStatus, Status, TargetStatus,
+    VolumeState, VolumeStatus,
 };
 use blkrep_types::{ByteLen, Generation, NodeName, rate_text};
 use std::fmt::Write as _;
@@ -167,6 +167,9 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
             link.on_loss
         );
     }
+    if link.schedule.is_some() {
+        put!(text, "    {}", schedule(link));
+    }
     if let Some(needs) = &link.simulated {
         simulated(text, needs);
     }
@@ -184,6 +187,26 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
             amount(mirror.bytes_skipped),
             amount(mirror.bytes_remaining)
         );
+    }
+}
+
+/// What a link's schedule does.
+pub(crate) fn schedule(link: &LinkStatus) -> String {
+    let Some(schedule) = &link.schedule else {
+        return "no schedule".to_owned();
+    };
+    match (schedule.held_by, schedule.session_since) {
+        (Some(ScheduleHold::Window), _) => "schedule: held until the window opens".to_owned(),
+        (Some(ScheduleHold::Start), _) => "schedule: held until the next start".to_owned(),
+        (Some(ScheduleHold::Queue), _) => "schedule: held until enough waits".to_owned(),
+        (Some(ScheduleHold::Limit), _) => {
+            "schedule: held until the window opens again; its limit is used up".to_owned()
+        }
+        (None, since) => {
+            let since = since.map_or_else(String::new, |since| format!(" since {since:.0}"));
+            let sent = amount(schedule.session_bytes);
+            format!("schedule: a session runs{since}, {sent} sent")
+        }
     }
 }
 
@@ -337,6 +360,7 @@ mod tests {
             sent_bytes: ByteLen::new(plain),
             sent_compressed_bytes: ByteLen::new(wire),
             compression,
+            schedule: None,
             simulated: None,
             proven: None,
             connected_since: None,

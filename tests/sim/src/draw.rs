@@ -3,7 +3,7 @@
 //! Owns the draw. A seed enters, a plan leaves. Never acts.
 
 use super::app::Habits;
-use super::plan::{Command, Fault, GroupPlan, Place, Plan, Probe, Takeover, TakeoverReason};
+use super::plan::{Command, Fault, GroupPlan, Hold, Place, Plan, Probe, Takeover, TakeoverReason};
 use super::theme;
 use blkrep_core::compression::Compression;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions, SimRandom};
@@ -352,7 +352,7 @@ fn command(random: &mut SimRandom, nodes: usize) -> Command {
         5 => Command::HoldTransmission {
             group,
             link,
-            stop: random.one_in(2),
+            how: *pick(random, &[Hold::Stop, Hold::Pause, Hold::Schedule]),
             span,
         },
         6 | 7 => Command::Restart {

@@ -3,7 +3,7 @@
 //! Owns the hands of a plan's commands. Commands enter; the daemons change.
 
 use super::detaching::Detach;
-use super::plan::Command;
+use super::plan::{Command, Hold};
 use super::program::Program;
 use super::run::{Run, Todo};
 use super::served::Served;
@@ -201,13 +201,12 @@ impl Run {
                 });
                 Some((span, Undo::ResumeMirror { group, target }))
             }
-            Command::HoldTransmission { stop, span, .. } => {
-                let held = if stop {
-                    Transmit::Stopped
-                } else {
-                    Transmit::Paused
-                };
-                self.with_link(group, target, |served, link| served.transmit(link, held));
+            Command::HoldTransmission { how, span, .. } => {
+                self.with_link(group, target, |served, link| match how {
+                    Hold::Stop => served.transmit(link, Transmit::Stopped),
+                    Hold::Pause => served.transmit(link, Transmit::Paused),
+                    Hold::Schedule => served.schedule(link, true),
+                });
                 Some((span, Undo::Transmit { group, target }))
             }
             Command::Reconnect { span, .. } => {
@@ -262,6 +261,7 @@ impl Run {
             Undo::Transmit { group, target } => {
                 self.with_link(group, target, |served, link| {
                     served.transmit(link, Transmit::Started);
+                    served.schedule(link, false);
                 });
             }
             Undo::Relink { group, target } => self.relink(group, target),

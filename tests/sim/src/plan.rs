@@ -179,6 +179,17 @@ pub enum Deed {
     Look(Probe),
 }
 
+/// How transmission is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Changes are tracked as extents.
+    Stop,
+    /// The log keeps writes.
+    Pause,
+    /// As a schedule does: there is no connection.
+    Schedule,
+}
+
 /// What an operator does. `group` and `link` are taken modulo what there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
@@ -216,14 +227,14 @@ pub enum Command {
         /// How long.
         span: Duration,
     },
-    /// Holds transmission for a while: paused, or stopped if `stop`.
+    /// Holds transmission for a while.
     HoldTransmission {
         /// Of this group.
         group: usize,
         /// On this link.
         link: usize,
-        /// The connection is ended as well.
-        stop: bool,
+        /// In this way.
+        how: Hold,
         /// How long.
         span: Duration,
     },

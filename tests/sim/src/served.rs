@@ -203,6 +203,7 @@ impl Served {
             if !wanted || control.snapshot().connection == LinkConnection::Refused {
                 self.connect(name);
             }
+            control.hold(false);
             if link.transmit != Transmit::Started {
                 self.transmit(name, Transmit::Started);
             }

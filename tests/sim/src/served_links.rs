@@ -171,6 +171,13 @@ impl Served {
         let _ = self.shared.set_transmit(link, transmit);
     }
 
+    /// Does what a schedule does: no connection, or one again.
+    pub fn schedule(&self, link: &LinkName, held: bool) {
+        if let Some(control) = self.links.get(link) {
+            control.hold(held);
+        }
+    }
+
     /// Uses other times for a link: a short patience, or a long one.
     pub fn set_patience(&self, link: &LinkName, short: bool) {
         let Some(control) = self.links.get(link) else {

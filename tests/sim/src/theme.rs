@@ -6,7 +6,7 @@
 //! of the plan: a seed without a theme means what it meant. Never acts.
 
 use super::draw::REQUESTS;
-use super::plan::{Command, Deed, Fault, GroupPlan, Moment, Place, Plan, Probe};
+use super::plan::{Command, Deed, Fault, GroupPlan, Hold, Moment, Place, Plan, Probe};
 use blkrep_io::sim::{Crash, FaultKind, SimRandom};
 use blkrep_types::{Errno, MirrorKind, Mode};
 use std::time::Duration;
@@ -217,7 +217,7 @@ impl Stage<'_> {
         let hold = Command::HoldTransmission {
             group: 0,
             link: self.link,
-            stop: true,
+            how: Hold::Stop,
             span,
         };
         self.plan.commands.push((at, hold));
@@ -424,7 +424,7 @@ impl Stage<'_> {
         let hold = Command::HoldTransmission {
             group: 0,
             link: self.random.index(2),
-            stop: false,
+            how: Hold::Pause,
             span: FOR_LONG,
         };
         self.plan.commands.push((at + wait + held, hold));

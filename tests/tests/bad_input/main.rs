@@ -21,6 +21,7 @@ mod peers;
 mod records;
 mod rejoin;
 mod replacing;
+mod schedule;
 mod strangers;
 mod targets;
 mod trust;

@@ -164,6 +164,7 @@ struct Shared {
     waker: Option<Waker>,
     connect: bool,
     stop: bool,
+    held: bool,
     snapshot: LinkSnapshot,
 }
 
@@ -178,6 +179,8 @@ pub(super) struct Orders {
     pub(super) connect: bool,
     /// End the connection and finish.
     pub(super) stop: bool,
+    /// There is to be no connection for now.
+    pub(super) held: bool,
 }
 
 impl LinkControl {
@@ -189,6 +192,7 @@ impl LinkControl {
             waker: None,
             connect: false,
             stop: false,
+            held: false,
             snapshot: LinkSnapshot::default(),
         })))
     }
@@ -218,6 +222,13 @@ impl LinkControl {
         self.tell(|shared| shared.stop = true);
     }
 
+    /// Held: the connection ends in order, and there is none before it is let go.
+    pub fn hold(&self, held: bool) {
+        if self.lock().held != held {
+            self.tell(|shared| shared.held = held);
+        }
+    }
+
     /// What the driver showed at its last turn.
     #[must_use]
     pub fn snapshot(&self) -> LinkSnapshot {
@@ -236,6 +247,7 @@ impl LinkControl {
         Orders {
             connect: std::mem::take(&mut shared.connect),
             stop: shared.stop,
+            held: shared.held,
         }
     }
 

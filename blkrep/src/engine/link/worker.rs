@@ -96,6 +96,8 @@ pub struct LinkWorker<I: Io, P: LinkPort<I>> {
     epoch: u64,
     attempts: u32,
     stopping: bool,
+    /// There is to be no connection for now.
+    held: bool,
 }
 
 impl<I: Io, P: LinkPort<I>> fmt::Debug for LinkWorker<I, P> {
@@ -134,6 +136,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             epoch: 0,
             attempts: 0,
             stopping: false,
+            held: false,
         }
     }
 
@@ -409,6 +412,11 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         if let Some(null) = &mut self.lines.null {
             null.meter.set_rate(io.now(), self.settings.simulated_rate);
         }
+        let free = self.held && !orders.held;
+        self.held = orders.held;
+        if free && let State::Idle { due } = &mut self.state {
+            *due = Some(io.now());
+        }
         if orders.connect && !self.stopping {
             self.lines.snapshot.refusal = None;
             self.lines.snapshot.denied = None;
@@ -425,6 +433,11 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         }
     }
 
+    /// The group wants a connection, and nothing holds it.
+    fn wanted(&self) -> bool {
+        !self.held && self.port.wanted()
+    }
+
     /// What time and the group's wishes ask for; true if that changed the state.
     fn step(&mut self, io: &mut I) -> bool {
         let now = io.now();
@@ -436,7 +449,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             }
             State::Idle { due } => {
                 let held = self.attempts >= ATTEMPTS_MAX || self.lines.snapshot.refusal.is_some();
-                let go = due.is_some_and(|due| due <= now) && !held && self.port.wanted();
+                let go = due.is_some_and(|due| due <= now) && !held && self.wanted();
                 if go {
                     self.attempt(io);
                 }
@@ -463,6 +476,14 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
     }
 
     fn step_open(&mut self, io: &mut I, now: Nanos) -> bool {
+        if !self.wanted() {
+            let why = match self.held {
+                true => "the schedule holds the link",
+                false => "the group ended the link",
+            };
+            self.end(io, Ending::asked(why, FarewellCode::Disconnected));
+            return true;
+        }
         let State::Open { wire, session } = &mut self.state else {
             return false;
         };
@@ -489,13 +510,6 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             ));
             ending.farewell = Some(FarewellCode::Timeout);
             self.end(io, ending);
-            return true;
-        }
-        if !self.port.wanted() {
-            self.end(
-                io,
-                Ending::asked("the group ended the link", FarewellCode::Disconnected),
-            );
             return true;
         }
         if let Err(ending) = session.try_begin(io, &mut self.port, &mut self.lines) {
@@ -576,7 +590,7 @@ impl<I: Io, P: LinkPort<I>> Worker<I> for LinkWorker<I, P> {
             State::Idle { due } => {
                 let held = self.attempts >= ATTEMPTS_MAX
                     || self.lines.snapshot.refusal.is_some()
-                    || !self.port.wanted();
+                    || !self.wanted();
                 due.filter(|_| !held)
             }
             State::Connecting { since } => Some(since.after(self.settings.timeout)),
