@@ -93,6 +93,8 @@ catalogue! {
     1112 FrontendLost = "frontend-lost", Error, "The front end ended by itself.", "See the text; detach and attach the volume.";
     1113 IntentMapUnreadable = "intent-map-unreadable", Warning, "A volume's intent map was lost; everything will be compared.", "";
     1114 BackingReplaced = "backing-replaced", Warning, "Another disk holds a volume from now on; everything is compared with the targets.", "Attach the volume: its targets become equal to what the disk holds.";
+    1115 WritesSlowed = "writes-slowed", Warning, "Writes are delayed a little, so that the log does not run over.", "Nothing if it passes. Else raise what limits the link, or `group.log-memory`; `blkctl set group.throttle=off` stops it.";
+    1116 WritesFree = "writes-free", Info, "Writes are not delayed any more.", "";
 
     1201 LinkCreated = "link-created", Info, "A link was made.", "";
     1202 LinkUp = "link-up", Info, "Both ends of a link talk.", "";

@@ -38,7 +38,7 @@ pub use state::{
 };
 pub use status::{
     GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, ScheduleStatus,
-    SimulatedStatus, Status, TargetStatus, VolumeStatus,
+    SimulatedStatus, Status, TargetStatus, ThrottleStatus, VolumeStatus,
 };
 
 /// Version of the JSON forms. A field may be added without a new number; none is removed, renamed

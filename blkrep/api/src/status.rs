@@ -52,6 +52,9 @@ pub struct GroupStatus {
     pub volumes: Vec<VolumeStatus>,
     /// Its links outward.
     pub links: Vec<LinkStatus>,
+    /// How its writers are slowed; `None` if they are not and have not been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<ThrottleStatus>,
     /// The receiving side, while or after this node is its target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetStatus>,
@@ -145,6 +148,15 @@ pub struct LinkStatus {
     /// Why the last attempt failed, in words, while both ends do not talk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+}
+
+/// How writers of a group are slowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThrottleStatus {
+    /// What a write is delayed by now, in microseconds.
+    pub delay_us: u64,
+    /// Writes that were delayed since the group was opened.
+    pub delayed_writes: u64,
 }
 
 /// What the schedule of a link does.

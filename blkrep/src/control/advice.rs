@@ -458,6 +458,7 @@ mod tests {
             generation: Generation::NONE,
             volumes: Vec::new(),
             links,
+            throttle: None,
             target: None,
             problems: Vec::new(),
         }

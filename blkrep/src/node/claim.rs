@@ -57,6 +57,7 @@ pub(super) fn source_options(settings: &GroupSettings, reissues: bool) -> Source
             idle: idle.saturating_sub(INTENT_MARGIN).max(idle / 2),
             ..IntentOptions::default()
         },
+        throttle: settings.throttle,
         log_bytes: settings.log_memory,
         requests_max: REQUESTS_MIN.max(4 * queue),
         reissues,

@@ -453,6 +453,7 @@ fn unopened_status(name: GroupName, why: &Trouble) -> GroupStatus {
         generation: Generation::NONE,
         volumes: Vec::new(),
         links: Vec::new(),
+        throttle: None,
         target: Some(ApiTargetStatus {
             source: None,
             proven: None,
@@ -485,6 +486,7 @@ fn replica_status(name: GroupName, proven: Option<NodeName>, status: &TargetStat
         generation: status.history.current(),
         volumes: volumes.collect(),
         links: Vec::new(),
+        throttle: None,
         target: Some(ApiTargetStatus {
             source: Some(status.source.clone()),
             proven: proven.filter(|_| status.connected_since.is_some()),

@@ -8,9 +8,10 @@ use super::state::Group;
 use super::table::VolumeEntry;
 use super::{Inner, errors};
 use blkrep_api::{
-    ApiError, GroupStatus, Problem, ProblemLevel, Role, StatusQuery, VolumeState, VolumeStatus,
+    ApiError, GroupStatus, Problem, ProblemLevel, Role, StatusQuery, ThrottleStatus, VolumeState,
+    VolumeStatus,
 };
-use blkrep_core::source::Gate;
+use blkrep_core::source::{Gate, ThrottleStatus as Throttling};
 use blkrep_types::{Generation, GroupName, VolumeName};
 use std::collections::BTreeSet;
 
@@ -64,6 +65,7 @@ impl Inner {
         let none = Group::default();
         let group = state.groups.get(name).unwrap_or(&none);
         let gate = engine_status.as_ref().map(|status| status.gate);
+        let throttle = engine_status.as_ref().map(|status| status.throttle);
         let problems = group.troubles.iter().map(|(volume, why)| {
             Problem::new(
                 ProblemLevel::Error,
@@ -88,10 +90,20 @@ impl Inner {
                 })
                 .collect(),
             links: links.unwrap_or_default(),
+            throttle: throttle.and_then(throttle_status),
             target: None,
             problems: problems.collect(),
         }
     }
+}
+
+fn throttle_status(throttle: Throttling) -> Option<ThrottleStatus> {
+    let delay = throttle.delay.as_micros();
+    let status = ThrottleStatus {
+        delay_us: u64::try_from(delay).unwrap_or(u64::MAX),
+        delayed_writes: throttle.delayed,
+    };
+    (delay > 0 || throttle.delayed > 0).then_some(status)
 }
 
 /// `waits`: a device that outlived its daemon waits for us.

@@ -188,6 +188,13 @@ impl Inner {
                 ),
                 link,
             ),
+            GroupEvent::Slowed { active: true } => tell(
+                EventId::WritesSlowed,
+                "the log fills up faster than its links empty it".to_owned(),
+            ),
+            GroupEvent::Slowed { active: false } => {
+                tell(EventId::WritesFree, "the log has room again".to_owned())
+            }
             GroupEvent::MapError { errno } => tell(
                 EventId::StateFull,
                 format!("write a map: {errno}; writes to new regions wait, it is tried again"),
@@ -271,6 +278,7 @@ impl Inner {
             if let Some(engine) = engine {
                 let settings = self.settings.group(name);
                 engine.set_policy(super::claim::core_policy(settings.on_backing_error));
+                engine.set_throttle(settings.throttle);
             }
             self.refresh_links(name);
         }

@@ -14,6 +14,7 @@ use crate::files::replace_file;
 use blkrep_api::{
     ApiError, ErrorCode, GetQuery, SCHEMA, SetRequest, SettingOrigin, SettingReply, SettingReport,
 };
+use blkrep_core::source::Throttle;
 use blkrep_types::GroupName;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -63,6 +64,10 @@ impl Layers {
                     "link.heartbeat-timeout must be at least twice link.heartbeat-interval"
                         .to_owned(),
                 );
+            }
+            let backwards = |throttle: Throttle| throttle.stop >= throttle.start;
+            if settings.throttle.is_some_and(backwards) {
+                return Err("group.throttle-stop must be below group.throttle-start".to_owned());
             }
             settings.check_schedule()?;
         }

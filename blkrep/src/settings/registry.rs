@@ -229,6 +229,14 @@ registry! {
         "When the backing fails: `pass` the error to the application, or `freeze` its requests until someone acts.";
     GroupLogMemory = "group.log-memory", size(MIB, 256 * GIB, 4 * KIB), "64MiB", Load, true,
         "Memory of the group's write log. It lives in shared memory and outlives a killed daemon. What it cannot hold while a link is down becomes dirty extents.";
+    GroupThrottle = "group.throttle", Kind::Choice(&["off", "adaptive", "always"]), "off", Live, true,
+        "Slow writers before the log is full: `adaptive` the more the fuller it is, while a link empties it; `always` every write by `group.throttle-delay`, for tests and to let a link catch up.";
+    GroupThrottleStart = "group.throttle-start", count(2, 99), "80", Live, true,
+        "Percent of the log that is full when writers begin to be slowed.";
+    GroupThrottleStop = "group.throttle-stop", count(1, 98), "60", Live, true,
+        "Percent at or below which they are slowed no longer. Below `group.throttle-start`.";
+    GroupThrottleDelay = "group.throttle-delay", time(1, 1_000), "20ms", Live, true,
+        "The longest that one write is delayed, when the log is full. Longer than a second, and applications take the device for dead.";
     GroupLinksMax = "group.links-max", count(1, 16), "8", Live, true,
         "Links one group may have; each keeps a position in the log and a dirty map.";
     LinkHeartbeatInterval = "link.heartbeat-interval", time(100, 60_000), "1s", Live, true,

@@ -2,6 +2,7 @@
 
 use super::{Key, Value};
 use blkrep_core::compression::Compression;
+use blkrep_core::source::Throttle;
 use blkrep_types::{ByteLen, ExtentSize, Rate, WeeklyRates, WeeklyWindow};
 use jiff::civil::DateTime;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct GroupSettings {
     pub on_backing_error: OnBackingError,
     /// Memory of the write log.
     pub log_memory: ByteLen,
+    /// How writers are slowed before it is full.
+    pub throttle: Option<Throttle>,
     /// Links the group may have.
     pub links_max: u16,
     /// Time between heartbeats.
@@ -172,6 +175,15 @@ impl<F: Fn(Key) -> Value> Values<F> {
                 _ => OnBackingError::Pass,
             },
             log_memory: self.size(Key::GroupLogMemory),
+            throttle: match (self.0)(Key::GroupThrottle) {
+                Value::Choice("off") => None,
+                how => Some(Throttle {
+                    always: how == Value::Choice("always"),
+                    start: self.count(Key::GroupThrottleStart),
+                    stop: self.count(Key::GroupThrottleStop),
+                    delay_max: self.time(Key::GroupThrottleDelay),
+                }),
+            },
             links_max: self.count(Key::GroupLinksMax),
             heartbeat_interval: self.time(Key::LinkHeartbeatInterval),
             heartbeat_timeout: self.time(Key::LinkHeartbeatTimeout),

@@ -48,6 +48,7 @@ pub(crate) fn group_status(name: &GroupName) -> GroupStatus {
             transient: false,
         }],
         links: Vec::new(),
+        throttle: None,
         target: None,
         problems: Vec::new(),
     }

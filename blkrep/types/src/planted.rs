@@ -53,6 +53,8 @@ bugs! {
     FlushJoinsRunning,
     /// Discards and write-zeroes are done here and not sequenced.
     DiscardNotSequenced,
+    /// Writes that were slowed wait on when nothing slows them any more.
+    DelayedForGood,
     /// A write that failed is not made dirty.
     FailedWriteNotDirty,
     /// A failed flush that nobody waited for is told to nobody.

@@ -60,6 +60,14 @@ fn group(text: &mut String, painter: Painter, group: &GroupStatus) {
     if let Some(found) = group.target.as_ref().filter(|_| group.role == Role::Target) {
         target(text, painter, found);
     }
+    if let Some(throttle) = group.throttle {
+        let delay = throttle.delay_us / 1000;
+        put!(
+            text,
+            "  writes: delayed by {delay} ms now, {} have been",
+            throttle.delayed_writes
+        );
+    }
     problems(text, painter, &group.problems);
 }
 

@@ -6,6 +6,7 @@ use super::app::Habits;
 use super::plan::{Command, Fault, GroupPlan, Hold, Place, Plan, Probe, Takeover, TakeoverReason};
 use super::theme;
 use blkrep_core::compression::Compression;
+use blkrep_core::source::Throttle;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions, SimRandom};
 use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode, OnLoss};
 use std::time::Duration;
@@ -53,7 +54,7 @@ impl Plan {
     }
 }
 
-/// Says what links pack, and which node is of an older version. Drawn apart, so that the rest of a
+/// Says what links pack, which node is of an older version and whose writers are slowed. Drawn apart, so that the rest of a
 /// plan is what it was before there was anything to pack.
 fn dress_links(plan: &mut Plan) {
     let mut random = SimRandom::new(plan.seed ^ 0x7061_636b_6564_0000);
@@ -71,6 +72,21 @@ fn dress_links(plan: &mut Plan) {
     }
     if random.one_in(6) {
         plan.older = Some(random.index(plan.nodes));
+    }
+    for group in &mut plan.groups {
+        group.throttle = random.one_in(3).then(|| throttle(random));
+    }
+}
+
+/// Levels low enough for the little that is ever in a log.
+fn throttle(random: &mut SimRandom) -> Throttle {
+    let stop = random.between(1, 5);
+    let level = |percent| u8::try_from(percent).expect("a percentage");
+    Throttle {
+        always: random.one_in(4),
+        start: level(stop + random.between(1, 10)),
+        stop: level(stop),
+        delay_max: Duration::from_millis(random.between(1, 50)),
     }
 }
 
@@ -129,6 +145,7 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
         modes: modes(random, targets.len()),
         losses: (0..targets.len()).map(|_| loss(random)).collect(),
         compression: Compression::Off,
+        throttle: None,
         targets,
         volumes: (0..random.between(1, 3)).map(|_| volume(random)).collect(),
         block_bytes: if random.one_in(3) { 4096 } else { 512 },

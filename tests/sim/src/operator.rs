@@ -224,6 +224,7 @@ impl Run {
             Command::SetPatience { short, .. } => {
                 self.with_link(group, target, |served, link| {
                     served.set_patience(link, short);
+                    served.slow_writers(!short);
                 });
                 None
             }

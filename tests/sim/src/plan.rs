@@ -5,6 +5,7 @@
 use super::app::Habits;
 use super::theme::Theme;
 use blkrep_core::compression::Compression;
+use blkrep_core::source::Throttle;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions};
 use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode};
 use std::time::Duration;
@@ -371,6 +372,8 @@ pub struct GroupPlan {
     pub block_bytes: u64,
     /// Grain of the dirty maps.
     pub extent_bytes: u64,
+    /// How writers are slowed.
+    pub throttle: Option<Throttle>,
     /// Data bytes of the source's memory log.
     pub log_bytes: u64,
     /// Bytes of a target's journal.

@@ -79,6 +79,7 @@ fn spec(cluster: &Cluster, group: usize, history: Option<History>) -> GroupSpec 
         history,
         options: SourceOptions {
             log_bytes: ByteLen::new(plan.log_bytes),
+            throttle: plan.throttle,
             reissues: cluster.plan.reissues,
             intent: IntentOptions {
                 idle: Duration::from_secs(5),
@@ -185,6 +186,12 @@ impl Served {
     pub fn set_policy(&mut self, policy: OnBackingError) {
         self.shared.set_policy(policy);
         self.freezes = policy == OnBackingError::Freeze;
+    }
+
+    /// Slows writers as planned, or not.
+    pub fn slow_writers(&self, slow: bool) {
+        let plan = &self.cluster.plan.groups[self.group];
+        self.shared.set_throttle(plan.throttle.filter(|_| slow));
     }
 
     /// Nothing is wrong any more: what an operator who looks at the status would do.

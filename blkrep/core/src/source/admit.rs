@@ -103,15 +103,18 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
     }
 
-    /// The intent is durable. Places are given in the order of arrival here.
-    pub(super) fn intended(&mut self, id: RequestId) {
+    /// Nothing delays it. Places are given in the order of arrival here.
+    pub(super) fn enter_order(&mut self, id: RequestId) {
         if self.log_waiters.is_empty() && self.sequence(id) {
             return;
         }
         if self.log_waiters.is_empty() {
             self.log_wait_since = self.now;
         }
-        self.requests.get_mut(id).become_stage(Stage::Queued);
+        let request = self.requests.get_mut(id);
+        if request.stage != Stage::Queued {
+            request.become_stage(Stage::Queued);
+        }
         self.log_waiters.push_back(id);
     }
 
@@ -139,6 +142,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             self.log_waiters.pop_front();
             self.log_wait_since = self.now;
         }
+        self.let_delayed_go();
     }
 
     /// Gives a write its place and slot, marks what the log does not keep, and starts the local

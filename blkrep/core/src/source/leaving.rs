@@ -27,6 +27,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             !ours
         };
         self.parked.retain(|id| stays(id, &mut holding));
+        self.throttling.retain(|id| stays(id, &mut holding));
         self.log_waiters.retain(|id| stays(id, &mut holding));
         self.log_wait_since = self.now;
         self.ack_waiters.retain(|id| stays(id, &mut acking));

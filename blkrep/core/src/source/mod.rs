@@ -24,6 +24,7 @@ mod reissue;
 mod request;
 mod session;
 mod stream;
+mod throttle;
 mod upkeep;
 mod volumes;
 mod write_log;
@@ -40,6 +41,7 @@ pub use facts::{
 pub use link::{LinkSetup, LinkStart};
 pub use promise::Protection;
 pub use request::{NewRequest, RequestId, RequestOp};
+pub use throttle::{Throttle, ThrottleStatus};
 pub use upkeep::{LinkHead, MapId};
 pub use write_log::{FlushTroubles, LinkMark, LogEntry, NewEntry, Slot, WriteLog};
 
@@ -55,6 +57,7 @@ use reissue::Reissues;
 use request::{Request, Slab};
 use std::collections::VecDeque;
 use std::time::Duration;
+use throttle::Throttling;
 
 /// A worker of the group, for as long as the group is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,6 +90,8 @@ pub struct GroupOptions {
     /// is given up for dirty extents. Long enough to ride out a burst, short enough that no
     /// application takes the device for dead.
     pub throttle_max: Duration,
+    /// How writers are slowed before; `None`: they are not.
+    pub throttle: Option<Throttle>,
     /// Requests that can be outstanding over all queues.
     pub requests_max: usize,
 }
@@ -256,6 +261,11 @@ pub enum GroupEvent {
         /// The link.
         link: LinkIndex,
     },
+    /// Writers are slowed, because the log fills up, or are not any more.
+    Slowed {
+        /// They are.
+        active: bool,
+    },
     /// A map file could not be written; writes to new regions wait while it is tried again.
     MapError {
         /// Why.
@@ -298,6 +308,7 @@ pub struct SourceGroup<L, W> {
     log_waiters: VecDeque<RequestId>,
     /// Since when the first of `log_waiters` has waited.
     log_wait_since: Nanos,
+    throttling: Throttling,
     ack_waiters: Vec<RequestId>,
     parked: VecDeque<RequestId>,
     reissues: Reissues,
@@ -355,6 +366,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             intent_commits: Vec::with_capacity(capacity),
             log_waiters: VecDeque::with_capacity(capacity),
             log_wait_since: Nanos::default(),
+            throttling: Throttling::with_capacity(options.throttle, capacity),
             ack_waiters: Vec::with_capacity(capacity),
             parked: VecDeque::with_capacity(capacity),
             reissues: Reissues::default(),

@@ -51,7 +51,7 @@ pub(super) enum Stage {
     Locking,
     /// Waits until its intent is durable.
     Intending,
-    /// Waits for room in the log.
+    /// Waits for its delay, or for room in the log.
     Queued,
     /// Its local operation runs.
     Local,

@@ -76,7 +76,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let waiting = (!self.log_waiters.is_empty() && patience > self.now).then_some(patience);
         let links = self.patience_with_links_ends();
         let links = links.filter(|end| *end > self.now);
-        let all = [Some(self.tick_at), waiting, links];
+        let delay = self.delay_ends().filter(|end| *end > self.now);
+        let all = [Some(self.tick_at), waiting, links, delay];
         all.into_iter().flatten().min()
     }
 
@@ -85,9 +86,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if !self.has_links() {
             return;
         }
-        if !self.log_waiters.is_empty() {
-            self.room_freed();
-        }
+        self.room_freed();
         let patience = self.patience_with_links_ends();
         if patience.is_some_and(|end| end <= self.now) {
             self.look_after_promises();

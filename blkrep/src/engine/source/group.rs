@@ -14,7 +14,7 @@ use super::{OpenError, SourceOptions};
 use blkrep_core::identity::Place;
 use blkrep_core::source::{
     Action, Gate, GroupEvent, LINKS_MAX, LinkIndex, LinkStatus, MapId, NewRequest, RequestId,
-    SourceGroup, WorkerId, WriteLog,
+    SourceGroup, ThrottleStatus, WorkerId, WriteLog,
 };
 use blkrep_io::{Host, Io, Op, Region, Slice};
 use blkrep_log::superblock::Group;
@@ -441,6 +441,7 @@ impl<H: Host> SourceShared<H> {
             links: links.collect(),
             open_regions: state.group.intent().open_count(),
             requests: state.group.requests_in_flight(),
+            throttle: state.group.throttle_status(),
         }
     }
 
@@ -472,4 +473,6 @@ pub struct GroupStatus {
     pub open_regions: usize,
     /// Requests under way.
     pub requests: usize,
+    /// How writers are slowed.
+    pub throttle: ThrottleStatus,
 }

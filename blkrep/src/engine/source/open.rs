@@ -9,7 +9,7 @@ use super::metadata::{MapFile, SuperblockFile, intent_path, read_map};
 use super::recover::Recovery;
 use blkrep_core::dirty::{Bits, MapLayout};
 use blkrep_core::intent::{IntentMap, IntentOptions};
-use blkrep_core::source::{Gate, GroupOptions, LINKS_MAX, OnBackingError, SourceGroup};
+use blkrep_core::source::{Gate, GroupOptions, LINKS_MAX, OnBackingError, SourceGroup, Throttle};
 use blkrep_io::{Access, Host, HostError};
 use blkrep_log::FormatError;
 use blkrep_log::superblock::{Group, GroupVolume};
@@ -32,6 +32,8 @@ pub struct SourceOptions {
     pub on_backing_error: OnBackingError,
     /// How long a write waits at most for a draining link before the log is given up.
     pub throttle_max: Duration,
+    /// How writers are slowed before the log is full.
+    pub throttle: Option<Throttle>,
     /// When regions of the intent map are closed.
     pub intent: IntentOptions,
     /// Data bytes of the memory log; at least 4 MiB.
@@ -47,6 +49,7 @@ impl Default for SourceOptions {
         Self {
             on_backing_error: OnBackingError::Pass,
             throttle_max: Duration::from_secs(1),
+            throttle: None,
             intent: IntentOptions::default(),
             log_bytes: ByteLen::new(64 << 20),
             requests_max: 256,
@@ -260,6 +263,7 @@ impl<H: Host> SourceShared<H> {
         let options = GroupOptions {
             on_backing_error: spec.options.on_backing_error,
             throttle_max: spec.options.throttle_max,
+            throttle: spec.options.throttle,
             requests_max: spec.options.requests_max,
         };
         let history = record.history.clone();

@@ -139,6 +139,7 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
             block_bytes: 512,
             extent_bytes: 4096,
             log_bytes: 2 << 20,
+            throttle: None,
             journal_bytes: 4 << 20,
             first_mirror: MirrorKind::Full,
             habits: Habits {

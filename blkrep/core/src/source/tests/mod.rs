@@ -9,6 +9,7 @@ mod lost;
 mod mirror;
 mod promise;
 mod requests;
+mod throttle;
 mod volumes;
 
 use super::*;
@@ -251,6 +252,7 @@ impl Rig {
         let options = GroupOptions {
             on_backing_error,
             throttle_max: Duration::from_millis(100),
+            throttle: None,
             requests_max: 64,
         };
         let mut history = History::new();
