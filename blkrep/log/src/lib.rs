@@ -15,6 +15,6 @@ pub mod superblock;
 
 pub use error::FormatError;
 pub use memory::{
-    Append, Appended, FlushTroubles, Held, LogHandle, Mark, MemoryLog, MemoryLogName,
+    Append, Appended, Away, FlushTroubles, Held, LogHandle, Mark, MemoryLog, MemoryLogName,
     MemoryLogShape, Place, Unusable,
 };

@@ -31,6 +31,7 @@ pub(super) mod header {
     pub(in super::super) const HEAD: usize = 192;
     pub(in super::super) const FLUSH_FAILED: usize = 256;
     pub(in super::super) const FLUSH_UNTOLD: usize = 264;
+    pub(in super::super) const QUEUE_FILE: usize = 272;
     pub(in super::super) const MARKS: usize = 1024;
 }
 
@@ -43,6 +44,7 @@ pub(super) mod entry {
     pub(in super::super) const LEN: usize = 32;
     pub(in super::super) const DATA: usize = 40;
     pub(in super::super) const STATE: usize = 48;
+    pub(in super::super) const AWAY: usize = 56;
 }
 
 /// Offsets within a link's mark: a control word (flags, and in the lowest bit which copy is good)
@@ -134,6 +136,7 @@ mod page {
             ("head", header::HEAD),
             ("flush_failed", header::FLUSH_FAILED),
             ("flush_untold", header::FLUSH_UNTOLD),
+            ("queue_file", header::QUEUE_FILE),
         ] {
             assert_eq!(row("Header", field), (offset, 8), "{field}");
         }
@@ -149,6 +152,7 @@ mod page {
             ("len", entry::LEN),
             ("data", entry::DATA),
             ("state", entry::STATE),
+            ("away", entry::AWAY),
         ] {
             assert_eq!(row("Entry", field), (offset, 8), "{field}");
         }

@@ -6,7 +6,9 @@
 //! killed at any instruction leaves a log that its successor can read. One process writes it at a
 //! time, under its group's mutex. Never talks to a disk or the network.
 
+mod away;
 mod handle;
+mod holes;
 mod layout;
 mod marks;
 mod recover;
@@ -14,18 +16,22 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use away::Lent;
 use blkrep_io::{PAGE_BYTES, Region, Slice};
+use blkrep_types::limits::COUNT_MAX;
 use blkrep_types::{
     ByteLen, ByteOffset, Extent, Generation, Incarnation, Record, RecordKind, Seq, VolumeIndex,
 };
+use holes::{Holes, Piece};
 use layout::{
     ENTRY_BYTES, HEADER_BYTES, MAGIC, MARK_BYTES, MARKS, entry, header, pack_kind, unpack_kind,
 };
-use state::{LOCAL_DONE, PUBLISHED};
+use state::{AWAY, KEEPS_SLOT, LOCAL_DONE, PUBLISHED};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
+pub use away::Away;
 pub use handle::LogHandle;
 pub use marks::{FlushTroubles, Mark};
 
@@ -34,6 +40,8 @@ pub use marks::{FlushTroubles, Mark};
 const DATA_BYTES_PER_ENTRY: u64 = 2048;
 /// Fewest entries: a log of the smallest size still takes a queue full of small writes.
 const ENTRIES_MIN: u64 = 1024;
+/// Slots lent to operations at once.
+const LENT: usize = 512;
 /// The grain of slots: what a write to a disk must be aligned to.
 const GRAIN: u64 = 512;
 
@@ -120,6 +128,8 @@ pub struct Held {
     pub published: bool,
     /// No local write of it is outstanding.
     pub local_done: bool,
+    /// Its bytes are there instead of in its slot.
+    pub away: Option<Away>,
 }
 
 /// Memory that is not a usable log of that name, with the reason.
@@ -134,9 +144,9 @@ pub struct MemoryLog {
     incarnation: Incarnation,
     head: Place,
     base: Place,
-    /// Bytes ever reserved, padding included; the ring position is this modulo its size.
-    data_head: u64,
-    data_tail: u64,
+    holes: Holes,
+    /// Slots that operations read.
+    lent: Vec<Lent>,
 }
 
 fn usize_of(value: u64) -> usize {
@@ -181,6 +191,7 @@ impl MemoryLog {
         }
         region.store(header::FLUSH_FAILED, 0, Relaxed);
         region.store(header::FLUSH_UNTOLD, 0, Relaxed);
+        region.store(header::QUEUE_FILE, 0, Relaxed);
         region.store(header::STATIC_CRC, static_crc(shape, name), Relaxed);
         let mut log = Self {
             region,
@@ -188,8 +199,8 @@ impl MemoryLog {
             incarnation,
             head: base,
             base,
-            data_head: 0,
-            data_tail: 0,
+            holes: Holes::all(shape.data_bytes),
+            lent: Vec::with_capacity(LENT),
         };
         log.region
             .store(header::INCARNATION, incarnation.get(), Relaxed);
@@ -207,8 +218,8 @@ impl MemoryLog {
         self.region.load(self.entry_at(seq) + offset, Relaxed)
     }
 
-    /// The entry and the logical start of its bytes; `None` if its words make no sense.
-    fn decode(&self, seq: Seq) -> Option<(Held, u64)> {
+    /// The entry and its slot with what is lost before it; `None` if its words make no sense.
+    fn decode(&self, seq: Seq) -> Option<(Held, Option<Piece>)> {
         let what = self.word(seq, entry::WHAT);
         let kind = unpack_kind(what & 0xffff)?;
         // An entry that became nothing keeps its word; a record without an extent names no volume.
@@ -234,7 +245,12 @@ impl MemoryLog {
             None
         };
         let state = state::read(&*self.region, self.entry_at(seq) + entry::STATE);
-        let start = self.word(seq, entry::DATA);
+        let away = state & AWAY != 0;
+        let has_slot = kind.has_data() && !away || state & KEEPS_SLOT != 0;
+        let slot = match has_slot {
+            true => Some(self.slot(self.word(seq, entry::DATA), len.get())?),
+            false => None,
+        };
         let incarnation = Incarnation::new(self.word(seq, entry::INCARNATION));
         let named = self.word(seq, entry::SEQ) == seq.get() && incarnation <= self.incarnation;
         let held = Held {
@@ -245,16 +261,33 @@ impl MemoryLog {
                 volume,
                 extent,
             },
-            position: if kind.has_data() {
-                usize_of(start % self.shape.data_bytes)
-            } else {
-                0
+            position: match slot {
+                Some((_, start, _)) if kind.has_data() => usize_of(start),
+                Some(_) | None => 0,
             },
             link,
             published: state & PUBLISHED != 0,
             local_done: state & LOCAL_DONE != 0,
+            away: away.then(|| Away::unpack(self.word(seq, entry::AWAY))),
         };
-        (named && state <= PUBLISHED | LOCAL_DONE).then_some((held, start))
+        let piece = slot.map(|(from, _, to)| (from, to));
+        (named && state::is_legal(state, kind.has_data())).then_some((held, piece))
+    }
+
+    /// Where a slot's piece of memory begins, the slot itself, and the end of both; `None` if no
+    /// slot can be there.
+    fn slot(&self, word: u64, len: u64) -> Option<(u64, u64, u64)> {
+        let (lost, place) = (word % GRAIN, word - word % GRAIN);
+        let start = place % self.shape.data_bytes;
+        let from = start.checked_sub(lost.checked_mul(GRAIN)?)?;
+        let end = start.checked_add(len.checked_next_multiple_of(GRAIN)?)?;
+        let fits = lost < u64_of(PAGE_BYTES) / GRAIN && end <= self.shape.data_bytes;
+        (fits && place <= COUNT_MAX).then_some((from, start, end))
+    }
+
+    /// The slot of an entry with what is lost before it.
+    fn piece(&self, seq: Seq) -> Option<Piece> {
+        self.decode(seq).expect("our own entry makes sense").1
     }
 
     /// The last name given; the base if the log is empty.
@@ -271,8 +304,8 @@ impl MemoryLog {
 
     /// Bytes held, padding included.
     #[must_use]
-    pub const fn used(&self) -> ByteLen {
-        ByteLen::new(self.data_head - self.data_tail)
+    pub fn used(&self) -> ByteLen {
+        ByteLen::new(self.shape.data_bytes - self.holes.free())
     }
 
     /// Bytes it can hold.
@@ -292,9 +325,9 @@ impl MemoryLog {
         if held == self.shape.entries {
             return None;
         }
-        let start = match new.extent.filter(|_| new.kind.has_data()) {
+        let (from, start) = match new.extent.filter(|_| new.kind.has_data()) {
             Some(extent) => self.reserve(extent.len().get())?,
-            None => 0,
+            None => (0, 0),
         };
         let seq = self.head.1.next();
         let at = self.entry_at(seq);
@@ -311,7 +344,7 @@ impl MemoryLog {
             (entry::WHAT, what),
             (entry::OFFSET, offset),
             (entry::LEN, len),
-            (entry::DATA, start),
+            (entry::DATA, start + (start - from) / GRAIN),
             (entry::STATE, published | local_done),
         ] {
             self.region.store(at + word, value, Relaxed);
@@ -320,30 +353,16 @@ impl MemoryLog {
         self.head = (self.incarnation, seq);
         Some(Appended {
             seq,
-            position: usize_of(start % self.shape.data_bytes),
+            position: usize_of(start),
         })
     }
 
-    /// Takes the next slot of `len` bytes: contiguous, aligned for a disk.
-    fn reserve(&mut self, len: u64) -> Option<u64> {
+    /// Takes the next slot of `len` bytes, contiguous and aligned for a disk: with what is lost
+    /// before it, and without.
+    fn reserve(&mut self, len: u64) -> Option<(u64, u64)> {
         let page = u64_of(PAGE_BYTES);
         let align = if len >= page { page } else { GRAIN };
-        let size = self.shape.data_bytes;
-        let room = round_up(len, GRAIN);
-        if self.data_head == self.data_tail {
-            // Empty: begin at a whole lap, so that the largest slot always fits.
-            self.data_head = round_up(self.data_head, size);
-            self.data_tail = self.data_head;
-        }
-        let mut start = round_up(self.data_head, align);
-        if start % size + room > size {
-            start = round_up(start, size);
-        }
-        if start + room - self.data_tail > size {
-            return None;
-        }
-        self.data_head = start + room;
-        Some(start)
+        self.holes.take(round_up(len, GRAIN), align)
     }
 
     /// The entry at a place.
@@ -406,6 +425,10 @@ impl MemoryLog {
         let at = self.entry_at(seq) + entry::WHAT;
         let what = self.region.load(at, Relaxed) & !0xffff;
         self.region.store(at, what | pack_kind(kind), Release);
+        if held.record.kind.has_data() && !kind.has_data() {
+            // After the kind: a successor never finds a slot kept that the entry has by its kind.
+            self.add_state(seq, KEEPS_SLOT);
+        }
     }
 
     /// Forgets every entry up to `seq`.
@@ -418,23 +441,27 @@ impl MemoryLog {
             return;
         }
         let incarnation = self.entry(seq).record.incarnation;
-        // Also when none of the freed entries has bytes: they may have had a slot before they
-        // became zeroes.
-        self.data_tail = self.next_data_after(seq);
+        let (mut gone, mut run) = (self.base.1, None::<Piece>);
+        while gone < seq {
+            gone = gone.next();
+            let lent = !self.lent.is_empty() && self.is_lent(gone);
+            let Some((from, to)) = self.piece(gone).filter(|_| !lent) else {
+                continue;
+            };
+            // Slots of neighbours are neighbours mostly.
+            run = match run {
+                Some((first, end)) if end == from => Some((first, to)),
+                Some(other) => {
+                    self.holes.give(other);
+                    Some((from, to))
+                }
+                None => Some((from, to)),
+            };
+        }
+        if let Some(run) = run {
+            self.holes.give(run);
+        }
         self.set_base((incarnation, seq));
-    }
-
-    /// Where the bytes of the next entry that has some begin; the end of all bytes if none has.
-    fn next_data_after(&self, seq: Seq) -> u64 {
-        (seq.next().get()..=self.head.1.get())
-            .map(Seq::new)
-            .find(|next| self.reserved(*next))
-            .map_or(self.data_head, |next| self.word(next, entry::DATA))
-    }
-
-    /// True if the entry's slot is in use.
-    fn reserved(&self, seq: Seq) -> bool {
-        self.entry(seq).record.kind.has_data()
     }
 
     fn set_base(&mut self, base: Place) {

@@ -5,7 +5,7 @@
 
 use super::layout::{MAGIC, header};
 use super::{
-    GRAIN, MemoryLog, MemoryLogName, MemoryLogShape, Place, Unusable, round_up, static_crc, u64_of,
+    Holes, LENT, MemoryLog, MemoryLogName, MemoryLogShape, Place, Unusable, static_crc, u64_of,
     usize_of, words_of,
 };
 use blkrep_io::Region;
@@ -55,8 +55,8 @@ impl MemoryLog {
             incarnation,
             head: base,
             base,
-            data_head: 0,
-            data_tail: 0,
+            holes: Holes::all(shape.data_bytes),
+            lent: Vec::with_capacity(LENT),
         };
         log.find_ends(head)?;
         log.region
@@ -64,15 +64,14 @@ impl MemoryLog {
         Ok(log)
     }
 
-    /// Walks all entries: checks them, and finds both ends of the bytes.
+    /// Walks all entries: checks them, and finds the holes between their slots.
     fn find_ends(&mut self, head: Seq) -> Result<(), Unusable> {
-        let mut first_data = None;
-        let mut end = 0;
+        let mut slots = Vec::new();
         let mut last = self.base;
         let mut seq = self.base.1;
         while seq < head {
             seq = seq.next();
-            let Some((held, start)) = self.decode(seq) else {
+            let Some((held, piece)) = self.decode(seq) else {
                 return Err(Unusable(format!("entry {seq} is corrupt")));
             };
             let place = (held.record.incarnation, seq);
@@ -82,29 +81,11 @@ impl MemoryLog {
                 )));
             }
             last = place;
-            if let Some(len) = held
-                .record
-                .kind
-                .has_data()
-                .then_some(held.record.extent)
-                .flatten()
-            {
-                let room = round_up(len.len().get(), GRAIN);
-                let size = self.shape.data_bytes;
-                let whole = start.is_multiple_of(GRAIN)
-                    && start <= COUNT_MAX
-                    && room <= size
-                    && start % size + room <= size;
-                if !whole || start < end || start + room > first_data.unwrap_or(start) + size {
-                    return Err(Unusable(format!("the bytes of entry {seq} overlap others")));
-                }
-                first_data.get_or_insert(start);
-                end = start + room;
-            }
+            slots.extend(piece);
         }
+        self.holes = Holes::around(self.shape.data_bytes, slots)
+            .ok_or_else(|| Unusable("the bytes of two entries overlap".to_owned()))?;
         self.head = last;
-        self.data_tail = first_data.unwrap_or(0);
-        self.data_head = end;
         Ok(())
     }
 }

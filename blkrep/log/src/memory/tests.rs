@@ -248,6 +248,9 @@ enum Step {
     Publish(u8),
     BecomeZero(u8),
     Free(u8),
+    Lend(u8),
+    /// Of an operation, and whether it wrote the bytes out.
+    TakeBack(u8, bool),
     Restart,
 }
 
@@ -258,6 +261,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Publish),
         1 => any::<u8>().prop_map(Step::BecomeZero),
         2 => any::<u8>().prop_map(Step::Free),
+        2 => any::<u8>().prop_map(Step::Lend),
+        2 => (any::<u8>(), any::<bool>()).prop_map(|(of, wrote)| Step::TakeBack(of, wrote)),
         1 => Just(Step::Restart),
     ]
 }
@@ -269,7 +274,9 @@ fn check(log: &MemoryLog, known: &Known) {
     for (seq, len, byte, published) in known {
         let held = log.entry(*seq);
         assert_eq!(held.published, *published);
-        if held.record.kind.has_data() {
+        if let Some(away) = held.away {
+            assert_eq!(away, away_of(*seq), "a successor finds what is away");
+        } else if held.record.kind.has_data() {
             let slice = log.data(held.position, *len);
             assert!(
                 slice.with(|bytes| bytes.iter().all(|b| b == byte)),
@@ -281,13 +288,94 @@ fn check(log: &MemoryLog, known: &Known) {
     }
 }
 
+fn away_of(seq: Seq) -> Away {
+    let seq = u32::try_from(seq.get()).unwrap();
+    Away {
+        sector: seq,
+        crc: !seq,
+    }
+}
+
+/// What an operation reads of the log: its entry, length of bytes, first byte.
+type Reading = Vec<(Seq, usize, usize, u8)>;
+
+/// An operation that writes bytes out reads its own to the end, whatever is freed meanwhile.
+fn check_reading(log: &MemoryLog, reading: &Reading) {
+    for (seq, position, len, byte) in reading {
+        let slice = log.data(*position, *len);
+        assert!(
+            slice.with(|bytes| bytes.iter().all(|b| b == byte)),
+            "what is lent of {seq} stays as it is"
+        );
+    }
+}
+
+#[test]
+fn what_went_away_leaves_its_slot_and_its_name() {
+    let region = region();
+    let mut log = log(&region);
+    let mut seqs = Vec::new();
+    while let Some(appended) = log.append(&data(4096)) {
+        log.publish(appended.seq);
+        log.set_local_done(appended.seq);
+        seqs.push(appended.seq);
+    }
+    let (first, last) = (seqs[4], seqs[9]);
+    for seq in &seqs[4..10] {
+        log.lend(*seq);
+    }
+    assert!(log.append(&data(512)).is_none(), "lent is not free");
+    for seq in &seqs[4..10] {
+        log.take_back(*seq, Some(away_of(*seq)));
+    }
+    let new = log.append(&data(6 * 4096)).expect("six slots in a row");
+    log.data(new.position, 6 * 4096)
+        .with_mut(|bytes| bytes.fill(1));
+    log.set_queue_file(77);
+    drop(log);
+    let mut log = MemoryLog::recover(region, shape(), &NAME, RUN.next()).unwrap();
+    assert_eq!(log.queue_file(), 77);
+    assert_eq!(log.entry(first).away, Some(away_of(first)));
+    assert_eq!(log.entry(last.next()).away, None);
+    log.free_through(new.seq);
+    assert_eq!(log.used(), ByteLen::ZERO);
+}
+
+/// A queue's disk that hangs holds what it was given to write, and nothing else of the log.
+#[test]
+fn a_slot_that_is_lent_is_nobodys_until_it_is_taken_back() {
+    let region = region();
+    let mut log = log(&region);
+    let lent = log.append(&data(4096)).unwrap().seq;
+    log.publish(lent);
+    log.set_local_done(lent);
+    log.lend(lent);
+    log.free_through(lent);
+    assert_eq!(log.used(), ByteLen::new(4096), "its entry is gone");
+    assert!(log.append(&data(64 << 10)).is_none());
+    assert!(log.append(&data(60 << 10)).is_some());
+    log.take_back(lent, Some(away_of(lent)));
+    assert_eq!(log.used(), ByteLen::new(60 << 10));
+}
+
+#[test]
+fn an_entry_that_is_away_and_unfinished_is_refused() {
+    for state in [4, 5, 6, 8, 16] {
+        let region = region();
+        let mut first = log(&region);
+        let seq = first.append(&data(512)).unwrap().seq;
+        region.store(first.entry_at(seq) + entry::STATE, state, Relaxed);
+        assert!(MemoryLog::recover(region, shape(), &NAME, RUN.next()).is_err());
+    }
+}
+
 proptest! {
-    /// Whatever is appended, freed and taken over, no entry's bytes are given to another.
+    /// Whatever is appended, written out, freed and taken over, no entry's bytes are given to another.
     #[test]
     fn bytes_belong_to_one_entry(steps in prop::collection::vec(step(), 1..200)) {
         let region = region();
         let mut log = log(&region);
-        let mut known = Known::new();
+        let (mut known, mut reading) = (Known::new(), Reading::new());
         let mut run = RUN;
         for (number, step) in (0_u8..=255).cycle().zip(steps) {
             let pick = |of: u8| (!known.is_empty()).then(|| usize::from(of) % known.len());
@@ -300,7 +388,7 @@ proptest! {
                 Step::Zero => if let Some(appended) = log.append(&zero()) {
                     known.push_back((appended.seq, 0, 0, true));
                 },
-                Step::Publish(of) => if let Some(index) = pick(of) {
+                Step::Publish(of) => if let Some(index) = pick(of).filter(|i| !known[*i].3) {
                     log.publish(known[index].0);
                     known[index].3 = true;
                 },
@@ -311,13 +399,29 @@ proptest! {
                     log.free_through(known[index].0);
                     known.drain(..=index);
                 },
+                Step::Lend(of) => if let Some(index) = pick(of) {
+                    let (seq, len, byte, published) = known[index];
+                    let held = log.entry(seq);
+                    let here = published && held.record.kind.has_data() && held.away.is_none();
+                    if here && reading.iter().all(|read| read.0 != seq) {
+                        log.set_local_done(seq);
+                        log.lend(seq);
+                        reading.push((seq, held.position, len, byte));
+                    }
+                },
+                Step::TakeBack(of, wrote) => if !reading.is_empty() {
+                    let read = reading.swap_remove(usize::from(of) % reading.len());
+                    log.take_back(read.0, wrote.then(|| away_of(read.0)));
+                },
                 Step::Restart => {
+                    reading.clear();
                     run = run.next();
                     drop(log);
                     log = MemoryLog::recover(Arc::clone(&region), shape(), &NAME, run).unwrap();
                 }
             }
             check(&log, &known);
+            check_reading(&log, &reading);
         }
     }
 }
