@@ -4,6 +4,7 @@
 //! a clock, opens a file or spawns a thread, so that a simulator and the daemon run the same code.
 #![forbid(unsafe_code)]
 
+pub mod ahead;
 pub mod compression;
 pub mod dirty;
 pub mod identity;
@@ -11,6 +12,9 @@ pub mod intent;
 pub mod meter;
 pub mod pace;
 pub mod persist;
+pub mod queue;
+#[cfg(test)]
+mod queue_tests;
 pub mod range;
 pub mod schedule;
 pub mod source;

@@ -109,6 +109,15 @@ bugs! {
     ZeroBlockNotSent,
     /// An extent whose digest the target cannot tell counts as equal.
     UntoldDigestIsEqual,
+    // The disk queue.
+    /// A segment is given back when the first of its operations is needed no more.
+    SegmentClearedEarly,
+    /// What is read back from the disk queue is believed whatever its checksum.
+    ReadBackUnchecked,
+    /// What only the disk queue holds does not become dirty when that runs over.
+    OverflowForgetsAway,
+    /// An operation whose bytes are on disk is sent with what is in its slot now.
+    AwayTakenFromMemory,
     // Starts and stops of the source.
     /// A run after a crash takes no number of its own.
     ReuseNamesAfterCrash,

@@ -214,6 +214,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if self.tail_is_ours() {
             return true;
         }
+        if self.queue_makes_room() && waited < self.options.throttle_max {
+            return true;
+        }
         let draining = self.slowest().is_some_and(|index| self.drains(index));
         draining && waited < self.options.throttle_max
     }

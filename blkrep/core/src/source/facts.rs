@@ -145,8 +145,11 @@ pub struct Acks {
 pub struct Outgoing {
     /// The record.
     pub record: Record,
-    /// First byte in the log's data memory; meaningless without data.
+    /// First byte in the log's data memory, or in the link's own if the record was away; meaningless
+    /// without data.
     pub position: usize,
+    /// Its bytes came from the disk queue.
+    pub away: bool,
 }
 
 /// Why a connection ended.
@@ -278,8 +281,10 @@ pub struct LinkStatus {
     pub durable: WriteName,
     /// Writes in the log that are not durable there, and their bytes.
     pub queued_ops: u64,
-    /// Bytes of those writes.
+    /// Bytes of those writes in memory.
     pub queued_bytes: ByteLen,
+    /// Bytes of those writes in the disk queue.
+    pub queued_disk_bytes: ByteLen,
     /// When the oldest of them entered the log.
     pub oldest: Option<Nanos>,
     /// Bytes in extents that may differ and that the log does not hold.

@@ -515,6 +515,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             } else {
                 self.log_ref().used()
             },
+            queued_disk_bytes: if queued == 0 {
+                ByteLen::ZERO
+            } else {
+                self.queue_status().disk
+            },
             oldest: oldest.filter(|_| queued > 0).map(|(_, at)| *at),
             dirty_bytes: ByteLen::new(remaining),
             sent_bytes: ByteLen::new(link.sent_bytes),

@@ -13,6 +13,7 @@
 mod admit;
 mod blocks;
 mod coverage;
+mod disk_queue;
 mod facts;
 mod flush;
 mod leaving;
@@ -33,6 +34,7 @@ mod write_log;
 mod tests;
 
 pub use blocks::JobId;
+pub use disk_queue::{OutPart, QueueJob, QueueStatus, WRITE_OPERATIONS, WriteOut};
 pub use facts::{
     Acks, Connection, DigestReply, DownReason, HelloFacts, LINKS_MAX, LinkIndex, LinkStatus,
     MirrorPhase, MirrorProgress, Outgoing, PeerRole, Position, Rejection, StreamStart, Transmit,
@@ -43,14 +45,16 @@ pub use promise::Protection;
 pub use request::{NewRequest, RequestId, RequestOp};
 pub use throttle::{Throttle, ThrottleStatus};
 pub use upkeep::{LinkHead, MapId};
-pub use write_log::{FlushTroubles, LinkMark, LogEntry, NewEntry, Slot, WriteLog};
+pub use write_log::{Away, FlushTroubles, LinkMark, LogEntry, NewEntry, Slot, WriteLog};
 
 use crate::dirty::{MapLayout, Words};
 use crate::intent::IntentMap;
 use crate::persist::CommitNo;
+use crate::queue::QueueChange;
 use crate::range::RangeLock;
 use blkrep_types::{ByteLen, Errno, Extent, Generation, History, Nanos, Seq, VolumeIndex};
 use blocks::Job;
+use disk_queue::DiskQueue;
 use flush::FlushState;
 use link::Link;
 use reissue::Reissues;
@@ -266,6 +270,23 @@ pub enum GroupEvent {
         /// They are.
         active: bool,
     },
+    /// What the disk queue holds has changed in a way that matters.
+    Queue {
+        /// How.
+        change: QueueChange,
+    },
+    /// The disk queue's disk does not take what is written; memory holds what it can.
+    QueueFailed {
+        /// Why.
+        errno: Errno,
+    },
+    /// What the disk queue holds for a link cannot be read, or is not what was written.
+    QueueUnreadable {
+        /// The link.
+        link: LinkIndex,
+        /// Why; EBADMSG if its sum is wrong.
+        errno: Errno,
+    },
     /// A map file could not be written; writes to new regions wait while it is tried again.
     MapError {
         /// Why.
@@ -312,6 +333,7 @@ pub struct SourceGroup<L, W> {
     ack_waiters: Vec<RequestId>,
     parked: VecDeque<RequestId>,
     reissues: Reissues,
+    queue: DiskQueue,
     granted: Vec<u32>,
     outboxes: Vec<Vec<Action>>,
     events: VecDeque<GroupEvent>,
@@ -370,6 +392,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             ack_waiters: Vec::with_capacity(capacity),
             parked: VecDeque::with_capacity(capacity),
             reissues: Reissues::default(),
+            queue: DiskQueue::default(),
             granted: Vec::with_capacity(capacity),
             outboxes: Vec::new(),
             events: VecDeque::with_capacity(EVENTS_MAX),

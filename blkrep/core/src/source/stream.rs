@@ -14,12 +14,14 @@ use blkrep_types::{ByteLen, Generation, Record, RecordKind, Seq, VolumeIndex, pl
 
 impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// Appends the next records for a link, at most `records_max` with `bytes_max` bytes but at
-    /// least one; stops before the first whose bytes are not complete. True if more are there.
+    /// least one; stops before the first whose bytes are not complete, or are away and not where `read`
+    /// says. True if more are there.
     pub fn next_records(
         &mut self,
         index: LinkIndex,
         records_max: usize,
         bytes_max: usize,
+        read: impl Fn(Seq) -> Option<usize>,
         out: &mut Vec<Outgoing>,
     ) -> bool {
         let Some((log, link)) = self.log.as_ref().zip(
@@ -47,6 +49,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 record.volume = VolumeIndex::default();
             }
             let len = data_len(&record);
+            let away = len > 0 && entry.away.is_some() && !planted!(AwayTakenFromMemory);
+            let position = match away {
+                true => read(record.seq),
+                false => Some(entry.position),
+            };
+            let Some(position) = position else {
+                return false;
+            };
             if records == records_max || (records > 0 && bytes + len > bytes_max) {
                 return true;
             }
@@ -56,20 +66,26 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             link.next = link.next.next();
             out.push(Outgoing {
                 record,
-                position: entry.position,
+                position,
+                away,
             });
         }
         false
     }
 
-    /// True if a link could be handed something now.
+    /// True if a link could be handed something now; as [`SourceGroup::next_records`].
     #[must_use]
-    pub fn has_records(&self, index: LinkIndex) -> bool {
+    pub fn has_records(&self, index: LinkIndex, read: impl Fn(Seq) -> Option<usize>) -> bool {
         self.link(index).is_some_and(|link| {
             let flows = link.connection == Connection::Up && link.transmit == Transmit::Started;
             let there = link.next <= self.log_ref().head().1;
             let follows = flows && link.is_following() && there;
-            follows && self.log_ref().entry(link.next).published
+            follows && {
+                let entry = self.log_ref().entry(link.next);
+                let ours = entry.link.is_none_or(|owner| owner == index);
+                let here = entry.away.is_none() || !ours || read(link.next).is_some();
+                entry.published && here
+            }
         })
     }
 
@@ -192,16 +208,22 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let limit = holders.map(super::link::Link::holds_after).min();
         let limit = limit.unwrap_or(Seq::new(u64::MAX)).min(log.head().1);
         let (base, mut seq) = (log.base().1, log.base().1);
+        let mut away = 0;
         while seq < limit {
             let entry = log.entry(seq.next());
             if !(entry.local_done && entry.published) {
                 break;
+            }
+            if let Some((_, extent)) = entry.away.zip(entry.record.extent) {
+                away += extent.len().get();
             }
             seq = seq.next();
         }
         if seq > base {
             log.free_through(seq);
             upkeep::forget_ages(&mut self.ages, seq);
+            self.note_gone(away);
+            self.drain_queue();
         }
         seq > base
     }
@@ -252,6 +274,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 entry.record.kind,
                 RecordKind::Data { .. } | RecordKind::Zero { .. }
             );
+            let ours = ours && !(planted!(OverflowForgetsAway) && entry.away.is_some());
             if let Some(extent) = entry.record.extent.filter(|_| ours && changes) {
                 let (first, last) = self.layout.bits_of(entry.record.volume, extent);
                 link.mark_dirty(first, last);

@@ -44,6 +44,17 @@ pub struct LogEntry {
     pub published: bool,
     /// No local write of it is outstanding.
     pub local_done: bool,
+    /// Its bytes are there instead of in memory.
+    pub away: Option<Away>,
+}
+
+/// Where the bytes of an entry lie in the disk queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Away {
+    /// The first sector in its file.
+    pub sector: u32,
+    /// CRC32 of the bytes.
+    pub crc: u32,
 }
 
 /// What a successor must know of a link.
@@ -98,6 +109,16 @@ pub trait WriteLog {
 
     /// Forgets every entry up to `seq`.
     fn free_through(&mut self, seq: Seq);
+
+    /// Lends the slot of a complete entry to an operation that writes it out.
+    fn lend(&mut self, seq: Seq);
+
+    /// That operation is over. With `away` the bytes of the entry, if it is still held, are there, and
+    /// its slot is free.
+    fn take_back(&mut self, seq: Seq, away: Option<Away>);
+
+    /// No further entry fits, whatever its size.
+    fn is_out_of_entries(&self) -> bool;
 
     /// Data bytes held.
     fn used(&self) -> ByteLen;

@@ -79,7 +79,8 @@ fn a_digest_that_differs_makes_the_extent_dirty_and_an_equal_one_does_not() {
             }
         }
         let mut out = Vec::new();
-        rig.group.next_records(link(0), 100, usize::MAX, &mut out);
+        rig.group
+            .next_records(link(0), 100, usize::MAX, |_| None, &mut out);
         for outgoing in &out {
             let record = outgoing.record;
             if let (RecordKind::Compare, Some(extent)) = (record.kind, record.extent) {

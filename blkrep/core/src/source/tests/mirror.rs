@@ -27,7 +27,8 @@ fn go_on(rig: &mut Rig) -> Sent {
     loop {
         rig.finish_mirror_reads(false);
         let mut out = Vec::new();
-        rig.group.next_records(link(0), 100, usize::MAX, &mut out);
+        rig.group
+            .next_records(link(0), 100, usize::MAX, |_| None, &mut out);
         for Outgoing { record, .. } in &out {
             match (record.kind, record.extent) {
                 (RecordKind::Data { mirror: true }, Some(extent)) => {
@@ -149,7 +150,8 @@ fn compare_with(
             rig.group.mirror_digest_done(job, digest);
         }
         let mut out = Vec::new();
-        rig.group.next_records(link(0), 100, usize::MAX, &mut out);
+        rig.group
+            .next_records(link(0), 100, usize::MAX, |_| None, &mut out);
         for outgoing in &out {
             let record = outgoing.record;
             if record.kind == RecordKind::Compare {

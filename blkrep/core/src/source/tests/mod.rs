@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod any_order;
+mod disk_queue;
 mod leaving;
 mod limits;
 mod links;
@@ -24,6 +25,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 const LEN: u64 = 16 << 20;
+/// Bytes of a write where that does not matter.
+const WRITE: u64 = 4096;
 const VOLUME: VolumeIndex = VolumeIndex::new(0);
 const RUN: Incarnation = Incarnation::new(1);
 const GENERATION: Generation = Generation::from_bytes([1; 16]);
@@ -53,6 +56,8 @@ struct PlainLog {
     entries: VecDeque<LogEntry>,
     capacity: u64,
     used: u64,
+    /// What an operation writes out; all of these have [`WRITE`] bytes.
+    lent: Vec<Seq>,
     troubles: FlushTroubles,
     /// The extents to send of each link, in the order of their places.
     live: Vec<SeenWords>,
@@ -92,6 +97,7 @@ impl WriteLog for PlainLog {
             link: new.link,
             published: !new.kind.has_data(),
             local_done: !new.local,
+            away: None,
         };
         if self.used + data_of(&entry) > self.capacity {
             return None;
@@ -139,9 +145,33 @@ impl WriteLog for PlainLog {
                 gone.published && gone.local_done,
                 "nothing unfinished is freed"
             );
-            self.used -= data_of(&gone);
+            if gone.away.is_none() && !self.lent.contains(&gone.record.seq) {
+                self.used -= data_of(&gone);
+            }
             self.base = (RUN, gone.record.seq);
         }
+    }
+
+    fn lend(&mut self, seq: Seq) {
+        let entry = self.entry(seq);
+        assert!(entry.published && entry.local_done && entry.away.is_none());
+        self.lent.push(seq);
+    }
+
+    fn take_back(&mut self, seq: Seq, away: Option<Away>) {
+        let at = self.lent.iter().position(|lent| *lent == seq).unwrap();
+        self.lent.swap_remove(at);
+        if seq <= self.base.1 {
+            self.used -= WRITE;
+        } else if away.is_some() {
+            let at = self.at(seq);
+            self.entries[at].away = away;
+            self.used -= data_of(&self.entries[at]);
+        }
+    }
+
+    fn is_out_of_entries(&self) -> bool {
+        false
     }
 
     fn used(&self) -> ByteLen {
@@ -170,6 +200,7 @@ impl PlainLog {
             entries: VecDeque::new(),
             capacity,
             used: 0,
+            lent: Vec::new(),
             troubles: FlushTroubles::default(),
             live: Vec::new(),
         }
@@ -472,7 +503,7 @@ impl Rig {
     fn serve(&mut self, index: usize) -> Vec<RecordKind> {
         let mut out = Vec::new();
         self.group
-            .next_records(link(index), 100, usize::MAX, &mut out);
+            .next_records(link(index), 100, usize::MAX, |_| None, &mut out);
         if let Some(last) = out.last() {
             let seq = last.record.seq;
             self.group.release(link(index), seq, ByteLen::ZERO);

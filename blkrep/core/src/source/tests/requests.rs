@@ -138,7 +138,8 @@ fn a_write_in_memory_mode_waits_for_what_was_received_and_not_for_what_is_durabl
     rig.finish(0, Ok(()));
     assert!(rig.answers.is_empty(), "nobody else has it");
     let mut out = Vec::new();
-    rig.group.next_records(link(0), 100, usize::MAX, &mut out);
+    rig.group
+        .next_records(link(0), 100, usize::MAX, |_| None, &mut out);
     let sent = out.last().unwrap().record.seq;
     let name = |seq| WriteName {
         generation: GENERATION,
