@@ -117,6 +117,13 @@ catalogue! {
     1220 LinkSimulated = "link-simulated", Info, "A simulated link measures what a real one would need.", "Nothing. It protects nothing: connect the group to a target.";
     1221 SessionStarted = "session-started", Info, "A schedule lets a link transmit.", "";
     1222 SessionEnded = "session-ended", Info, "A schedule holds a link back; its connection was closed, the log keeps what is written.", "";
+    1230 QueueSpilling = "queue-spilling", Info, "Memory is full; newer writes go to the disk queue.", "";
+    1231 QueueDrained = "queue-drained", Info, "The disk queue holds nothing any more.", "";
+    1232 QueueAlert = "queue-alert", Warning, "The disk queue is above its alert level.", "Raise the link's limits, or `queue.disk-size`; what does not fit becomes dirty extents.";
+    1233 QueueAlertOver = "queue-alert-over", Info, "The disk queue is below its alert level again.", "";
+    1234 QueueFull = "queue-full", Warning, "The disk queue takes no more; once memory is full too, what waits becomes dirty extents.", "Nothing is lost: a difference mirror follows. Raise `queue.disk-size`, or make room on its filesystem.";
+    1235 QueueFailed = "queue-failed", Error, "The disk queue cannot be used; it is tried again.", "Do what the text says: check the disk and the directory of `queue.directory`. Memory alone holds what waits meanwhile.";
+    1236 QueueUnreadable = "queue-unreadable", Error, "What the disk queue held for a link could not be read, or was changed; it counts as different.", "Check the disk below `queue.directory`. Nothing is lost: a difference mirror follows.";
     1301 MirrorStarted = "mirror-started", Info, "A mirror began.", "";
     1302 MirrorDone = "mirror-done", Info, "A mirror ended; the target is equal.", "";
     1303 MirrorPaused = "mirror-paused", Info, "A mirror is held; its position is kept.", "";

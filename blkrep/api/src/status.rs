@@ -242,6 +242,12 @@ pub struct QueueStatus {
     pub disk_bytes: ByteLen,
     /// Writes in both.
     pub ops: u64,
+    /// Bytes of memory there are; the links of a group share them.
+    #[serde(default)]
+    pub memory_max_bytes: ByteLen,
+    /// Bytes that the disk queue takes at most, shared in the same way; `None`: there is none.
+    #[serde(default)]
+    pub disk_max_bytes: Option<ByteLen>,
 }
 
 /// The receiving side of a group, seen from its target.

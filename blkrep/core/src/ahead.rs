@@ -164,6 +164,13 @@ impl ReadAhead {
         true
     }
 
+    /// True if there is a read to begin.
+    #[must_use]
+    pub fn has_asked(&self) -> bool {
+        let last = self.stretches.back();
+        last.is_some_and(|stretch| stretch.stage == Stage::Asked)
+    }
+
     /// The next read to begin.
     pub fn next_read(&mut self) -> Option<Read> {
         let asked = |stretch: &&mut Stretch| stretch.stage == Stage::Asked;

@@ -129,6 +129,12 @@ pub trait Host: Clone + fmt::Debug + Send + Sync + 'static {
     /// What the disk says; then nothing written since the last success may be trusted.
     fn sync(&self, file: &<Self::Io as Io>::File) -> Result<(), HostError>;
 
+    /// Bytes that its filesystem has left for files.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn free_space(&self, file: &<Self::Io as Io>::File) -> Result<ByteLen, HostError>;
+
     /// Removes a file; durable when it returns. A missing file is no error.
     ///
     /// # Errors

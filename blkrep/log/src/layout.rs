@@ -1,6 +1,7 @@
 //! The bytes of files, field by field.
 //!
-//! Owns the fixed layouts of `docs/format/source-superblock.md` and `docs/format/source-maps.md`;
+//! Owns the fixed layouts of `docs/format/source-superblock.md`, `docs/format/source-maps.md` and
+//! `docs/format/disk-queue.md`;
 //! all integers are little-endian. Sizes are asserted here, offsets are compared with the pages by
 //! a test. Never interprets a field.
 
@@ -78,6 +79,14 @@ layout! {
         name: TextName, link_id: [u8; 16], place: u8, mode: u8, transmit: u8, overwrite: u8,
         first_mirror: u8, wanted: u8, peer_bytes: U16, text_bytes: U32, on_loss: u8,
         loss_timeout_ms: U32, reserved: [u8; 29],
+    }
+}
+
+layout! {
+    /// The head of a disk queue's file.
+    QueueHead: 512 {
+        magic: [u8; 8], version: U32, crc: U32, file: U64, log: [u8; 16], segment_bytes: U64,
+        reserved: [u8; 464],
     }
 }
 

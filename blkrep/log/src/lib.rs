@@ -11,6 +11,7 @@ pub mod map;
 mod memory;
 #[cfg(test)]
 mod pages;
+pub mod queue;
 pub mod superblock;
 
 pub use error::FormatError;

@@ -2,10 +2,12 @@
 //! field, in order.
 
 use crate::layout::{
-    AncestorEntry, GroupHead, LinkEntry, MapHead, MapSector, NameBytes, TextName, VolumeEntry,
+    AncestorEntry, GroupHead, LinkEntry, MapHead, MapSector, NameBytes, QueueHead, TextName,
+    VolumeEntry,
 };
 
 const MAPS: &str = include_str!("../../../docs/format/source-maps.md");
+const QUEUE: &str = include_str!("../../../docs/format/disk-queue.md");
 const SUPERBLOCK: &str = include_str!("../../../docs/format/source-superblock.md");
 
 /// Rows `| offset | bytes | field | … |` of the first table under the heading `title`.
@@ -40,6 +42,11 @@ fn the_map_page_says_what_the_code_does() {
     compare(MAPS, "Write name", NameBytes::FIELDS);
     compare(MAPS, "Head", MapHead::FIELDS);
     compare(MAPS, "Sector", MapSector::FIELDS);
+}
+
+#[test]
+fn the_queue_page_says_what_the_code_does() {
+    compare(QUEUE, "Head", QueueHead::FIELDS);
 }
 
 #[test]

@@ -83,6 +83,7 @@ impl Inner {
         reissues: bool,
         patience: Duration,
     ) -> Result<Engine, ApiError> {
+        let settings = self.settings.group(group);
         let spec = GroupSpec {
             name: group.clone(),
             volumes: volumes
@@ -90,7 +91,8 @@ impl Inner {
                 .map(|(name, entry)| volume_spec(name, entry))
                 .collect(),
             history,
-            options: source_options(&self.settings.group(group), reissues),
+            options: source_options(&settings, reissues),
+            queue: settings.queue,
         };
         let began = Instant::now();
         loop {
@@ -147,6 +149,9 @@ impl Inner {
         }
         if let Some(problem) = &report.log_problem {
             tell(EventId::StateCorrupt, problem.clone());
+        }
+        if let Some(problem) = &report.queue_problem {
+            tell(EventId::QueueFailed, problem.clone());
         }
     }
 }

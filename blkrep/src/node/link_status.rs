@@ -50,8 +50,10 @@ impl Inner {
                     lag_ms: lag.and_then(|lag| u64::try_from(lag).ok()),
                     queue: QueueStatus {
                         memory_bytes: facts.queued_bytes,
-                        disk_bytes: ByteLen::ZERO,
+                        disk_bytes: facts.queued_disk_bytes,
                         ops: facts.queued_ops,
+                        memory_max_bytes: status.queue.memory.1,
+                        disk_max_bytes: status.queue.disk_max,
                     },
                     dirty_bytes: facts.dirty_bytes,
                     sent_bytes: facts.sent_bytes,

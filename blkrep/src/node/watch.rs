@@ -8,9 +8,10 @@ use super::claim::CLAIM_WAIT;
 use super::state::Trouble;
 use crate::engine::source::SourceShared;
 use blkrep_api::{EventId, NewEvent};
-use blkrep_core::source::GroupEvent;
+use blkrep_core::queue::QueueChange;
+use blkrep_core::source::{GroupEvent, QueueStatus};
 use blkrep_io::real::RealHost;
-use blkrep_types::{GroupName, VolumeIndex, VolumeName};
+use blkrep_types::{Errno, GroupName, VolumeIndex, VolumeName};
 use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
@@ -53,6 +54,7 @@ impl Watcher {
                     }
                     if retried.elapsed() >= RETRY {
                         inner.retry(|_| true);
+                        inner.retry_queues();
                         retried = Instant::now();
                     } else if started.elapsed() < CLAIM_WAIT {
                         inner.retry(Trouble::may_pass_soon);
@@ -85,6 +87,7 @@ impl Inner {
             for event in engine.take_events() {
                 self.group_event(&name, &engine, &event);
             }
+            engine.tend_queue();
             if let Err(error) = engine.remember_fence() {
                 tracing::debug!(group = %name, %error, "remember the newer generation");
             }
@@ -195,6 +198,24 @@ impl Inner {
             GroupEvent::Slowed { active: false } => {
                 tell(EventId::WritesFree, "the log has room again".to_owned())
             }
+            GroupEvent::Queue { change } => {
+                let (id, text) = queue_change(*change, &engine.status().queue);
+                tell(id, text)
+            }
+            GroupEvent::QueueFailed { errno } if *errno == Errno::ENOSPC => tell(
+                EventId::QueueFull,
+                "its filesystem has not enough free space".to_owned(),
+            ),
+            GroupEvent::QueueFailed { errno } => {
+                tell(EventId::QueueFailed, format!("write to it: {errno}"))
+            }
+            GroupEvent::QueueUnreadable { link, errno } => of_link(
+                tell(
+                    EventId::QueueUnreadable,
+                    format!("read it back: {errno}; what is queued is tracked as extents"),
+                ),
+                link,
+            ),
             GroupEvent::MapError { errno } => tell(
                 EventId::StateFull,
                 format!("write a map: {errno}; writes to new regions wait, it is tried again"),
@@ -279,11 +300,51 @@ impl Inner {
                 let settings = self.settings.group(name);
                 engine.set_policy(super::claim::core_policy(settings.on_backing_error));
                 engine.set_throttle(settings.throttle);
+                if let Err(error) = engine.set_queue(settings.queue.as_ref()) {
+                    let text = error.to_string();
+                    self.tell(NewEvent::new(EventId::QueueFailed, text).group(name));
+                }
             }
             self.refresh_links(name);
         }
         self.pace_links();
         self.schedule_links(group);
+    }
+}
+
+impl Inner {
+    /// Tries again to give groups their disk queues.
+    fn retry_queues(&self) {
+        let engines: Vec<_> = {
+            let state = self.state();
+            let groups = state.groups.iter();
+            let open = groups.filter_map(|(name, group)| Some((name, group.engine.as_ref()?)));
+            open.map(|(name, engine)| (name.clone(), Arc::clone(engine)))
+                .collect()
+        };
+        for (name, engine) in engines {
+            let queue = self.settings.group(&name).queue;
+            if queue.is_some() && !engine.has_queue() {
+                let _turn = self.command();
+                match engine.set_queue(queue.as_ref()) {
+                    Ok(()) => tracing::info!(group = %name, "the disk queue is there again"),
+                    // Told when it failed first.
+                    Err(error) => tracing::debug!(group = %name, %error, "make the disk queue"),
+                }
+            }
+        }
+    }
+}
+
+fn queue_change(change: QueueChange, queue: &QueueStatus) -> (EventId, String) {
+    let most = queue.disk_max.unwrap_or_default();
+    let fill = format!("{} of {most} on disk", queue.disk);
+    match change {
+        QueueChange::Spilling => (EventId::QueueSpilling, fill),
+        QueueChange::Drained => (EventId::QueueDrained, "memory holds what waits".to_owned()),
+        QueueChange::Alert => (EventId::QueueAlert, fill),
+        QueueChange::AlertOver => (EventId::QueueAlertOver, fill),
+        QueueChange::Full => (EventId::QueueFull, fill),
     }
 }
 

@@ -4,9 +4,11 @@
 //! Text enters through the registry's checks; typed structs leave. A change is all or nothing: it
 //! is checked whole, made durable, then put in force. Never applies a value to an engine itself.
 
+mod folder;
 mod registry;
 mod view;
 
+pub use folder::Folder;
 pub use registry::{Applies, Key, Kind, Spec, Value};
 pub use view::{GroupSettings, NodeSettings, OnBackingError};
 
@@ -70,6 +72,33 @@ impl Layers {
                 return Err("group.throttle-stop must be below group.throttle-start".to_owned());
             }
             settings.check_schedule()?;
+            if settings
+                .queue
+                .is_some_and(|queue| queue.segment_bytes > queue.bytes_max)
+            {
+                return Err("queue.segment-size must not be above queue.disk-size".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what only the machine can show, for the groups that a change concerns.
+    fn check_queues(&self, of: Option<&GroupName>) -> Result<(), ApiError> {
+        let all = self.groups.keys().filter(|_| of.is_none());
+        for group in all.map(Some).chain([of]) {
+            let settings = view::Values(|key| self.resolve(key, group).0).group();
+            let Some(queue) = &settings.queue else {
+                continue;
+            };
+            folder::check_usable(&queue.directory, settings.queue_least.get()).map_err(|why| {
+                let action = "make the directory, let blkrepd's user write to it, or name another";
+                ApiError::new(
+                    ErrorCode::SettingInvalid,
+                    "setting queue.directory",
+                    why,
+                    action,
+                )
+            })?;
         }
         Ok(())
     }
@@ -226,6 +255,14 @@ impl Settings {
             let action = "change both settings in one command";
             ApiError::new(ErrorCode::SettingInvalid, "settings", why, action)
         })?;
+        let of_queues = [
+            Key::QueueDirectory,
+            Key::QueueFreeSpace,
+            Key::QueueSegmentSize,
+        ];
+        if keys.iter().any(|key| of_queues.contains(key)) {
+            changed.check_queues(group)?;
+        }
         if let Some(path) = &self.path {
             replace_file(path, changed.to_toml().as_bytes())
                 .map_err(|error| not_kept(path, &error))?;

@@ -3,6 +3,7 @@
 //! Owns the one table that `blkrepd.toml`, `set`, `get` and the reference page come from. Never
 //! holds a value that is in force.
 
+use super::folder::Folder;
 use blkrep_types::{
     ByteLen, PERIODS_MAX, Rate, WeeklyRates, WeeklyWindow, format_span, parse_size, parse_span,
     rate_of, rate_text,
@@ -71,6 +72,8 @@ pub enum Kind {
     Moment,
     /// A value of this kind, or `none`.
     Maybe(&'static Self),
+    /// A directory, or `none`.
+    Folder,
 }
 
 /// When a change takes effect.
@@ -130,6 +133,8 @@ pub enum Value {
     Moment(DateTime),
     /// No value.
     None,
+    /// A directory, or none.
+    Folder(Folder),
 }
 
 impl fmt::Display for Value {
@@ -145,6 +150,7 @@ impl fmt::Display for Value {
             Self::Window(window) => window.fmt(f),
             Self::Moment(moment) => write!(f, "{}", moment.strftime(MOMENT)),
             Self::None => f.write_str(NONE),
+            Self::Folder(folder) => folder.fmt(f),
         }
     }
 }
@@ -281,6 +287,16 @@ registry! {
         "A session ends when it has sent as many bytes, frames and all. It is looked at every second: what the line takes in one may come on top.";
     LinkSessionTime = "link.session-time", Kind::Maybe(&SESSION_TIME), "none", Live, true,
         "A session ends after this time.";
+    QueueDirectory = "queue.directory", Kind::Folder, "none", Live, true,
+        "Where the disk queue keeps what `group.log-memory` has no room for; `none`: nothing, and what memory cannot hold becomes dirty extents. The directory must exist; not on a device that is replicated. What the former one holds is sent first.";
+    QueueDiskSize = "queue.disk-size", size(MIB, TIB, 4 * KIB), "4GiB", Live, true,
+        "Bytes a group's disk queue takes at most. What does not fit becomes dirty extents. It has names for as many writes as `group.log-memory` has pieces of 512 bytes.";
+    QueueFreeSpace = "queue.free-space", size(0, TIB, 4 * KIB), "256MiB", Live, true,
+        "Bytes that stay free on the filesystem of the disk queue; it takes no further segment below that.";
+    QueueAlert = "queue.alert", count(1, 100), "50", Live, true,
+        "Percent of `queue.disk-size` at which an event tells that the disk queue fills, and another when it is ten percent below that again.";
+    QueueSegmentSize = "queue.segment-size", Kind::Size { min: MIB, max: GIB, step: 4 * KIB, power: true }, "16MiB", Live, true,
+        "Grain in which the disk queue takes space and gives it back. A change takes effect when what is queued is sent.";
     TargetJournalSize = "target.journal-size", size(16 * MIB, 4 * TIB, 4 * KIB), "256MiB", Connect, true,
         "Size of the target's journal. It takes what was received and not yet applied, and a difference mirror that fits is held there and applied whole.";
     EventsKept = "events.kept", count(100, 100_000), "1000", Start, false,
@@ -354,6 +370,7 @@ impl Kind {
             }
             Self::Rate { .. } => Value::Rate(rate_of(text).map_err(|e| e.to_string())?),
             Self::Rates { .. } => Value::Rates(WeeklyRates::parse(text)?),
+            Self::Folder => Value::Folder(Folder::parse(text)?),
             Self::Window => Value::Window(WeeklyWindow::parse(text)?),
             Self::Moment => {
                 // As it is written here, or as ISO 8601 does.
@@ -386,7 +403,7 @@ impl Kind {
             (Self::Time { min_ms, max_ms }, Value::Time(span)) => {
                 (u128::from(min_ms)..=u128::from(max_ms)).contains(&span.as_millis())
             }
-            (Self::Switch, Value::Switch(_)) => true,
+            (Self::Switch, Value::Switch(_)) | (Self::Folder, Value::Folder(_)) => true,
             (Self::Choice(words), Value::Choice(word)) => words.contains(&word),
             (Self::Window, Value::Window(_)) | (Self::Moment, Value::Moment(_)) => true,
             (Self::Maybe(kind), value) => value == Value::None || kind.allows(value),
@@ -403,7 +420,8 @@ impl Kind {
                 | Self::Rate { .. }
                 | Self::Rates { .. }
                 | Self::Window
-                | Self::Moment,
+                | Self::Moment
+                | Self::Folder,
                 _,
             ) => false,
         }
@@ -431,6 +449,7 @@ impl Kind {
             Self::Count { min, max } => format!("{min} to {max}"),
             Self::Time { min_ms, max_ms } => format!("{} to {}", span(min_ms), span(max_ms)),
             Self::Switch => "on, off".to_owned(),
+            Self::Folder => "none, or the absolute path of a directory".to_owned(),
             Self::Choice(words) => words.join(", "),
             Self::Rate { min } => format!("{}/s and more, or unlimited", bytes(min)),
             Self::Rates { min } => format!(
@@ -459,6 +478,7 @@ impl Kind {
             Self::Window => "window",
             Self::Moment => "moment",
             Self::Maybe(kind) => kind.unit(),
+            Self::Folder => "directory",
         }
     }
 }
@@ -498,6 +518,12 @@ mod tests {
             (Key::LinkSessionInterval, "59s"),
             (Key::LinkSessionQueuePercent, "101"),
             (Key::LinkSessionBytes, "unlimited"),
+            (Key::QueueDirectory, "relative/path"),
+            (Key::QueueDirectory, "/a\"b"),
+            (Key::QueueAlert, "0"),
+            (Key::QueueAlert, "101"),
+            (Key::QueueSegmentSize, "3MiB"),
+            (Key::QueueDiskSize, "512KiB"),
         ] {
             assert!(key.parse(wrong).is_err(), "{} = {wrong}", key.name());
         }

@@ -1,6 +1,7 @@
 //! Settings in force, as plain typed structs for the engines.
 
 use super::{Key, Value};
+use crate::engine::source::QueueSpec;
 use blkrep_core::compression::Compression;
 use blkrep_core::source::Throttle;
 use blkrep_types::{ByteLen, ExtentSize, Rate, WeeklyRates, WeeklyWindow};
@@ -81,6 +82,10 @@ pub struct GroupSettings {
     pub session_time: Option<Duration>,
     /// Size of the target's journal.
     pub journal_size: ByteLen,
+    /// The disk queue.
+    pub queue: Option<QueueSpec>,
+    /// Bytes that stay free on its filesystem, and of one segment.
+    pub queue_least: ByteLen,
 }
 
 impl GroupSettings {
@@ -227,7 +232,25 @@ impl<F: Fn(Key) -> Value> Values<F> {
             session_bytes: self.given(Key::LinkSessionBytes).map(|key| self.size(key)),
             session_time: self.given(Key::LinkSessionTime).map(|key| self.time(key)),
             journal_size: self.size(Key::TargetJournalSize),
+            queue: self.queue(),
+            queue_least: ByteLen::new(
+                self.size(Key::QueueFreeSpace).get() + self.size(Key::QueueSegmentSize).get(),
+            ),
         }
+    }
+
+    fn queue(&self) -> Option<QueueSpec> {
+        let directory = match (self.0)(Key::QueueDirectory) {
+            Value::Folder(folder) => folder.path()?,
+            other => unreachable!("a directory is one, not {other}"),
+        };
+        Some(QueueSpec {
+            directory,
+            segment_bytes: self.size(Key::QueueSegmentSize),
+            bytes_max: self.size(Key::QueueDiskSize),
+            free_min: self.size(Key::QueueFreeSpace),
+            alert_percent: self.count(Key::QueueAlert),
+        })
     }
 
     pub(super) fn node(&self) -> NodeSettings {

@@ -4,7 +4,8 @@ use super::put;
 use crate::output::{Painter, Tone};
 use blkrep_api::{
     ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
-    ProtectionState, ReplicationState, Role, ScheduleHold, SimulatedStatus, Status, TargetStatus,
+    ProtectionState, QueueStatus, ReplicationState, Role, ScheduleHold, SimulatedStatus, Status,
+    TargetStatus,
     VolumeState, VolumeStatus,
 };
 use blkrep_types::{ByteLen, Generation, NodeName, rate_text};
@@ -151,9 +152,10 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
             .saturating_add(queue.disk_bytes.get()),
     );
     let mut line = format!(
-        "    lag {lag}, queue {} in {} writes",
+        "    lag {lag}, queue {} in {} writes{}",
         amount(queued),
-        queue.ops
+        queue.ops,
+        on_disk(queue)
     );
     if link.dirty_bytes > ByteLen::ZERO {
         write!(line, ", dirty {}", amount(link.dirty_bytes)).expect("a String takes all text");
@@ -341,12 +343,16 @@ fn amount(bytes: ByteLen) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
+/// How much of a queue is on disk, where there is a disk queue.
+fn on_disk(queue: &QueueStatus) -> String {
+    let most = |most| format!(", {} of {} on disk", amount(queue.disk_bytes), amount(most));
+    queue.disk_max_bytes.map_or_else(String::new, most)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blkrep_api::{
-        CompressionState, MirrorStatus, Mode, QueueStatus, ReplicationState, TransmitState,
-    };
+    use blkrep_api::{CompressionState, MirrorStatus, Mode, TransmitState};
 
     fn link(plain: u64, wire: u64, compression: CompressionState) -> LinkStatus {
         LinkStatus {

@@ -110,6 +110,20 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.queue.segments = None;
     }
 
+    /// Remembers for a successor which file holds what is away; 0 for none.
+    pub fn remember_queue(&mut self, file: u64) {
+        if let Some(log) = &mut self.log {
+            log.remember_queue(file);
+        }
+    }
+
+    /// True if something is only on disk, for look-ahead to find.
+    #[must_use]
+    pub fn has_away(&self) -> bool {
+        let segments = self.queue.segments.as_ref();
+        segments.is_some_and(|segments| segments.first().is_some())
+    }
+
     /// How much may be on disk; `None` writes nothing more out.
     pub fn limit_queue(&mut self, limits: Option<QueueLimits>) {
         self.queue.limits = limits;

@@ -117,6 +117,9 @@ pub trait WriteLog {
     /// its slot is free.
     fn take_back(&mut self, seq: Seq, away: Option<Away>);
 
+    /// Remembers for a successor which file holds what is away; 0 for none.
+    fn remember_queue(&mut self, file: u64);
+
     /// No further entry fits, whatever its size.
     fn is_out_of_entries(&self) -> bool;
 

@@ -12,6 +12,7 @@ use crate::host::{Access, Geometry, Host, HostError};
 use crate::memory::{PAGE_BYTES, Region};
 use blkrep_types::{ByteLen, Errno};
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
+use nix::sys::statvfs::fstatvfs;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -152,6 +153,12 @@ impl Host for RealHost {
 
     fn sync(&self, file: &RealFile) -> Result<(), HostError> {
         file.std().sync_data().at("flush", file.path())
+    }
+
+    fn free_space(&self, file: &RealFile) -> Result<ByteLen, HostError> {
+        let found = fstatvfs(file.std()).at("ask the free space of", file.path())?;
+        let bytes = found.blocks_available() * found.fragment_size();
+        Ok(ByteLen::new(bytes))
     }
 
     fn remove(&self, path: &Path) -> Result<(), HostError> {

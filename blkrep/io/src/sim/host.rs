@@ -170,6 +170,12 @@ impl Host for SimHost {
         })
     }
 
+    fn free_space(&self, file: &SimFile) -> Result<ByteLen, HostError> {
+        self.call("ask the free space of", file.path(), |state| {
+            Ok(ByteLen::new(state.storage.space_left(self.node)))
+        })
+    }
+
     fn remove(&self, path: &Path) -> Result<(), HostError> {
         self.call("remove", path, |state| {
             state.storage.remove(self.node, path);

@@ -20,6 +20,9 @@ use std::sync::{Arc, Weak};
 const ENOENT: Errno = Errno::new(2);
 const EBADF: Errno = Errno::new(9);
 
+/// What a host without a limit says it has left.
+const UNLIMITED: u64 = 1 << 50;
+
 /// A disk of the world, by number; it stays when its path is removed.
 pub(super) type DiskId = usize;
 
@@ -189,6 +192,14 @@ impl Storage {
             self.full.insert(node);
         } else {
             self.full.remove(&node);
+        }
+    }
+
+    /// Bytes that files of a host may still take.
+    pub(super) fn space_left(&self, node: NodeId) -> u64 {
+        match self.full.contains(&node) {
+            true => 0,
+            false => self.space.get(&node).copied().unwrap_or(UNLIMITED),
         }
     }
 

@@ -35,9 +35,10 @@ pub use away::Away;
 pub use handle::LogHandle;
 pub use marks::{FlushTroubles, Mark};
 
-/// Bytes of data for each entry the ring has room for: half of the smallest usual write, so that
-/// entries never run out before bytes do unless most writes are smaller than this.
-const DATA_BYTES_PER_ENTRY: u64 = 2048;
+/// Bytes of data for each entry the ring has room for: the smallest write, so that entries never run
+/// out before bytes do; and the disk queue has names for seven times as many writes of the usual 4 KiB
+/// as memory has bytes.
+const DATA_BYTES_PER_ENTRY: u64 = 512;
 /// Fewest entries: a log of the smallest size still takes a queue full of small writes.
 const ENTRIES_MIN: u64 = 1024;
 /// Slots lent to operations at once.

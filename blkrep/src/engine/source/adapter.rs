@@ -4,7 +4,9 @@
 
 use blkrep_core::dirty::Words;
 use blkrep_core::identity::Place;
-use blkrep_core::source::{FlushTroubles, LinkIndex, LinkMark, LogEntry, NewEntry, Slot, WriteLog};
+use blkrep_core::source::{
+    Away, FlushTroubles, LinkIndex, LinkMark, LogEntry, NewEntry, Slot, WriteLog,
+};
 use blkrep_io::Region;
 use blkrep_log::{Append, Mark, MemoryLog};
 use blkrep_types::{ByteLen, Incarnation, RecordKind, Seq};
@@ -70,6 +72,10 @@ impl WriteLog for GroupLog {
             link: held.link.map(|link| LinkIndex::new(usize::from(link))),
             published: held.published,
             local_done: held.local_done,
+            away: held.away.map(|away| Away {
+                sector: away.sector,
+                crc: away.crc,
+            }),
         }
     }
 
@@ -87,6 +93,26 @@ impl WriteLog for GroupLog {
 
     fn free_through(&mut self, seq: Seq) {
         self.0.free_through(seq);
+    }
+
+    fn lend(&mut self, seq: Seq) {
+        self.0.lend(seq);
+    }
+
+    fn take_back(&mut self, seq: Seq, away: Option<Away>) {
+        let away = away.map(|away| blkrep_log::Away {
+            sector: away.sector,
+            crc: away.crc,
+        });
+        self.0.take_back(seq, away);
+    }
+
+    fn remember_queue(&mut self, file: u64) {
+        self.0.set_queue_file(file);
+    }
+
+    fn is_out_of_entries(&self) -> bool {
+        self.0.is_out_of_entries()
     }
 
     fn used(&self) -> ByteLen {

@@ -162,6 +162,7 @@ impl<H: Host> SourceShared<H> {
         self.command(|state| {
             if let Some(log) = log {
                 state.group.set_log(GroupLog(log));
+                Self::remember_queue(state);
                 state.intent = intent;
             }
             state.links[usize::from(place)] = Some(map);

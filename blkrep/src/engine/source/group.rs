@@ -6,6 +6,7 @@
 //! what it is to do; no operation is made under it.
 
 use super::adapter::{GroupLog, SharedWords};
+use super::disk_queue::Queue;
 use super::idle::IdleLinks;
 use super::jobs::{CommitJob, Report};
 use super::mail::Mail;
@@ -13,8 +14,8 @@ use super::metadata::{MapFile, SuperblockFile};
 use super::{OpenError, SourceOptions};
 use blkrep_core::identity::Place;
 use blkrep_core::source::{
-    Action, Gate, GroupEvent, LINKS_MAX, LinkIndex, LinkStatus, MapId, NewRequest, RequestId,
-    SourceGroup, ThrottleStatus, WorkerId, WriteLog,
+    Action, Gate, GroupEvent, LINKS_MAX, LinkIndex, LinkStatus, MapId, NewRequest, QueueJob,
+    QueueStatus, RequestId, SourceGroup, ThrottleStatus, WorkerId, WriteLog,
 };
 use blkrep_io::{Host, Io, Op, Region, Slice};
 use blkrep_log::superblock::Group;
@@ -69,6 +70,8 @@ pub(super) enum Event {
     LocalDone(RequestId, Result<(), Errno>),
     ReadFailed(NewRequest, Errno),
     Report(Report),
+    /// What a link needs cannot be read from the disk queue.
+    AwayLost(LinkIndex, Seq, Errno),
 }
 
 pub(super) fn apply(group: &mut Core, event: Event) {
@@ -82,6 +85,10 @@ pub(super) fn apply(group: &mut Core, event: Event) {
         Event::Report(Report::Committed(map, result)) => group.commit_done(map, result),
         Event::Report(Report::Read(job, result)) => group.mirror_read_done(job, result),
         Event::Report(Report::Digested(job, result)) => group.mirror_digest_done(job, result),
+        Event::Report(Report::WrittenOut(write, result)) => group.written_out(&write, result),
+        Event::Report(Report::Cleared(sector)) => group.segment_cleared(sector),
+        Event::Report(Report::ReadBack(..)) => unreachable!("a link's port takes these itself"),
+        Event::AwayLost(link, seq, errno) => group.away_lost(link, seq, errno),
     }
 }
 
@@ -90,6 +97,7 @@ pub(super) fn apply(group: &mut Core, event: Event) {
 pub(super) struct Outbox<F> {
     pub(super) actions: Vec<Action>,
     pub(super) commits: Vec<CommitJob<F>>,
+    pub(super) queue_jobs: Vec<QueueJob>,
     pub(super) deadline: Option<Nanos>,
     /// Entries were appended: links may have something to send.
     pub(super) appended: bool,
@@ -101,6 +109,7 @@ impl<F> Outbox<F> {
         Self {
             actions: Vec::new(),
             commits: Vec::new(),
+            queue_jobs: Vec::new(),
             deadline: None,
             appended: false,
             wakes: Vec::new(),
@@ -121,6 +130,7 @@ pub(super) struct State<F> {
     pub(super) group: Core,
     pub(super) volumes: Vec<VolumeFile<F>>,
     pub(super) intent: Option<MapFile<F>>,
+    pub(super) queue: Queue<F>,
     pub(super) links: [Option<MapFile<F>>; LINKS_MAX],
     pub(super) metas: [LinkMeta; LINKS_MAX],
     pub(super) mails: Vec<Arc<Mail>>,
@@ -297,6 +307,9 @@ impl<H: Host> SourceShared<H> {
             let commit = state.build_commit(map);
             out.commits.extend(commit);
         }
+        while let Some(job) = state.group.next_queue_job() {
+            out.queue_jobs.push(job);
+        }
         state.group.take_actions(me, &mut out.actions);
         for (index, mail) in state.mails.iter().enumerate() {
             if index != me.as_usize() && state.group.has_actions_at(index) {
@@ -442,6 +455,7 @@ impl<H: Host> SourceShared<H> {
             open_regions: state.group.intent().open_count(),
             requests: state.group.requests_in_flight(),
             throttle: state.group.throttle_status(),
+            queue: state.group.queue_status(),
         }
     }
 
@@ -475,4 +489,6 @@ pub struct GroupStatus {
     pub requests: usize,
     /// How writers are slowed.
     pub throttle: ThrottleStatus,
+    /// The write log in memory and on disk.
+    pub queue: QueueStatus,
 }

@@ -4,9 +4,12 @@
 //! ring of whichever worker was told. Completions enter, [`Report`]s leave. Never decides anything.
 
 use super::group::VolumeFile;
-use blkrep_core::source::{JobId, MapId, Slot};
+use blkrep_core::ahead;
+use blkrep_core::queue::SECTOR_BYTES;
+use blkrep_core::source::{JobId, MapId, Slot, WriteOut};
 use blkrep_io::{Completion, Io, Op, Region, Slice, Token};
 use blkrep_log::LogHandle;
+use blkrep_log::queue::{HEAD_BYTES, sum};
 use blkrep_types::{Errno, Extent, VolumeIndex, planted};
 
 /// Tokens with this bit are jobs.
@@ -22,6 +25,9 @@ pub(super) enum Report {
     Committed(MapId, Result<(), Errno>),
     Read(JobId, Result<bool, Errno>),
     Digested(JobId, Result<[u8; 32], Errno>),
+    WrittenOut(WriteOut, Result<(), Errno>),
+    Cleared(u32),
+    ReadBack(u64, Result<(), Errno>),
 }
 
 /// Sectors of one map to write and make durable.
@@ -45,6 +51,18 @@ enum Job<F> {
     },
     Read(JobId, Slice),
     Digest(JobId, Slice),
+    WriteOut {
+        write: WriteOut,
+        left: usize,
+        result: Result<(), Errno>,
+    },
+    Clear(u32),
+    ReadBack(u64),
+}
+
+/// Where a sector of the disk queue lies in its file.
+const fn place_in_queue(sector: u32) -> u64 {
+    HEAD_BYTES + sector as u64 * SECTOR_BYTES
 }
 
 /// The jobs of one worker.
@@ -154,6 +172,69 @@ impl<F: Clone> Jobs<F> {
         }
     }
 
+    /// Writes operations from their slots to the disk queue: slots side by side by one operation.
+    pub(super) fn write_out<I: Io<File = F>>(
+        &mut self,
+        io: &mut I,
+        file: &F,
+        mut write: WriteOut,
+        log: &LogHandle,
+    ) {
+        let mut runs: Vec<(u32, usize, usize)> = Vec::new();
+        for part in &mut write.parts {
+            part.crc = log.data(part.position, part.len).with(sum);
+            match runs.last_mut() {
+                Some((_, from, len)) if *from + *len == part.position => *len += part.len,
+                Some(_) | None => runs.push((part.sector, part.position, part.len)),
+            }
+        }
+        let token = self.insert(Job::WriteOut {
+            write,
+            left: runs.len(),
+            result: Ok(()),
+        });
+        for (sector, from, len) in runs {
+            io.submit(
+                token,
+                Op::Write {
+                    file: file.clone(),
+                    offset: place_in_queue(sector),
+                    slice: log.data(from, len),
+                    durable: false,
+                },
+            );
+        }
+    }
+
+    /// Gives a segment of the disk queue back to its filesystem.
+    pub(super) fn clear<I: Io<File = F>>(&mut self, io: &mut I, file: &F, sector: u32, len: u64) {
+        let token = self.insert(Job::Clear(sector));
+        let zero = Op::Zero {
+            file: file.clone(),
+            offset: place_in_queue(sector),
+            len,
+            free: true,
+        };
+        io.submit(token, zero);
+    }
+
+    /// Reads operations of the disk queue.
+    pub(super) fn read_back<I: Io<File = F>>(
+        &mut self,
+        io: &mut I,
+        file: &F,
+        read: &ahead::Read,
+        memory: &Slice,
+    ) {
+        let token = self.insert(Job::ReadBack(read.id));
+        let read = Op::Read {
+            file: file.clone(),
+            offset: place_in_queue(read.sector),
+            slice: memory.part(read.at..read.at + read.bytes),
+        };
+        io.submit(token, read);
+    }
+
     /// Takes a completion whose token has [`JOB_TOKEN`].
     pub(super) fn on_completion<I: Io<File = F>>(
         &mut self,
@@ -182,7 +263,20 @@ impl<F: Clone> Jobs<F> {
                 return None;
             }
         }
+        if let Some(Job::WriteOut {
+            left, result: all, ..
+        }) = self.jobs[index].as_mut()
+        {
+            *all = all.and(result);
+            *left -= 1;
+            if *left > 0 {
+                return None;
+            }
+        }
         Some(match self.remove(index) {
+            Job::WriteOut { write, result, .. } => Report::WrittenOut(write, result),
+            Job::Clear(sector) => Report::Cleared(sector),
+            Job::ReadBack(id) => Report::ReadBack(id, result),
             Job::Flush(volume, number) => Report::Flushed(volume, number, result),
             Job::Commit { map, result, .. } => Report::Committed(map, result),
             Job::Read(job, slice) => Report::Read(job, result.map(|()| is_zero(&slice))),

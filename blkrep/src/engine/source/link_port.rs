@@ -4,12 +4,13 @@
 //! that a mirror needs, on the driver's ring. Never talks to the network.
 
 use super::group::{Event, FileOf, Outbox, SourceShared, apply};
-use super::jobs::{JOB_TOKEN, Jobs};
+use super::jobs::{JOB_TOKEN, Jobs, Report};
 use super::mail::Mail;
+use super::read_back::ReadBack;
 use super::{Batch, LinkPort, PORT_TOKEN};
 use blkrep_core::source::{
-    Acks, Action, DigestReply, DownReason, HelloFacts, LinkIndex, LinkStatus, Outgoing, Rejection,
-    StreamStart, VolumeFacts, WelcomeFacts, WorkerId,
+    Acks, Action, DigestReply, DownReason, HelloFacts, LinkIndex, LinkStatus, Outgoing, QueueJob,
+    Rejection, StreamStart, VolumeFacts, WelcomeFacts, WorkerId,
 };
 use blkrep_io::{Completion, Host, Io, Slice};
 use blkrep_types::{ByteLen, Extent, LinkName, MirrorKind, Nanos, Seq, VolumeIndex};
@@ -26,6 +27,7 @@ pub struct GroupLinkPort<H: Host> {
     events: Vec<Event>,
     outbox: Outbox<FileOf<H>>,
     jobs: Jobs<FileOf<H>>,
+    ahead: ReadBack,
 }
 
 impl<H: Host> GroupLinkPort<H> {
@@ -40,6 +42,7 @@ impl<H: Host> GroupLinkPort<H> {
             events: Vec::new(),
             outbox: Outbox::new(),
             jobs: Jobs::new(),
+            ahead: ReadBack::default(),
         }
     }
 
@@ -97,8 +100,44 @@ impl<H: Host> GroupLinkPort<H> {
         for commit in self.outbox.commits.drain(..) {
             self.jobs.commit(&mut Marked(io), commit);
         }
+        self.do_queue_jobs(io);
         if std::mem::take(&mut self.outbox.appended) {
             self.shared.wake_links(io, &mut self.outbox);
+        }
+    }
+
+    /// Does what the disk queue wants done.
+    fn do_queue_jobs(&mut self, io: &mut H::Io) {
+        for job in self.outbox.queue_jobs.drain(..) {
+            let file = self.shared.queue_file();
+            match job {
+                QueueJob::Clear { sector, bytes } => {
+                    self.jobs.clear(&mut Marked(io), &file, sector, bytes.get());
+                }
+                QueueJob::Write(write) => match self.shared.has_room_for(&write) {
+                    Ok(()) => {
+                        let log = self.shared.log();
+                        self.jobs.write_out(&mut Marked(io), &file, write, log);
+                    }
+                    Err(errno) => {
+                        self.events
+                            .push(Event::Report(Report::WrittenOut(write, Err(errno))));
+                        // The next turn takes it.
+                        io.waker().wake();
+                    }
+                },
+            }
+        }
+    }
+
+    /// Begins to read what is only on disk and will be needed.
+    fn read_ahead(&mut self, io: &mut H::Io) {
+        if !self.ahead.has_asked() {
+            return;
+        }
+        let file = self.shared.queue_file();
+        while let Some((read, memory)) = self.ahead.next_read() {
+            self.jobs.read_back(&mut Marked(io), &file, &read, memory);
         }
     }
 
@@ -247,6 +286,7 @@ impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
     fn down(&mut self, io: &mut H::Io, reason: DownReason) {
         let link = self.link;
         self.turn(io, |state| state.group.link_down(link, reason));
+        self.ahead.forget();
     }
 
     fn next(&mut self, io: &mut H::Io, records_max: usize, bytes_max: usize, batch: &mut Batch) {
@@ -255,20 +295,33 @@ impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
         let records = &mut batch.records;
         let mut state = self.shared.lock();
         state.group.enter(self.id, io.now());
-        batch.more = state
-            .group
-            .next_records(link, records_max, bytes_max, records);
-        if batch.more || !state.group.link_flows(link) {
+        let ahead = &mut self.ahead;
+        batch.more = state.group.next_records(
+            link,
+            records_max,
+            bytes_max,
+            |seq| ahead.place_of(seq),
+            records,
+        );
+        ahead.look(link, &state.group);
+        let waits = !batch.more && state.group.link_flows(link);
+        drop(state);
+        self.read_ahead(io);
+        if !waits {
             return;
         }
-        drop(state);
         // Look again after saying so: what was published in between would wake nobody.
         self.shared.link_waits(link);
-        batch.more = self.shared.lock().group.has_records(link);
+        let ahead = &self.ahead;
+        let state = self.shared.lock();
+        batch.more = state.group.has_records(link, |seq| ahead.place_of(seq));
     }
 
     fn bytes(&self, record: &Outgoing) -> Slice {
         let extent = record.record.extent.expect("only data has bytes");
+        if record.away {
+            return self.ahead.bytes(record.position, extent.len().as_usize());
+        }
         let log = self.shared.log();
         log.data(record.position, extent.len().as_usize())
     }
@@ -277,6 +330,7 @@ impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
         let link = self.link;
         self.shared
             .nudge(|state| state.group.release(link, through, framed));
+        self.ahead.passed(through);
     }
 
     fn acked(&mut self, io: &mut H::Io, acks: &Acks) -> bool {
@@ -304,7 +358,14 @@ impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
             "a port has jobs in flight only"
         );
         let report = self.jobs.on_completion(&mut Marked(io), &completion);
-        self.events.extend(report.map(Event::Report));
+        match report {
+            Some(Report::ReadBack(id, result)) => {
+                if let Err((seq, errno)) = self.ahead.done(id, result) {
+                    self.events.push(Event::AwayLost(self.link, seq, errno));
+                }
+            }
+            report => self.events.extend(report.map(Event::Report)),
+        }
     }
 
     fn on_turn(&mut self, io: &mut H::Io) {

@@ -7,6 +7,7 @@
 mod adapter;
 mod closed;
 mod command;
+mod disk_queue;
 mod fencing;
 mod forget;
 mod group;
@@ -18,6 +19,7 @@ mod metadata;
 mod open;
 mod port;
 mod queue;
+mod read_back;
 mod recover;
 mod secure;
 mod stop;
@@ -30,6 +32,7 @@ use std::sync::atomic as sync;
 
 pub use closed::{distrust_group, fence_closed, history_of_closed};
 pub use command::{InitialMap, LinkSpec};
+pub use disk_queue::QueueSpec;
 pub use forget::forget_group;
 pub use group::{GroupStatus, SourceShared};
 pub use link_port::GroupLinkPort;

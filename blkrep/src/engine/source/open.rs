@@ -3,6 +3,7 @@
 //! Owns the order of a start: claim the backings, read the superblock, recover log and maps, make
 //! the new run durable. Nothing is served before all of it is done.
 
+use super::disk_queue::{self, Queue, QueueSpec};
 use super::group::{Admin, FileOf, SourceShared, State, VolumeFile};
 use super::mail::Mail;
 use super::metadata::{MapFile, SuperblockFile, intent_path, read_map};
@@ -22,8 +23,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Smallest memory log: some of the largest requests of every queue fit.
-const LOG_BYTES_MIN: u64 = 4 << 20;
+/// Smallest memory log: the largest request fits.
+const LOG_BYTES_MIN: u64 = 1 << 20;
 
 /// Settings of a group's engine.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +37,7 @@ pub struct SourceOptions {
     pub throttle: Option<Throttle>,
     /// When regions of the intent map are closed.
     pub intent: IntentOptions,
-    /// Data bytes of the memory log; at least 4 MiB.
+    /// Data bytes of the memory log; at least 1 MiB.
     pub log_bytes: ByteLen,
     /// Requests that can be outstanding over all queues of the group.
     pub requests_max: usize,
@@ -89,6 +90,8 @@ pub struct GroupSpec {
     pub history: Option<History>,
     /// Settings.
     pub options: SourceOptions,
+    /// The disk queue; none if `None`.
+    pub queue: Option<QueueSpec>,
 }
 
 /// Why a group cannot be opened.
@@ -163,6 +166,8 @@ pub struct OpenReport {
     pub repaired: bool,
     /// In words, what was wrong with the memory log.
     pub log_problem: Option<String>,
+    /// In words, why there is no disk queue although there should be one.
+    pub queue_problem: Option<String>,
 }
 
 /// A state machine and the file of its intent map.
@@ -210,6 +215,7 @@ impl<H: Host> SourceShared<H> {
             group,
             volumes: files,
             intent,
+            queue: Queue::default(),
             links: [const { None }; LINKS_MAX],
             metas: Default::default(),
             mails: vec![Arc::new(Mail::default())],
@@ -223,6 +229,8 @@ impl<H: Host> SourceShared<H> {
             clean,
         };
         let log = recovery.run(&mut admin, &mut state, &mut report)?;
+        let queue = spec.queue.as_ref();
+        report.queue_problem = disk_queue::open(host, &admin.record, queue, &mut state)?;
         if admin.record.newer != Generation::NONE {
             state.group.fence(admin.record.newer);
             debug_assert_eq!(state.group.gate(), Gate::Fenced);

@@ -5,9 +5,9 @@
 //! handed to the group under one lock. Never decides an order itself.
 
 use super::group::{Event, FileOf, Outbox, SourceShared, VolumeFile, apply};
-use super::jobs::{JOB_TOKEN, Jobs};
+use super::jobs::{JOB_TOKEN, Jobs, Report};
 use super::mail::Mail;
-use blkrep_core::source::{Action, NewRequest, RequestId, RequestOp, WorkerId};
+use blkrep_core::source::{Action, NewRequest, QueueJob, RequestId, RequestOp, WorkerId};
 use blkrep_io::{Completion, Host, Io, Token, Worker};
 use blkrep_types::{Errno, Extent, Nanos, VolumeIndex};
 use blkrep_ublk::{FRONT_TOKEN, FrontQueue, Request, RequestKind};
@@ -158,6 +158,30 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
         self.in_flight > 0 || self.jobs.busy() || !self.events.is_empty()
     }
 
+    /// Does what the disk queue wants done.
+    fn do_queue_jobs(&mut self, io: &mut H::Io) {
+        for job in self.outbox.queue_jobs.drain(..) {
+            let file = self.shared.queue_file();
+            match job {
+                QueueJob::Clear { sector, bytes } => {
+                    self.jobs.clear(io, &file, sector, bytes.get());
+                }
+                QueueJob::Write(write) => match self.shared.has_room_for(&write) {
+                    Ok(()) => {
+                        let log = self.shared.log();
+                        self.jobs.write_out(io, &file, write, log);
+                    }
+                    Err(errno) => {
+                        self.events
+                            .push(Event::Report(Report::WrittenOut(write, Err(errno))));
+                        // The next turn takes it.
+                        io.waker().wake();
+                    }
+                },
+            }
+        }
+    }
+
     /// Does what the group wants done.
     fn act(&mut self, io: &mut H::Io) {
         let mut actions = std::mem::take(&mut self.outbox.actions);
@@ -214,6 +238,7 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
         for commit in self.outbox.commits.drain(..) {
             self.jobs.commit(io, commit);
         }
+        self.do_queue_jobs(io);
         if published {
             self.shared.wake_links(io, &mut self.outbox);
         }

@@ -35,6 +35,9 @@ impl<H: Host> SourceShared<H> {
         let head = state.group.log().map(WriteLog::head);
         drop(state);
         self.commit_all()?;
+        if detached || self.lock().group.queue_is_idle() {
+            self.remove_queue();
+        }
         let clean = quiet && closed;
         self.record(|record| {
             record.clean = clean;

@@ -170,6 +170,8 @@ impl WriteLog for PlainLog {
         }
     }
 
+    fn remember_queue(&mut self, _: u64) {}
+
     fn is_out_of_entries(&self) -> bool {
         false
     }

@@ -224,6 +224,7 @@ impl<I: Io> LinkPort<I> for ListPort {
                 batch.records.push(Outgoing {
                     record: *record,
                     position: group.next,
+                    away: false,
                 });
                 group.next += 1;
             }
@@ -298,6 +299,7 @@ impl<I: Io> LinkPort<I> for ListPort {
             durable: name(durable),
             queued_ops: 0,
             queued_bytes: ByteLen::ZERO,
+            queued_disk_bytes: ByteLen::ZERO,
             oldest: None,
             dirty_bytes: ByteLen::ZERO,
             sent_bytes: ByteLen::ZERO,

@@ -1,8 +1,8 @@
 //! A host with a group, its queues and one link, under virtual time; daemons come and go.
 
 use super::super::{
-    GroupSpec, GroupStatus, InitialMap, LinkSpec, OpenReport, QueueWorker, SourceOptions,
-    SourceShared, VolumeSpec,
+    GroupSpec, GroupStatus, InitialMap, LinkSpec, OpenReport, QueueSpec, QueueWorker,
+    SourceOptions, SourceShared, VolumeSpec,
 };
 use super::front::{Front, Queue};
 use super::replica::{Driver, Replica, Shared};
@@ -43,6 +43,7 @@ pub(super) struct Rig {
     pub(super) replica: Shared,
     pub(super) daemon: Option<Daemon>,
     pub(super) options: SourceOptions,
+    pub(super) queue: Option<QueueSpec>,
     pub(super) random: SimRandom,
     pub(super) events: Vec<GroupEvent>,
 }
@@ -71,6 +72,7 @@ impl Rig {
                 reissues: true,
                 ..SourceOptions::default()
             },
+            queue: None,
             random: world.fork_random(),
             world,
             events: Vec::new(),
@@ -93,6 +95,7 @@ impl Rig {
                 .collect(),
             history: None,
             options: self.options,
+            queue: self.queue.clone(),
         }
     }
 
