@@ -6,6 +6,8 @@
 use super::names::Names;
 use super::plan::Plan;
 use super::told::Told;
+use blkrep_core::queue::QueueChange;
+use blkrep_core::source::GroupEvent;
 use blkrep_io::sim::{NodeId, SimWorld};
 use blkrep_types::{GroupName, LinkName, NodeName, VolumeName};
 use std::collections::BTreeMap;
@@ -19,6 +21,44 @@ pub const PORT: u16 = 7420;
 
 /// Where a daemon keeps its state.
 pub const STATE: &str = "/var/lib/blkrep";
+
+/// Where groups have their disk queues.
+pub const QUEUES: [&str; 2] = ["/queue", "/queue2"];
+
+/// What disk queues of a run did, on all nodes.
+#[derive(Debug, Clone, Default)]
+pub struct QueueCounts(Arc<Mutex<BTreeMap<&'static str, u64>>>);
+
+impl QueueCounts {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what a group tells.
+    pub fn note(&self, event: &GroupEvent) {
+        let what = match event {
+            GroupEvent::Queue {
+                change: QueueChange::Spilling,
+            } => "spills",
+            GroupEvent::Queue {
+                change: QueueChange::Drained,
+            } => "drains",
+            GroupEvent::Queue {
+                change: QueueChange::Full,
+            } => "full",
+            GroupEvent::QueueFailed { .. } => "failures",
+            GroupEvent::QueueUnreadable { .. } => "unreadable",
+            _ => return,
+        };
+        *self.lock().entry(what).or_default() += 1;
+    }
+
+    /// How often something happened.
+    #[must_use]
+    pub fn of(&self, what: &str) -> u64 {
+        self.lock().get(what).copied().unwrap_or_default()
+    }
+}
 
 /// The link that tracks what a former source lacks.
 pub const FORMER_SOURCE: &str = "former-source";
@@ -152,6 +192,8 @@ pub struct Cluster {
     pub names: Vec<Names>,
     /// What is told.
     pub told: Told,
+    /// What disk queues did.
+    pub queues: QueueCounts,
 }
 
 impl Cluster {

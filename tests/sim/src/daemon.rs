@@ -272,6 +272,9 @@ impl Daemon {
         }
         self.take_answers();
         self.finish_detaches();
+        for served in self.desk.hosted().served.values() {
+            served.tend();
+        }
         let rising = std::mem::take(&mut self.desk.hosted().rising);
         for group in rising {
             if self.program.has_done(&Task::Receive(group)) {

@@ -3,7 +3,9 @@
 //! Owns the draw. A seed enters, a plan leaves. Never acts.
 
 use super::app::Habits;
-use super::plan::{Command, Fault, GroupPlan, Hold, Place, Plan, Probe, Takeover, TakeoverReason};
+use super::plan::{
+    Command, Fault, GroupPlan, Hold, Place, Plan, Probe, QueuePlan, Takeover, TakeoverReason,
+};
 use super::theme;
 use blkrep_core::compression::Compression;
 use blkrep_core::source::Throttle;
@@ -50,6 +52,9 @@ impl Plan {
         };
         dress_links(&mut plan);
         theme::dress(&mut plan);
+        if plan.theme.is_none() {
+            dress_queues(&mut plan);
+        }
         plan
     }
 }
@@ -87,6 +92,79 @@ fn throttle(random: &mut SimRandom) -> Throttle {
         start: level(stop + random.between(1, 10)),
         stop: level(stop),
         delay_max: Duration::from_millis(random.between(1, 50)),
+    }
+}
+
+/// Gives groups of every third plan a disk queue behind a small log, large writes, a link that does not
+/// drain for a while, and what may happen to the queue. Drawn apart, as above.
+fn dress_queues(plan: &mut Plan) {
+    let mut random = SimRandom::new(plan.seed ^ 0x7175_6575_6500_0000);
+    let random = &mut random;
+    if !random.one_in(3) {
+        return;
+    }
+    let mut homes = Vec::new();
+    for group in &mut plan.groups {
+        group.log_bytes = 1 << 20;
+        group.queue = Some(queue(random));
+        group.habits.blocks_max = group.habits.blocks_max.max(random.between(24, 64));
+        homes.push(group.home);
+    }
+    for (group, node) in homes.into_iter().enumerate() {
+        let at = random.between(5, REQUESTS / 2);
+        plan.commands.push((
+            at,
+            Command::HoldTransmission {
+                group,
+                link: random.index(2),
+                how: Hold::Pause,
+                span: Duration::from_millis(random.between(50, 8_000)),
+            },
+        ));
+        if random.one_in(2) {
+            let fault = queue_fault(random, node);
+            plan.faults
+                .push((at + random.between(10, REQUESTS / 2 - 20), fault));
+        }
+        if random.one_in(3) {
+            let queue = (!random.one_in(3)).then(|| queue(random));
+            let command = Command::SetQueue { group, queue };
+            plan.commands
+                .push((random.between(5, REQUESTS - 20), command));
+        }
+    }
+    plan.faults.sort_by_key(|(at, _)| *at);
+    plan.commands.sort_by_key(|(at, _)| *at);
+}
+
+fn queue(random: &mut SimRandom) -> QueuePlan {
+    QueuePlan {
+        second: random.one_in(2),
+        segments: random.between(1, 6),
+        alert_percent: u8::try_from(random.between(1, 100)).expect("a percentage"),
+    }
+}
+
+fn queue_fault(random: &mut SimRandom, node: usize) -> Fault {
+    let place = Place::Queues;
+    match random.below(6) {
+        0 | 1 => Fault::Disk {
+            node,
+            kind: *pick(random, &[FaultKind::Read, FaultKind::Write]),
+            errno: *pick(random, &[Errno::EIO, Errno::ENOSPC]),
+            times: 1 + small(random, 4),
+            place,
+        },
+        2 => Fault::Stall {
+            node,
+            place,
+            span: span(random),
+        },
+        3 | 4 => Fault::Rot { node, place },
+        _ => Fault::Full {
+            node,
+            span: span(random),
+        },
     }
 }
 
@@ -151,6 +229,7 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
         block_bytes: if random.one_in(3) { 4096 } else { 512 },
         extent_bytes: 4096 << random.below(3),
         log_bytes: 4 << 20,
+        queue: None,
         journal_bytes: if random.one_in(3) { 4 << 20 } else { 16 << 20 },
         first_mirror: if random.one_in(3) {
             MirrorKind::Checksum
@@ -436,12 +515,14 @@ mod tests {
     #[test]
     fn a_few_hundred_seeds_meet_every_fault_command_and_shape() {
         let plans: Vec<Plan> = (0..600).map(Plan::of).collect();
+        let queued = plans.iter().filter(|plan| plan.groups[0].queue.is_some());
+        assert!((100..250).contains(&queued.count()));
         let faults = plans.iter().flat_map(|plan| &plan.faults);
         let kinds: HashSet<_> = faults.map(|(_, fault)| discriminant(fault)).collect();
         assert_eq!(kinds.len(), 14);
         let commands = plans.iter().flat_map(|plan| &plan.commands);
         let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
-        assert_eq!(kinds.len(), 14);
+        assert_eq!(kinds.len(), 15);
         let shapes: HashSet<_> = plans
             .iter()
             .map(|plan| (plan.nodes, plan.groups.len(), plan.takeovers.len()))

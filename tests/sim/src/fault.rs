@@ -2,11 +2,12 @@
 //!
 //! Owns the hands of a plan's faults, and how they end. Faults enter; the world changes.
 
-use super::cluster::STATE;
+use super::cluster::{QUEUES, STATE};
 use super::plan::{Fault, Place};
 use super::run::{Run, Todo};
 use blkrep_io::sim::{Backup, Crash, DiskFault, DiskLie, Garble, LieKind};
 use blkrep_log::map::{SECTOR_BYTES, SECTOR_WORDS};
+use blkrep_log::queue::HEAD_BYTES;
 use blkrep_store::journal::JOURNAL_AREA_OFFSET;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -227,12 +228,13 @@ impl Run {
         let image = self.world.image(host, path);
         let heads = match place {
             Place::Journals => usize::try_from(JOURNAL_AREA_OFFSET).expect("small"),
+            Place::Queues => usize::try_from(HEAD_BYTES).expect("small"),
             Place::Any | Place::Backings | Place::Maps | Place::Records => SECTOR_BYTES,
         };
         let own = SECTOR_BYTES - 8 * SECTOR_WORDS;
         let said = |at: &usize| match place {
             Place::Maps => at % SECTOR_BYTES >= own,
-            Place::Any | Place::Backings | Place::Journals | Place::Records => true,
+            Place::Any | Place::Backings | Place::Journals | Place::Records | Place::Queues => true,
         };
         let bytes = (heads..image.len()).filter(said);
         let set: Vec<usize> = bytes.filter(|at| image[*at] != 0).collect();
@@ -318,7 +320,8 @@ fn is_in(path: &Path, place: Place) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match place {
         Place::Any => true,
-        Place::Backings => !is_state(path),
+        Place::Backings => !is_state(path) && !is_queue(path),
+        Place::Queues => is_queue(path),
         Place::Maps => is_state(path) && (name.contains(".intent") || name.contains(".link-")),
         Place::Journals => is_journal(path),
         Place::Records => name.ends_with(".group") || name == "superblock",
@@ -327,6 +330,10 @@ fn is_in(path: &Path, place: Place) -> bool {
 
 fn is_state(path: &Path) -> bool {
     path.starts_with(STATE)
+}
+
+fn is_queue(path: &Path) -> bool {
+    QUEUES.iter().any(|directory| path.starts_with(directory))
 }
 
 fn is_journal(path: &Path) -> bool {

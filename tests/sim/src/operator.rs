@@ -150,6 +150,9 @@ impl Run {
                 });
                 return self.later(span, Todo::Undo(Undo::Thaw { group }));
             }
+            Command::SetQueue { group, queue } => {
+                return self.with_served(group % groups, |served, _| served.set_queue(queue));
+            }
             Command::PauseTarget { group, link, .. }
             | Command::Mirror { group, link, .. }
             | Command::StopMirror { group, link }
@@ -239,7 +242,8 @@ impl Run {
             Command::Restart { .. }
             | Command::Reboot { .. }
             | Command::Detach { .. }
-            | Command::Freeze { .. } => None,
+            | Command::Freeze { .. }
+            | Command::SetQueue { .. } => None,
         }
     }
 

@@ -152,6 +152,19 @@ pub enum Place {
     Journals,
     /// One of the two copies of the record of a group or of a replica.
     Records,
+    /// What disk queues hold, without their heads.
+    Queues,
+}
+
+/// A group's disk queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueuePlan {
+    /// Which of two directories has it.
+    pub second: bool,
+    /// Segments at most.
+    pub segments: u64,
+    /// Percent of them at which it alerts.
+    pub alert_percent: u8,
 }
 
 /// Something that is done while a mirror runs.
@@ -314,6 +327,13 @@ pub enum Command {
         /// What.
         policy: LossPolicy,
     },
+    /// Gives a group another disk queue, or none.
+    SetQueue {
+        /// Which.
+        group: usize,
+        /// What.
+        queue: Option<QueuePlan>,
+    },
 }
 
 /// A target takes a group over after the load.
@@ -376,6 +396,8 @@ pub struct GroupPlan {
     pub throttle: Option<Throttle>,
     /// Data bytes of the source's memory log.
     pub log_bytes: u64,
+    /// The disk queue that it begins with.
+    pub queue: Option<QueuePlan>,
     /// Bytes of a target's journal.
     pub journal_bytes: u64,
     /// The mirror that links begin with.
@@ -447,6 +469,15 @@ impl Fault {
     #[must_use]
     pub const fn fails_disks_of(&self) -> Option<usize> {
         match self {
+            // What a queue holds is a copy.
+            Self::Disk {
+                place: Place::Queues,
+                ..
+            }
+            | Self::Rot {
+                place: Place::Queues,
+                ..
+            } => None,
             Self::Disk { node, .. }
             | Self::Full { node, .. }
             | Self::Unreadable { node }

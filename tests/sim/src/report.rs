@@ -110,6 +110,18 @@ report! {
     mode_changes,
     /// Commands that changed what happens when a link is lost.
     loss_changes,
+    /// Disk queues changed.
+    queue_changes,
+    /// Times that a disk queue began to hold something.
+    spills,
+    /// Times that one was drained.
+    drains,
+    /// Times that one was full.
+    full_queues,
+    /// Times that the disk of one did not take what was written.
+    failed_queues,
+    /// Times that what one held could not be read back.
+    unreadable_queues,
     /// Times that an operator let writes go on that waited for a link.
     let_go,
     /// Requests that a promoted replica had to have, since they were answered in memory or sync mode.
@@ -185,6 +197,7 @@ impl Report {
             Command::SetPatience { .. } => self.patience_changes += 1,
             Command::SetMode { .. } => self.mode_changes += 1,
             Command::SetLoss { .. } => self.loss_changes += 1,
+            Command::SetQueue { .. } => self.queue_changes += 1,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the schedule: turns of workers, requests, restarts, and what is due later. A plan enters; a
 //! report or a complaint leaves.
 
-use super::cluster::{Cluster, Table};
+use super::cluster::{Cluster, QueueCounts, Table};
 use super::daemon::Daemon;
 use super::group::GroupRun;
 use super::judge;
@@ -105,6 +105,7 @@ impl Run {
                 .map(|_| Names::of(plan.fails_disks()))
                 .collect(),
             told: Told::new(&world, aloud),
+            queues: QueueCounts::default(),
             world: world.clone(),
             plan: Arc::new(plan),
         };
@@ -176,6 +177,12 @@ impl Run {
             self.report.failures += life.app.failures;
         }
         self.report.names = self.cluster.names.iter().map(Names::count).sum();
+        let queues = &self.cluster.queues;
+        self.report.spills = queues.of("spills");
+        self.report.drains = queues.of("drains");
+        self.report.full_queues = queues.of("full");
+        self.report.failed_queues = queues.of("failures");
+        self.report.unreadable_queues = queues.of("unreadable");
         self.report.virtual_time = Duration::from_nanos(self.world.now().get());
     }
 

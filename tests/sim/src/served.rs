@@ -3,22 +3,26 @@
 //! Owns one group's engine in one process. A cluster, fronts and a program enter; workers of the
 //! program and answers to commands leave.
 
-use super::cluster::{Cluster, STATE, backing, group_name, volume_name};
+use super::cluster::{Cluster, QUEUES, STATE, backing, group_name, volume_name};
 use super::front::Front;
+use super::plan::QueuePlan;
 use super::program::{Program, Task};
 use super::start::StartError;
 use blkrep::engine::link::{LinkConnection, LinkControl};
 use blkrep::engine::source::{
-    GroupSpec, OpenError, QueueWorker, SourceOptions, SourceShared, VolumeSpec,
+    GroupSpec, OpenError, QueueSpec, QueueWorker, SourceOptions, SourceShared, VolumeSpec,
 };
 use blkrep_core::intent::IntentOptions;
 use blkrep_core::source::{Connection, Gate, MirrorPhase, OnBackingError, Position, Transmit};
 use blkrep_io::sim::SimHost;
 use blkrep_types::{ByteLen, Extent, ExtentSize, History, LinkName, MirrorKind, VolumeIndex};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Bytes of a disk queue's segment.
+pub const QUEUE_SEGMENT: u64 = 1 << 20;
 
 /// What the former source of a promoted group lacks.
 pub type Lacking = Vec<(VolumeIndex, Extent)>;
@@ -87,6 +91,17 @@ fn spec(cluster: &Cluster, group: usize, history: Option<History>) -> GroupSpec 
             },
             ..SourceOptions::default()
         },
+        queue: plan.queue.map(queue_spec),
+    }
+}
+
+fn queue_spec(plan: QueuePlan) -> QueueSpec {
+    QueueSpec {
+        directory: PathBuf::from(QUEUES[usize::from(plan.second)]),
+        segment_bytes: ByteLen::new(QUEUE_SEGMENT),
+        bytes_max: ByteLen::new(plan.segments * QUEUE_SEGMENT),
+        free_min: ByteLen::new(QUEUE_SEGMENT),
+        alert_percent: plan.alert_percent,
     }
 }
 
@@ -192,6 +207,23 @@ impl Served {
     pub fn slow_writers(&self, slow: bool) {
         let plan = &self.cluster.plan.groups[self.group];
         self.shared.set_throttle(plan.throttle.filter(|_| slow));
+    }
+
+    /// Gives the group another disk queue; a disk that fails leaves the one it has.
+    pub fn set_queue(&self, plan: Option<QueuePlan>) {
+        let spec = plan.map(queue_spec);
+        if let Err(error) = self.shared.set_queue(spec.as_ref()) {
+            self.cluster.told.of(self.whose()).say(&error);
+        }
+    }
+
+    /// Takes what the engine has to tell, and exchanges drained queues.
+    pub fn tend(&self) {
+        self.shared.tend_queue();
+        for event in self.shared.take_events() {
+            self.cluster.queues.note(&event);
+            self.cluster.told.of(self.whose()).say(&event);
+        }
     }
 
     /// Nothing is wrong any more: what an operator who looks at the status would do.

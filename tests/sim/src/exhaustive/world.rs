@@ -140,6 +140,7 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
             extent_bytes: 4096,
             log_bytes: 2 << 20,
             throttle: None,
+            queue: None,
             journal_bytes: 4 << 20,
             first_mirror: MirrorKind::Full,
             habits: Habits {
