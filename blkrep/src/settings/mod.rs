@@ -72,10 +72,7 @@ impl Layers {
                 return Err("group.throttle-stop must be below group.throttle-start".to_owned());
             }
             settings.check_schedule()?;
-            if settings
-                .queue
-                .is_some_and(|queue| queue.segment_bytes > queue.bytes_max)
-            {
+            if settings.queue_segment > settings.queue_disk {
                 return Err("queue.segment-size must not be above queue.disk-size".to_owned());
             }
         }

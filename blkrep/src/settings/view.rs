@@ -86,6 +86,10 @@ pub struct GroupSettings {
     pub queue: Option<QueueSpec>,
     /// Bytes that stay free on its filesystem, and of one segment.
     pub queue_least: ByteLen,
+    /// Bytes of a segment, whether there is a queue or not.
+    pub queue_segment: ByteLen,
+    /// Bytes that a queue takes at most.
+    pub queue_disk: ByteLen,
 }
 
 impl GroupSettings {
@@ -233,6 +237,8 @@ impl<F: Fn(Key) -> Value> Values<F> {
             session_time: self.given(Key::LinkSessionTime).map(|key| self.time(key)),
             journal_size: self.size(Key::TargetJournalSize),
             queue: self.queue(),
+            queue_segment: self.size(Key::QueueSegmentSize),
+            queue_disk: self.size(Key::QueueDiskSize),
             queue_least: ByteLen::new(
                 self.size(Key::QueueFreeSpace).get() + self.size(Key::QueueSegmentSize).get(),
             ),

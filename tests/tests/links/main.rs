@@ -7,6 +7,7 @@
 mod compression;
 #[path = "../bad_input/lab.rs"]
 mod lab;
+mod queue;
 mod simulated;
 #[path = "../bad_input/volume.rs"]
 mod volume;

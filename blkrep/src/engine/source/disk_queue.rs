@@ -337,11 +337,10 @@ impl<H: Host> SourceShared<H> {
         state.group.remember_queue(number);
     }
 
-    /// The queue's file.
-    pub(super) fn queue_file(&self) -> FileOf<H> {
+    /// The queue's file. There is one while the group waits for something to be done with it.
+    pub(super) fn queue_file(&self) -> Option<FileOf<H>> {
         let state = self.lock();
-        let queue = state.queue.file.as_ref();
-        queue.expect("something is done with it").file.clone()
+        state.queue.file.as_ref().map(|queue| queue.file.clone())
     }
 
     /// The queue goes with the group: nothing of it is needed any more.

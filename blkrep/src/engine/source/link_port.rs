@@ -109,7 +109,7 @@ impl<H: Host> GroupLinkPort<H> {
     /// Does what the disk queue wants done.
     fn do_queue_jobs(&mut self, io: &mut H::Io) {
         for job in self.outbox.queue_jobs.drain(..) {
-            let file = self.shared.queue_file();
+            let file = self.shared.queue_file().expect("it is not exchanged now");
             match job {
                 QueueJob::Clear { sector, bytes } => {
                     self.jobs.clear(&mut Marked(io), &file, sector, bytes.get());
@@ -135,7 +135,10 @@ impl<H: Host> GroupLinkPort<H> {
         if !self.ahead.has_asked() {
             return;
         }
-        let file = self.shared.queue_file();
+        let Some(file) = self.shared.queue_file() else {
+            // What was asked for was given up a moment ago, and its file is gone.
+            return self.ahead.forget();
+        };
         while let Some((read, memory)) = self.ahead.next_read() {
             self.jobs.read_back(&mut Marked(io), &file, &read, memory);
         }

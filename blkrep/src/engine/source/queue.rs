@@ -161,7 +161,7 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
     /// Does what the disk queue wants done.
     fn do_queue_jobs(&mut self, io: &mut H::Io) {
         for job in self.outbox.queue_jobs.drain(..) {
-            let file = self.shared.queue_file();
+            let file = self.shared.queue_file().expect("it is not exchanged now");
             match job {
                 QueueJob::Clear { sector, bytes } => {
                     self.jobs.clear(io, &file, sector, bytes.get());
