@@ -138,6 +138,7 @@ impl<I: Io> LinkPort<I> for Writes {
                     extent: Some(Extent::new(at, page()).expect("within the volume")),
                 },
                 position: self.place(number),
+                away: false,
             });
         }
         batch.more = self.next < room;
@@ -193,6 +194,7 @@ impl<I: Io> LinkPort<I> for Writes {
             durable: name(self.acked),
             queued_ops: 0,
             queued_bytes: ByteLen::ZERO,
+            queued_disk_bytes: ByteLen::ZERO,
             oldest: None,
             dirty_bytes: ByteLen::ZERO,
             sent_bytes: ByteLen::ZERO,

@@ -121,9 +121,7 @@ impl Queued {
     }
 
     fn has(&self, change: QueueChange) -> bool {
-        self.events
-            .iter()
-            .any(|event| *event == GroupEvent::Queue { change })
+        self.events.contains(&GroupEvent::Queue { change })
     }
 }
 
