@@ -14,6 +14,10 @@ const STRETCH_BYTES: usize = 1 << 20;
 /// Operations that can be held: the memory is usually full before.
 const ITEMS: usize = 4096;
 
+fn u64_of(value: usize) -> u64 {
+    u64::try_from(value).expect("64-bit platform")
+}
+
 /// An operation whose bytes are on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AwayRecord {
@@ -128,12 +132,12 @@ impl ReadAhead {
     /// Asks for the next operation; false if there is no room now.
     pub fn ask(&mut self, record: &AwayRecord) -> bool {
         assert!(record.seq > self.looked, "asked for once, in order");
-        let room = usize::try_from(room_of(record.len as u64)).expect("64-bit platform");
+        let room = usize::try_from(room_of(u64_of(record.len))).expect("64-bit platform");
         let Some(place) = self.place(room).filter(|_| self.items.len() < ITEMS) else {
             return false;
         };
         let joins = self.stretches.back().filter(|last| {
-            let next = u64::from(last.sector) * SECTOR_BYTES + last.bytes as u64;
+            let next = u64::from(last.sector) * SECTOR_BYTES + u64_of(last.bytes);
             last.stage == Stage::Asked
                 && last.at + last.bytes == place
                 && next == u64::from(record.sector) * SECTOR_BYTES

@@ -198,24 +198,14 @@ impl Inner {
             GroupEvent::Slowed { active: false } => {
                 tell(EventId::WritesFree, "the log has room again".to_owned())
             }
-            GroupEvent::Queue { change } => {
-                let (id, text) = queue_change(*change, &engine.status().queue);
+            GroupEvent::Queue { .. } | GroupEvent::QueueFailed { .. } => {
+                let (id, text) = queue_event(event, &engine.status().queue);
                 tell(id, text)
             }
-            GroupEvent::QueueFailed { errno } if *errno == Errno::ENOSPC => tell(
-                EventId::QueueFull,
-                "its filesystem has not enough free space".to_owned(),
-            ),
-            GroupEvent::QueueFailed { errno } => {
-                tell(EventId::QueueFailed, format!("write to it: {errno}"))
+            GroupEvent::QueueUnreadable { link, .. } => {
+                let (id, text) = queue_event(event, &engine.status().queue);
+                of_link(tell(id, text), link)
             }
-            GroupEvent::QueueUnreadable { link, errno } => of_link(
-                tell(
-                    EventId::QueueUnreadable,
-                    format!("read it back: {errno}; what is queued is tracked as extents"),
-                ),
-                link,
-            ),
             GroupEvent::MapError { errno } => tell(
                 EventId::StateFull,
                 format!("write a map: {errno}; writes to new regions wait, it is tried again"),
@@ -336,15 +326,30 @@ impl Inner {
     }
 }
 
-fn queue_change(change: QueueChange, queue: &QueueStatus) -> (EventId, String) {
+/// What an event of the disk queue says.
+fn queue_event(event: &GroupEvent, queue: &QueueStatus) -> (EventId, String) {
     let most = queue.disk_max.unwrap_or_default();
     let fill = format!("{} of {most} on disk", queue.disk);
-    match change {
-        QueueChange::Spilling => (EventId::QueueSpilling, fill),
-        QueueChange::Drained => (EventId::QueueDrained, "memory holds what waits".to_owned()),
-        QueueChange::Alert => (EventId::QueueAlert, fill),
-        QueueChange::AlertOver => (EventId::QueueAlertOver, fill),
-        QueueChange::Full => (EventId::QueueFull, fill),
+    match event {
+        GroupEvent::Queue { change } => match change {
+            QueueChange::Spilling => (EventId::QueueSpilling, fill),
+            QueueChange::Drained => (EventId::QueueDrained, "memory holds what waits".to_owned()),
+            QueueChange::Alert => (EventId::QueueAlert, fill),
+            QueueChange::AlertOver => (EventId::QueueAlertOver, fill),
+            QueueChange::Full => (EventId::QueueFull, fill),
+        },
+        GroupEvent::QueueUnreadable { errno, .. } => (
+            EventId::QueueUnreadable,
+            format!("read it back: {errno}; what is queued is tracked as extents"),
+        ),
+        GroupEvent::QueueFailed { errno } if *errno == Errno::ENOSPC => (
+            EventId::QueueFull,
+            "its filesystem has not enough free space".to_owned(),
+        ),
+        GroupEvent::QueueFailed { errno } => {
+            (EventId::QueueFailed, format!("write to it: {errno}"))
+        }
+        other => unreachable!("{other:?} is not of the disk queue"),
     }
 }
 

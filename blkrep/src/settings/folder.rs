@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Longest path: what a directory entry has room for, and enough for any mount point.
@@ -65,6 +65,20 @@ impl fmt::Debug for Folder {
     }
 }
 
+/// The block device below a file's filesystem, as sysfs has it.
+fn device_below(found: &fs::Metadata) -> Option<PathBuf> {
+    let number = found.dev();
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()
+}
+
+/// True for a device of the ublk driver, and a partition of one.
+fn is_ublk(device: &Path) -> bool {
+    let parts = device.components();
+    let mut names = parts.filter_map(|part| part.as_os_str().to_str());
+    names.any(|name| name.starts_with("ublkb"))
+}
+
 /// Checks that files can be made in a directory whose filesystem has `least` bytes altogether.
 ///
 /// # Errors
@@ -74,6 +88,12 @@ pub(super) fn check_usable(path: &Path, least: u64) -> Result<(), String> {
     let found = fs::metadata(path).map_err(|error| format!("{name}: {error}"))?;
     if !found.is_dir() {
         return Err(format!("{name} is not a directory"));
+    }
+    if let Some(device) = device_below(&found).filter(|device| is_ublk(device)) {
+        return Err(format!(
+            "{name} is on {}, a device that may be replicated: the queue would wait for itself",
+            device.display()
+        ));
     }
     // Hidden, so that nobody takes it for a queue; the number keeps two daemons apart.
     let probe = path.join(format!(".blkrep-probe-{}", std::process::id()));
@@ -93,4 +113,37 @@ pub(super) fn check_usable(path: &Path, least: u64) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_absolute_short_and_plain_or_none() {
+        assert_eq!(Folder::parse("none").unwrap().path(), None);
+        let folder = Folder::parse("/var/lib/queue").unwrap();
+        assert_eq!(folder.path().unwrap(), Path::new("/var/lib/queue"));
+        assert_eq!(folder.to_string(), "/var/lib/queue");
+        let long = format!("/{}", "a".repeat(PATH_BYTES_MAX));
+        for wrong in ["relative", "/a\"b", "/a\\b", "/a\nb", long.as_str()] {
+            assert!(Folder::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_replicated_device_is_no_place_for_its_own_queue() {
+        for (path, ublk) in [
+            ("/sys/devices/virtual/block/ublkb0", true),
+            ("/sys/devices/virtual/block/ublkb12/ublkb12p1", true),
+            ("/sys/devices/virtual/block/loop0", false),
+            (
+                "/sys/devices/pci0000:00/0000:00:04.0/virtio1/block/vda/vda1",
+                false,
+            ),
+        ] {
+            assert_eq!(is_ublk(Path::new(path)), ublk, "{path}");
+        }
+    }
 }

@@ -287,7 +287,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             let held = self.log_ref().base().1 < part.seq;
             self.log_mut().take_back(part.seq, away);
             if held && away.is_some() {
-                bytes += part.len as u64;
+                bytes += u64::try_from(part.len).expect("64-bit platform");
             }
             self.queue.settled = part.seq;
         }

@@ -20,8 +20,8 @@ pub struct Away {
 }
 
 impl Away {
-    pub(super) const fn pack(self) -> u64 {
-        (self.sector as u64) << 32 | self.crc as u64
+    pub(super) fn pack(self) -> u64 {
+        u64::from(self.sector) << 32 | u64::from(self.crc)
     }
 
     pub(super) const fn unpack(word: u64) -> Self {

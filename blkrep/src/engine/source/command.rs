@@ -155,9 +155,8 @@ impl<H: Host> SourceShared<H> {
             unnoted,
             mark: None,
         };
-        let handle = log.as_ref().map(MemoryLog::handle);
-        if let Some(handle) = handle {
-            self.set_log_handle(handle);
+        if let Some(log) = &log {
+            self.set_log_handle(log.handle());
         }
         self.command(|state| {
             if let Some(log) = log {

@@ -61,8 +61,8 @@ enum Job<F> {
 }
 
 /// Where a sector of the disk queue lies in its file.
-const fn place_in_queue(sector: u32) -> u64 {
-    HEAD_BYTES + sector as u64 * SECTOR_BYTES
+fn place_in_queue(sector: u32) -> u64 {
+    HEAD_BYTES + u64::from(sector) * SECTOR_BYTES
 }
 
 /// The jobs of one worker.
