@@ -5,8 +5,7 @@ use crate::output::{Painter, Tone};
 use blkrep_api::{
     ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
     ProtectionState, QueueStatus, ReplicationState, Role, ScheduleHold, SimulatedStatus, Status,
-    TargetStatus,
-    VolumeState, VolumeStatus,
+    TargetStatus, VolumeState, VolumeStatus,
 };
 use blkrep_types::{ByteLen, Generation, NodeName, rate_text};
 use std::fmt::Write as _;

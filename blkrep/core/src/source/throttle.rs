@@ -116,14 +116,19 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         Some(since.after(self.delay()))
     }
 
-    /// How much of the log is full, in thousandths; nothing if emptying it depends on more than time.
+    /// How much of the log is full, in memory and on disk, in thousandths; nothing if emptying it depends on more
+    /// than time.
     fn fill(&self) -> u64 {
         let drains = self.slowest().is_some_and(|index| self.drains(index));
-        let Some(log) = self.log.as_ref().filter(|_| drains) else {
+        if !drains {
             return 0;
-        };
-        let capacity = log.capacity().get().max(1);
-        log.used().get().saturating_mul(PERMILLE) / capacity
+        }
+        let queue = self.queue_status();
+        let disk_max = queue.disk_max.filter(|_| queue.failed.is_none());
+        let disk = disk_max.map_or((0, 0), |most| (queue.disk.get(), most.get()));
+        let used = queue.memory.0.get().saturating_add(disk.0);
+        let capacity = queue.memory.1.get().saturating_add(disk.1);
+        used.saturating_mul(PERMILLE) / capacity.max(1)
     }
 
     /// Begins or ends to slow writers, as the log fills and empties.

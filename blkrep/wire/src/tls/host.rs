@@ -62,6 +62,10 @@ impl<H: Host> Host for LineHost<H> {
         self.inner.geometry(file)
     }
 
+    fn free_space(&self, file: &FileOf<H>) -> Result<ByteLen, HostError> {
+        self.inner.free_space(file)
+    }
+
     fn read_at(&self, file: &FileOf<H>, offset: u64, bytes: &mut [u8]) -> Result<(), HostError> {
         self.inner.read_at(file, offset, bytes)
     }
