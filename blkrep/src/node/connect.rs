@@ -219,6 +219,12 @@ impl Inner {
                 "the link will connect when its group is served".to_owned(),
             ));
         };
+        if control.is_held() {
+            return Ok(reply(format!(
+                "held by its schedule: it connects in its next session; see blkctl transmit schedule {}",
+                request.group
+            )));
+        }
         let end = Instant::now() + ANSWER_WAIT;
         loop {
             let snapshot = control.snapshot();

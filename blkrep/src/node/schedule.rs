@@ -118,15 +118,26 @@ impl Inner {
                 .filter_map(|(name, known)| Some((name.clone(), known.engine.clone()?)))
                 .collect()
         };
-        let mut known = Vec::new();
         for (name, engine) in &groups {
-            for (link, _, status) in engine.status().links {
-                self.schedule_link(name, &link, &status);
-                known.push((name.clone(), link));
+            let on = self.settings.group(name).schedule;
+            let known = self.timetables().0.keys().any(|(group, _)| group == name);
+            if !on && !known {
+                continue;
             }
+            let links = engine.status().links;
+            for (link, _, status) in &links {
+                self.schedule_link(name, link, status);
+            }
+            // Those that are off were let go just now.
+            let stays = |link: &LinkName| on && links.iter().any(|(known, ..)| known == link);
+            let mut tables = self.timetables();
+            tables
+                .0
+                .retain(|(group, link), _| group != name || stays(link));
         }
         if group.is_none() {
-            self.timetables().0.retain(|key, _| known.contains(key));
+            let there = |gone: &GroupName| groups.iter().any(|(name, _)| name == gone);
+            self.timetables().0.retain(|(group, _), _| there(group));
         }
     }
 

@@ -85,6 +85,13 @@ fn before_the_first_start_there_is_no_connection_also_after_a_kill_unless_a_sess
     pair.source
         .ok("transmit schedule db --on --start 2099-01-01T00:00");
     pair.until_held("before-start");
+    let third = lab.node("c");
+    let said = pair
+        .source
+        .ctl(&format!("connect db --to {} --as second", third.address));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.stderr.contains("held by its schedule"), "{said:?}");
+    pair.source.ok("disconnect db --link second --forget --yes");
     pair.volume.write(0, &[7; 4096]).unwrap();
     pair.source.kill();
     pair.source.start();

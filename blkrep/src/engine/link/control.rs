@@ -229,6 +229,12 @@ impl LinkControl {
         }
     }
 
+    /// True if there is to be no connection for now.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.lock().held
+    }
+
     /// What the driver showed at its last turn.
     #[must_use]
     pub fn snapshot(&self) -> LinkSnapshot {
