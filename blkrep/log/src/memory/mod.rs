@@ -247,6 +247,10 @@ impl MemoryLog {
         };
         let state = state::read(&*self.region, self.entry_at(seq) + entry::STATE);
         let away = state & AWAY != 0;
+        if away && len.get() > self.shape.data_bytes {
+            // It was in a slot once.
+            return None;
+        }
         let has_slot = kind.has_data() && !away || state & KEEPS_SLOT != 0;
         let slot = match has_slot {
             true => Some(self.slot(self.word(seq, entry::DATA), len.get())?),

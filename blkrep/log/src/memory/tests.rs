@@ -369,6 +369,20 @@ fn an_entry_that_is_away_and_unfinished_is_refused() {
     }
 }
 
+/// Found by the fuzz target `memory_log`.
+#[test]
+fn an_entry_that_is_away_and_larger_than_the_memory_is_refused() {
+    let region = region();
+    let mut first = log(&region);
+    let seq = first.append(&data(512)).unwrap().seq;
+    let at = first.entry_at(seq);
+    region.store(at + entry::STATE, 7, Relaxed);
+    let recovered = || MemoryLog::recover(Arc::clone(&region), shape(), &NAME, RUN.next());
+    assert!(recovered().is_ok());
+    region.store(at + entry::LEN, shape().data_bytes + 512, Relaxed);
+    assert!(recovered().is_err());
+}
+
 proptest! {
     /// Whatever is appended, written out, freed and taken over, no entry's bytes are given to another.
     #[test]
