@@ -6,10 +6,11 @@
 
 use super::OpenError;
 use super::group::{FileOf, SourceShared, State};
+use super::jobs::{Jobs, Report};
 use super::open::random_id;
 use blkrep_core::queue::QueueLimits;
-use blkrep_core::source::WriteOut;
-use blkrep_io::{Access, Host, HostError};
+use blkrep_core::source::{QueueJob, WriteOut};
+use blkrep_io::{Access, Host, HostError, Io};
 use blkrep_log::queue::{HEAD_BYTES, Head};
 use blkrep_log::superblock::Group;
 use blkrep_types::{ByteLen, Errno, GroupName};
@@ -312,8 +313,30 @@ impl<H: Host> SourceShared<H> {
         self.lock().queue.wanted().is_some()
     }
 
+    /// Begins what the group wants done with the file. A write that there is no room for is over at once, which the
+    /// next turn is to report.
+    pub(super) fn begin_queue_job<I: Io<File = FileOf<H>>>(
+        &self,
+        io: &mut I,
+        jobs: &mut Jobs<FileOf<H>>,
+        job: QueueJob,
+    ) -> Option<Report> {
+        let file = self.queue_file().expect("it is not exchanged now");
+        match job {
+            QueueJob::Clear { sector, bytes } => jobs.clear(io, &file, sector, bytes.get()),
+            QueueJob::Write(write) => match self.has_room_for(&write) {
+                Ok(()) => jobs.write_out(io, &file, write, self.log()),
+                Err(errno) => {
+                    io.waker().wake();
+                    return Some(Report::WrittenOut(write, Err(errno)));
+                }
+            },
+        }
+        None
+    }
+
     /// True if there is room for a write to the queue's file, and its segment.
-    pub(super) fn has_room_for(&self, write: &WriteOut) -> Result<(), Errno> {
+    fn has_room_for(&self, write: &WriteOut) -> Result<(), Errno> {
         if !write.fresh {
             return Ok(());
         }

@@ -9,8 +9,8 @@ use super::mail::Mail;
 use super::read_back::ReadBack;
 use super::{Batch, LinkPort, PORT_TOKEN};
 use blkrep_core::source::{
-    Acks, Action, DigestReply, DownReason, HelloFacts, LinkIndex, LinkStatus, Outgoing, QueueJob,
-    Rejection, StreamStart, VolumeFacts, WelcomeFacts, WorkerId,
+    Acks, Action, DigestReply, DownReason, HelloFacts, LinkIndex, LinkStatus, Outgoing, Rejection,
+    StreamStart, VolumeFacts, WelcomeFacts, WorkerId,
 };
 use blkrep_io::{Completion, Host, Io, Slice};
 use blkrep_types::{ByteLen, Extent, LinkName, MirrorKind, Nanos, Seq, VolumeIndex};
@@ -109,24 +109,10 @@ impl<H: Host> GroupLinkPort<H> {
     /// Does what the disk queue wants done.
     fn do_queue_jobs(&mut self, io: &mut H::Io) {
         for job in self.outbox.queue_jobs.drain(..) {
-            let file = self.shared.queue_file().expect("it is not exchanged now");
-            match job {
-                QueueJob::Clear { sector, bytes } => {
-                    self.jobs.clear(&mut Marked(io), &file, sector, bytes.get());
-                }
-                QueueJob::Write(write) => match self.shared.has_room_for(&write) {
-                    Ok(()) => {
-                        let log = self.shared.log();
-                        self.jobs.write_out(&mut Marked(io), &file, write, log);
-                    }
-                    Err(errno) => {
-                        self.events
-                            .push(Event::Report(Report::WrittenOut(write, Err(errno))));
-                        // The next turn takes it.
-                        io.waker().wake();
-                    }
-                },
-            }
+            let over = self
+                .shared
+                .begin_queue_job(&mut Marked(io), &mut self.jobs, job);
+            self.events.extend(over.map(Event::Report));
         }
     }
 

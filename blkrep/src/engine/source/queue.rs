@@ -5,9 +5,9 @@
 //! handed to the group under one lock. Never decides an order itself.
 
 use super::group::{Event, FileOf, Outbox, SourceShared, VolumeFile, apply};
-use super::jobs::{JOB_TOKEN, Jobs, Report};
+use super::jobs::{JOB_TOKEN, Jobs};
 use super::mail::Mail;
-use blkrep_core::source::{Action, NewRequest, QueueJob, RequestId, RequestOp, WorkerId};
+use blkrep_core::source::{Action, NewRequest, RequestId, RequestOp, WorkerId};
 use blkrep_io::{Completion, Host, Io, Token, Worker};
 use blkrep_types::{Errno, Extent, Nanos, VolumeIndex};
 use blkrep_ublk::{FRONT_TOKEN, FrontQueue, Request, RequestKind};
@@ -161,24 +161,8 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
     /// Does what the disk queue wants done.
     fn do_queue_jobs(&mut self, io: &mut H::Io) {
         for job in self.outbox.queue_jobs.drain(..) {
-            let file = self.shared.queue_file().expect("it is not exchanged now");
-            match job {
-                QueueJob::Clear { sector, bytes } => {
-                    self.jobs.clear(io, &file, sector, bytes.get());
-                }
-                QueueJob::Write(write) => match self.shared.has_room_for(&write) {
-                    Ok(()) => {
-                        let log = self.shared.log();
-                        self.jobs.write_out(io, &file, write, log);
-                    }
-                    Err(errno) => {
-                        self.events
-                            .push(Event::Report(Report::WrittenOut(write, Err(errno))));
-                        // The next turn takes it.
-                        io.waker().wake();
-                    }
-                },
-            }
+            let over = self.shared.begin_queue_job(io, &mut self.jobs, job);
+            self.events.extend(over.map(Event::Report));
         }
     }
 
