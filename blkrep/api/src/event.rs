@@ -144,6 +144,11 @@ catalogue! {
     1410 TargetRestored = "target-restored-from-backup", Warning, "The target holds less than it had acknowledged to the source; it gets it from the log, or everything is compared by checksum.", "";
     1411 TargetForgotten = "target-forgotten", Info, "This node is target of the group no longer; the replica's data was left.", "";
     1412 TargetReplaced = "target-replaced", Warning, "Another disk holds a volume of the replica from now on; all of it counts as different.", "Nothing: the source sends it when it connects. Until then the replica cannot be promoted.";
+    1413 TargetFull = "target-full", Error, "The replica's disk has no space; writes to it are tried again, and nothing new is applied meanwhile.", "Make room below the path in the text. The journal goes on receiving; the replica stays as it was. `blkctl set target.retry-limit=N` says when to give up.";
+    1414 TargetBusy = "target-busy", Error, "Something else keeps the replica's disk busy; writes to it are tried again, and nothing new is applied meanwhile.", "Find out who uses the path in the text: fuser -v shows it.";
+    1415 TargetDenied = "target-denied", Error, "The replica's disk is read-only or may not be written; writes to it are tried again, and nothing new is applied meanwhile.", "Make the path in the text writable; the kernel's log says why a disk became read-only.";
+    1416 TargetFailing = "target-failing", Error, "The replica's disk fails; writes to it are tried again, and nothing new is applied meanwhile.", "Check the disk in the text. If it does not recover: `blkctl set target.retry-limit=1` counts what cannot be written as different, or replace the disk.";
+    1417 TargetWritable = "target-writable", Info, "The replica's disk takes writes again; nothing was lost.", "";
 
     1501 Promoted = "promoted", Warning, "This node got the right to write the group; a new generation began.", "Start the applications here. The former source will not overwrite anything by itself.";
     1502 PromoteRefused = "promote-refused", Error, "A promotion was refused.", "See the text: the source is alive, or the replica is not consistent.";

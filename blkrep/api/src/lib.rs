@@ -37,8 +37,9 @@ pub use state::{
     ReplicationState, Role, ScheduleHold, TargetState, TransmitState, VolumeState,
 };
 pub use status::{
-    GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, ScheduleStatus,
-    SimulatedStatus, Status, TargetStatus, ThrottleStatus, VolumeStatus,
+    GroupStatus, LinkStatus, MirrorStatus, Problem, ProblemLevel, QueueStatus, RetryReason,
+    RetryingStatus, ScheduleStatus, SimulatedStatus, Status, TargetStatus, ThrottleStatus,
+    VolumeStatus,
 };
 
 /// Version of the JSON forms. A field may be added without a new number; none is removed, renamed

@@ -140,6 +140,12 @@ pub struct LinkStatus {
     /// The paired node that is proven to be at the other end; `None` without encryption.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proven: Option<NodeName>,
+    /// What applying does at the target; `None` while both ends do not talk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_status: Option<TargetState>,
+    /// Received there and not yet freed from the journal; `None` while both ends do not talk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_journal_bytes: Option<ByteLen>,
     /// Since when both ends talk.
     pub connected_since: Option<Timestamp>,
     /// Why the peer or this node refused, in words.
@@ -270,8 +276,40 @@ pub struct TargetStatus {
     pub journal_bytes: ByteLen,
     /// What the journal can hold.
     pub journal_limit_bytes: ByteLen,
+    /// What the replica's disk does not take is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retrying: Option<RetryingStatus>,
     /// Bytes in extents known to differ from the source.
     pub dirty_bytes: ByteLen,
+}
+
+/// Why a replica's disk takes no writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryReason {
+    /// It has no space.
+    Full,
+    /// Something else has it.
+    Busy,
+    /// It is read-only, or rights are missing.
+    Denied,
+    /// Anything else; see `error`.
+    Unknown,
+}
+
+/// Writes that a replica's disk did not take and that are tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryingStatus {
+    /// Why.
+    pub why: RetryReason,
+    /// Where the replica's volume is.
+    pub path: String,
+    /// What the kernel said last.
+    pub error: String,
+    /// When the first one failed.
+    pub since: Timestamp,
+    /// How often writes failed since.
+    pub failures: u64,
 }
 
 /// How bad a problem is.

@@ -5,8 +5,8 @@
 
 use blkrep_api::{
     ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, OnLoss, Problem,
-    ProblemLevel, ProtectionState, ReplicationState, Role, TargetState, TargetStatus,
-    TransmitState, VolumeState, VolumeStatus,
+    ProblemLevel, ProtectionState, ReplicationState, RetryReason, RetryingStatus, Role,
+    TargetState, TargetStatus, TransmitState, VolumeState, VolumeStatus,
 };
 use blkrep_types::GroupName;
 
@@ -282,6 +282,7 @@ fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
             "look at: blkctl events --severity error".to_owned(),
         )),
     }
+    problems.extend(of_applying(link));
     if link.replication == ReplicationState::Behind && is_unmirrored(link) {
         problems.push(warning(
             format!(
@@ -305,6 +306,24 @@ fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
         ));
     }
     problems
+}
+
+/// What the target does with what it receives.
+fn of_applying(link: &LinkStatus) -> Option<Problem> {
+    let LinkStatus { name, peer, .. } = link;
+    match link.target_status? {
+        TargetState::Ok | TargetState::NotLoaded => None,
+        TargetState::Paused | TargetState::PausePending => Some(note(
+            format!("applying at the target of link {name} is paused"),
+            "its journal goes on receiving until it is full, then writes wait in the log",
+            "go on, at the target: blkctl target resume".to_owned(),
+        )),
+        TargetState::Retrying => Some(warning(
+            format!("the disk of link {name}'s target takes no writes; they are tried again"),
+            "its journal goes on receiving until it is full, then writes wait in the log",
+            format!("see blkctl status at {peer}: it says which disk, and why"),
+        )),
+    }
 }
 
 fn of_mirror(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
@@ -369,15 +388,41 @@ fn of_target(group: &GroupName, target: &TargetStatus) -> Vec<Problem> {
             "the journal goes on receiving until it is full, then the source is held back",
             format!("go on: blkctl target resume {group}"),
         )),
-        TargetState::Retrying => problems.push(error(
-            format!("writes to the replica of group {group} fail and are tried again"),
-            "what cannot be written counts as different",
-            "check the target's disk: dmesg and blkctl events tell which requests failed"
-                .to_owned(),
-        )),
+        TargetState::Retrying => problems.push(of_retrying(group, target.retrying.as_ref())),
         TargetState::NotLoaded => {}
     }
     problems
+}
+
+/// A disk of the target that does not take what is written.
+fn of_retrying(group: &GroupName, retrying: Option<&RetryingStatus>) -> Problem {
+    let Some(retrying) = retrying else {
+        return error(
+            format!("the disks of group {group}'s replica fail and are tried again"),
+            "nothing is freed from the journal meanwhile; when it is full the source is held back",
+            "check the target's disks: dmesg and blkctl events tell which requests failed"
+                .to_owned(),
+        );
+    };
+    let RetryingStatus {
+        path,
+        error: said,
+        failures,
+        ..
+    } = retrying;
+    let action = match retrying.why {
+        RetryReason::Full => format!("make room for {path}"),
+        RetryReason::Busy => format!("find out who uses it: fuser -v {path}"),
+        RetryReason::Denied => format!("make {path} writable; see dmesg for why it is not"),
+        RetryReason::Unknown => format!(
+            "check the disk below {path}; to give up what it does not take: blkctl set --group {group} target.retry-limit=1"
+        ),
+    };
+    error(
+        format!("{path} of group {group} takes no writes: {said} ({failures} times)"),
+        "they are tried again; the replica stays at its last state and the journal goes on receiving, up to its size",
+        action,
+    )
 }
 
 fn of_replica(group: &GroupName, target: &TargetStatus) -> Option<Problem> {
@@ -445,6 +490,8 @@ mod tests {
             schedule: None,
             simulated: None,
             proven: None,
+            target_status: None,
+            target_journal_bytes: None,
             connected_since: None,
             refusal: None,
             last_error: None,
@@ -640,6 +687,7 @@ mod tests {
                 status: TargetState::Ok,
                 journal_bytes: ByteLen::ZERO,
                 journal_limit_bytes: ByteLen::ZERO,
+                retrying: None,
                 dirty_bytes: ByteLen::ZERO,
             });
             explain(&mut group);

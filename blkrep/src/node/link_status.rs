@@ -8,7 +8,7 @@ use super::{Inner, clock};
 use crate::engine::link::{LinkConnection, LinkSnapshot};
 use blkrep_api::{
     CompressionState, ConnectionState, LinkStatus, MirrorState, MirrorStatus, ProtectionState,
-    QueueStatus, ReplicationState, ScheduleStatus, SimulatedStatus, TransmitState,
+    QueueStatus, ReplicationState, ScheduleStatus, SimulatedStatus, TargetState, TransmitState,
 };
 use blkrep_core::compression::Packing;
 use blkrep_core::meter::Meter;
@@ -16,6 +16,7 @@ use blkrep_core::source::{
     Connection, LinkStatus as Facts, MirrorPhase, MirrorProgress, Position, Protection, Transmit,
 };
 use blkrep_types::{ByteLen, DataState, GroupName, Mode};
+use blkrep_wire::Applying;
 use std::time::Duration;
 
 impl Inner {
@@ -35,7 +36,13 @@ impl Inner {
                 let lag = (!behind).then(|| lag.map_or(0, |lag| lag.as_millis()));
                 let simulated = snapshot.meter.as_ref().map(simulated);
                 let schedule = self.schedule_of(group, &name, &facts);
+                let peer = snapshot
+                    .peer
+                    .as_ref()
+                    .filter(|_| snapshot.connection == LinkConnection::Up);
                 let status = LinkStatus {
+                    target_status: peer.map(|peer| applying(peer.applying)),
+                    target_journal_bytes: peer.map(|peer| peer.journal_used),
                     peer: record.peer.clone(),
                     mode: record.mode,
                     on_loss: record.loss.on_loss,
@@ -90,6 +97,8 @@ fn as_simulated(status: LinkStatus) -> LinkStatus {
         },
         replication: ReplicationState::Stopped,
         data_state: DataState::NotReady,
+        target_status: None,
+        target_journal_bytes: None,
         sent_bytes: ByteLen::ZERO,
         sent_compressed_bytes: ByteLen::ZERO,
         ..status
@@ -123,6 +132,16 @@ const fn connection(wanted: bool, snapshot: &LinkSnapshot) -> ConnectionState {
         LinkConnection::Connecting | LinkConnection::Negotiating => ConnectionState::Connecting,
         LinkConnection::Down => ConnectionState::Down,
         LinkConnection::Stopped => ConnectionState::Disconnected,
+    }
+}
+
+/// What a target says of its applying, as a status shows it.
+pub(super) const fn applying(word: Applying) -> TargetState {
+    match word {
+        Applying::Running => TargetState::Ok,
+        Applying::Paused => TargetState::Paused,
+        Applying::PausePending => TargetState::PausePending,
+        Applying::Retrying => TargetState::Retrying,
     }
 }
 

@@ -28,9 +28,8 @@ use std::time::Duration;
 pub(super) fn of_command(group: &GroupName, error: &TargetCommandError) -> ApiError {
     let code = match error {
         TargetCommandError::Promote(PromoteRefusal::SourceAlive) => ErrorCode::SourceAlive,
-        TargetCommandError::Promote(PromoteRefusal::NotOk(_) | PromoteRefusal::Nothing) => {
-            ErrorCode::ReplicaNotOk
-        }
+        TargetCommandError::Promote(PromoteRefusal::NotOk(_) | PromoteRefusal::Nothing)
+        | TargetCommandError::Unwritable(_) => ErrorCode::ReplicaNotOk,
         TargetCommandError::Promoting | TargetCommandError::Closing => ErrorCode::GroupBusy,
         TargetCommandError::Failed(_) => ErrorCode::StateFull,
     };

@@ -7,18 +7,18 @@ use super::state::Trouble;
 use super::threads::WorkerThread;
 use super::{Inner, NetHost, NetSocket, clock, errors};
 use crate::engine::target::{
-    Opened, ReplicaFiles, TargetCommandError, TargetControl, TargetError, TargetEvent,
+    Opened, ReplicaFiles, Retrying, TargetCommandError, TargetControl, TargetError, TargetEvent,
     TargetSettings, TargetStatus, TargetWatch, TargetWorker,
 };
 use crate::events::Events;
 use blkrep_api::{
-    ApiError, CommandReply, ErrorCode, EventId, GroupStatus, NewEvent, Problem, ProblemLevel, Role,
-    TargetAction, TargetRequest, TargetState, TargetStatus as ApiTargetStatus, VolumeState,
-    VolumeStatus,
+    ApiError, CommandReply, ErrorCode, EventId, GroupStatus, NewEvent, Problem, ProblemLevel,
+    RetryReason, RetryingStatus, Role, TargetAction, TargetRequest, TargetState,
+    TargetStatus as ApiTargetStatus, VolumeState, VolumeStatus,
 };
+use blkrep_core::target::{RetryPolicy, WriteTrouble};
 use blkrep_io::Host as _;
-use blkrep_types::{ByteLen, DataState, Generation, GroupName, NodeName};
-use blkrep_wire::Applying;
+use blkrep_types::{ByteLen, DataState, Generation, GroupName, NodeName, format_span};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -87,6 +87,21 @@ fn in_words(event: &TargetEvent) -> (EventId, String) {
             to: DataState::Ok,
         } => (EventId::TargetOk, format!("was {from}")),
         TargetEvent::State { from, to } => (EventId::TargetNotOk, format!("was {from}, is {to}")),
+        TargetEvent::Retrying {
+            why,
+            path,
+            errno,
+            policy,
+        } => retrying_event(*why, &format!("{path}: {errno}"), *policy),
+        TargetEvent::RetryEnded {
+            path,
+            failures,
+            lasted,
+        } => {
+            let lasted = format_span(*lasted);
+            let text = format!("{path}: after {failures} failures in {lasted}");
+            (EventId::TargetWritable, text)
+        }
         TargetEvent::WriteFailed { path, errno } => {
             (EventId::TargetWriteError, format!("{path}: {errno}"))
         }
@@ -120,6 +135,22 @@ fn in_words(event: &TargetEvent) -> (EventId, String) {
             format!("generation {} begins", history.current()),
         ),
     }
+}
+
+fn retrying_event(why: WriteTrouble, what: &str, policy: RetryPolicy) -> (EventId, String) {
+    let id = match why {
+        WriteTrouble::Full => EventId::TargetFull,
+        WriteTrouble::Busy => EventId::TargetBusy,
+        WriteTrouble::Denied => EventId::TargetDenied,
+        WriteTrouble::Unknown => EventId::TargetFailing,
+    };
+    let often = match policy.limit {
+        None => "for as long as it takes".to_owned(),
+        Some(1) => "once".to_owned(),
+        Some(limit) => format!("{limit} times"),
+    };
+    let delay = format_span(policy.delay);
+    (id, format!("{what}; tried again every {delay}, {often}"))
 }
 
 /// An error of a replica's files, in the words of the control API.
@@ -179,8 +210,10 @@ impl Inner {
     }
 
     pub(super) fn target_settings(&self, group: &GroupName) -> TargetSettings {
+        let settings = self.settings.group(group);
         TargetSettings {
-            journal_bytes: self.settings.group(group).journal_size,
+            journal_bytes: settings.journal_size,
+            retry: settings.target_retry,
             ..TargetSettings::new(self.name.clone())
         }
     }
@@ -430,6 +463,21 @@ impl Inner {
         Ok(())
     }
 
+    /// Puts in force what applies to a replica at once.
+    pub(super) fn refresh_replicas(&self, group: Option<&GroupName>) {
+        let controls: Vec<_> = {
+            let state = self.state();
+            let replicas = state.replicas.iter();
+            let meant = replicas.filter(|(name, _)| group.is_none_or(|group| group == *name));
+            meant
+                .map(|(name, replica)| (name.clone(), replica.control.clone()))
+                .collect()
+        };
+        for (name, control) in controls {
+            control.set_retry(self.settings.group(&name).target_retry);
+        }
+    }
+
     /// Ends all replicas in order.
     pub(super) fn stop_replicas(&self) {
         let replicas = std::mem::take(&mut self.state().replicas);
@@ -463,6 +511,7 @@ fn unopened_status(name: GroupName, why: &Trouble) -> GroupStatus {
             status: TargetState::NotLoaded,
             journal_bytes: ByteLen::ZERO,
             journal_limit_bytes: ByteLen::ZERO,
+            retrying: None,
             dirty_bytes: ByteLen::ZERO,
         }),
         problems: vec![problem],
@@ -493,16 +542,28 @@ fn replica_status(name: GroupName, proven: Option<NodeName>, status: &TargetStat
             connected: status.connected_since.is_some(),
             last_heard: status.last_heard.map(clock::timestamp),
             data_state: status.data_state,
-            status: match status.applying {
-                Applying::Running => TargetState::Ok,
-                Applying::Paused => TargetState::Paused,
-                Applying::PausePending => TargetState::PausePending,
-                Applying::Retrying => TargetState::Retrying,
-            },
+            status: super::link_status::applying(status.applying),
             journal_bytes: status.journal_used,
             journal_limit_bytes: status.journal_capacity,
+            retrying: status.retrying.as_ref().map(retrying_status),
             dirty_bytes: status.dirty,
         }),
         problems: Vec::new(),
+    }
+}
+
+fn retrying_status(retrying: &Retrying) -> RetryingStatus {
+    let trouble = &retrying.trouble;
+    RetryingStatus {
+        why: match trouble.why {
+            WriteTrouble::Full => RetryReason::Full,
+            WriteTrouble::Busy => RetryReason::Busy,
+            WriteTrouble::Denied => RetryReason::Denied,
+            WriteTrouble::Unknown => RetryReason::Unknown,
+        },
+        path: retrying.path.display().to_string(),
+        error: trouble.errno.to_string(),
+        since: clock::timestamp(trouble.since),
+        failures: trouble.failures,
     }
 }

@@ -297,6 +297,7 @@ impl Inner {
             }
             self.refresh_links(name);
         }
+        self.refresh_replicas(group);
         self.pace_links();
         self.schedule_links(group);
     }

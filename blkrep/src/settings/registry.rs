@@ -299,6 +299,10 @@ registry! {
         "Grain in which the disk queue takes space and gives it back. A change takes effect when what is queued is sent.";
     TargetJournalSize = "target.journal-size", size(16 * MIB, 4 * TIB, 4 * KIB), "256MiB", Connect, true,
         "Size of the target's journal. It takes what was received and not yet applied, and a difference mirror that fits is held there and applied whole.";
+    TargetRetryLimit = "target.retry-limit", count(0, 65_536), "0", Live, true,
+        "How often a write that the replica's disk did not take is tried again before its extents count as different and are mirrored anew; 0: for ever. While it is tried nothing new is applied: the replica stays at a state that can be promoted, and its journal goes on receiving. What is given up costs that until it is mirrored.";
+    TargetRetryDelay = "target.retry-delay", time(100, 3_600_000), "3s", Live, true,
+        "How long after such a failure, and after one of the journal's disk, it is tried again.";
     EventsKept = "events.kept", count(100, 100_000), "1000", Start, false,
         "Events kept in memory for `blkctl events`.";
     EventsFileSize = "events.file-size", size(64 * KIB, GIB, 1), "4MiB", Live, false,

@@ -4,6 +4,7 @@ use super::{Key, Value};
 use crate::engine::source::QueueSpec;
 use blkrep_core::compression::Compression;
 use blkrep_core::source::Throttle;
+use blkrep_core::target::RetryPolicy;
 use blkrep_types::{ByteLen, ExtentSize, Rate, WeeklyRates, WeeklyWindow};
 use jiff::civil::DateTime;
 use std::time::Duration;
@@ -82,6 +83,8 @@ pub struct GroupSettings {
     pub session_time: Option<Duration>,
     /// Size of the target's journal.
     pub journal_size: ByteLen,
+    /// What a target does about writes that its disk does not take.
+    pub target_retry: RetryPolicy,
     /// The disk queue.
     pub queue: Option<QueueSpec>,
     /// Bytes that stay free on its filesystem, and of one segment.
@@ -236,6 +239,10 @@ impl<F: Fn(Key) -> Value> Values<F> {
             session_bytes: self.given(Key::LinkSessionBytes).map(|key| self.size(key)),
             session_time: self.given(Key::LinkSessionTime).map(|key| self.time(key)),
             journal_size: self.size(Key::TargetJournalSize),
+            target_retry: RetryPolicy {
+                limit: Some(self.count(Key::TargetRetryLimit)).filter(|limit| *limit > 0),
+                delay: self.time(Key::TargetRetryDelay),
+            },
             queue: self.queue(),
             queue_segment: self.size(Key::QueueSegmentSize),
             queue_disk: self.size(Key::QueueDiskSize),

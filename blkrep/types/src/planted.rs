@@ -148,6 +148,8 @@ bugs! {
     BaseFlushRetriedOnly,
     /// A base write that failed is forgotten.
     BaseWriteErrorIgnored,
+    /// A base write that failed and is to be tried again is not.
+    FailedWriteNotRetried,
     /// A batch that is read back lacks its last record.
     ReplayStopsEarly,
     /// The torn end of the journal is taken for a batch.

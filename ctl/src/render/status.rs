@@ -5,7 +5,7 @@ use crate::output::{Painter, Tone};
 use blkrep_api::{
     ConnectionState, DataState, GroupStatus, LinkStatus, MirrorState, Problem, ProblemLevel,
     ProtectionState, QueueStatus, ReplicationState, Role, ScheduleHold, SimulatedStatus, Status,
-    TargetStatus, VolumeState, VolumeStatus,
+    TargetState, TargetStatus, VolumeState, VolumeStatus,
 };
 use blkrep_types::{ByteLen, Generation, NodeName, rate_text};
 use std::fmt::Write as _;
@@ -176,6 +176,17 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
             link.on_loss
         );
     }
+    if let Some(status) = link
+        .target_status
+        .filter(|status| *status != TargetState::Ok)
+    {
+        let journal = amount(link.target_journal_bytes.unwrap_or_default());
+        put!(
+            text,
+            "    target {}, its journal holds {journal}",
+            painter.paint(Tone::Warn, status)
+        );
+    }
     if link.schedule.is_some() {
         put!(text, "    {}", schedule(link));
     }
@@ -285,6 +296,16 @@ fn target(text: &mut String, painter: Painter, target: &TargetStatus) {
     let limit = amount(target.journal_limit_bytes);
     let dirty = amount(target.dirty_bytes);
     put!(text, "    journal {journal} of {limit}, dirty {dirty}");
+    if let Some(retrying) = &target.retrying {
+        put!(
+            text,
+            "    {} takes no writes since {}: {}, tried again after {} failures",
+            retrying.path,
+            retrying.since,
+            painter.paint(Tone::Bad, &retrying.error),
+            retrying.failures
+        );
+    }
 }
 
 fn lag(millis: Option<u64>) -> String {
@@ -376,6 +397,8 @@ mod tests {
             schedule: None,
             simulated: None,
             proven: None,
+            target_status: None,
+            target_journal_bytes: None,
             connected_since: None,
             refusal: None,
             last_error: None,

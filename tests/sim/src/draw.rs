@@ -9,6 +9,7 @@ use super::plan::{
 use super::theme;
 use blkrep_core::compression::Compression;
 use blkrep_core::source::Throttle;
+use blkrep_core::target::RetryPolicy;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions, SimRandom};
 use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode, OnLoss};
 use std::time::Duration;
@@ -51,12 +52,49 @@ impl Plan {
             older: None,
         };
         dress_links(&mut plan);
+        dress_retries(&mut plan);
         theme::dress(&mut plan);
         if plan.theme.is_none() {
             dress_queues(&mut plan);
         }
         plan
     }
+}
+
+/// A target that gives up at once what its base did not take.
+const AT_ONCE: RetryPolicy = RetryPolicy {
+    limit: Some(0),
+    delay: Duration::from_secs(1),
+};
+
+/// Says how targets try writes again that their bases did not take, and that an operator says something else.
+/// Drawn apart, as below.
+fn dress_retries(plan: &mut Plan) {
+    let mut random = SimRandom::new(plan.seed ^ 0x7265_7472_7900_0000);
+    let random = &mut random;
+    for group in &mut plan.groups {
+        group.retry = retry(random);
+    }
+    if random.one_in(4) {
+        let at = random.between(5, REQUESTS - 20);
+        let command = Command::SetRetry {
+            group: random.index(3),
+            link: random.index(2),
+            retry: retry(random),
+        };
+        plan.commands.push((at, command));
+        plan.commands.sort_by_key(|(at, _)| *at);
+    }
+}
+
+fn retry(random: &mut SimRandom) -> RetryPolicy {
+    let limit = match random.below(4) {
+        0 => Some(0),
+        1 => Some(u32::try_from(random.between(1, 4)).expect("small")),
+        _ => None,
+    };
+    let delay = Duration::from_millis(random.between(100, 3_000));
+    RetryPolicy { limit, delay }
 }
 
 /// Says what links pack, which node is of an older version and whose writers are slowed. Drawn apart, so that the rest of a
@@ -230,6 +268,7 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
         extent_bytes: 4096 << random.below(3),
         log_bytes: 4 << 20,
         queue: None,
+        retry: AT_ONCE,
         journal_bytes: if random.one_in(3) { 4 << 20 } else { 16 << 20 },
         first_mirror: if random.one_in(3) {
             MirrorKind::Checksum

@@ -162,6 +162,7 @@ impl Run {
             | Command::Relink { group, link, .. }
             | Command::SetPatience { group, link, .. }
             | Command::SetMode { group, link, .. }
+            | Command::SetRetry { group, link, .. }
             | Command::SetLoss { group, link, .. } => (group % groups, link),
         };
         let Some((_, target)) = self.pair(group, link) else {
@@ -237,6 +238,12 @@ impl Run {
             }
             Command::SetLoss { policy, .. } => {
                 self.with_link(group, target, |served, link| served.set_loss(link, policy));
+                None
+            }
+            Command::SetRetry { retry, .. } => {
+                if let Some(daemon) = &self.nodes[target].daemon {
+                    daemon.with_received(group, |received| received.set_retry(retry));
+                }
                 None
             }
             Command::Restart { .. }

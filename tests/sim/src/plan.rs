@@ -6,6 +6,7 @@ use super::app::Habits;
 use super::theme::Theme;
 use blkrep_core::compression::Compression;
 use blkrep_core::source::Throttle;
+use blkrep_core::target::RetryPolicy;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions};
 use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode};
 use std::time::Duration;
@@ -334,6 +335,15 @@ pub enum Command {
         /// What.
         queue: Option<QueuePlan>,
     },
+    /// Says how a target tries writes again.
+    SetRetry {
+        /// Of this group.
+        group: usize,
+        /// On this link's target.
+        link: usize,
+        /// How.
+        retry: RetryPolicy,
+    },
 }
 
 /// A target takes a group over after the load.
@@ -398,6 +408,8 @@ pub struct GroupPlan {
     pub log_bytes: u64,
     /// The disk queue that it begins with.
     pub queue: Option<QueuePlan>,
+    /// How targets try writes again.
+    pub retry: RetryPolicy,
     /// Bytes of a target's journal.
     pub journal_bytes: u64,
     /// The mirror that links begin with.

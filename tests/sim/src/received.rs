@@ -8,6 +8,7 @@ use blkrep::engine::target::{
     Arrival, Opened, Promotion, ReplicaFiles, ReplicaRequest, Route, TargetCommandError,
     TargetControl, TargetError, TargetPolicy, TargetSettings, TargetStatus, TargetWorker,
 };
+use blkrep_core::target::RetryPolicy;
 use blkrep_io::sim::{SimHost, SimSocket};
 use blkrep_store::superblock::ReplicaVolume;
 use blkrep_types::{ByteLen, DataState, History};
@@ -47,6 +48,7 @@ fn settings(cluster: &Cluster, node: usize, group: usize) -> TargetSettings {
         journal_bytes: ByteLen::new(cluster.plan.groups[group].journal_bytes),
         batch_bytes: ByteLen::new(2 << 20),
         checkpoint_interval: Duration::from_millis(300),
+        retry: cluster.plan.groups[group].retry,
         ..TargetSettings::new(node_name(node))
     }
 }
@@ -154,6 +156,11 @@ impl Received {
     /// Pauses or resumes applying.
     pub fn pause(&self, paused: bool) {
         self.control.pause(paused, |_| {});
+    }
+
+    /// Says how it tries writes again.
+    pub fn set_retry(&self, retry: RetryPolicy) {
+        self.control.set_retry(retry);
     }
 
     /// Promotes it, whether or not its source was heard of lately.

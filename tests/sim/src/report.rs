@@ -112,6 +112,8 @@ report! {
     loss_changes,
     /// Disk queues changed.
     queue_changes,
+    /// Policies of targets that are to try writes again changed.
+    retry_changes,
     /// Times that a disk queue began to hold something.
     spills,
     /// Times that one was drained.
@@ -198,6 +200,7 @@ impl Report {
             Command::SetMode { .. } => self.mode_changes += 1,
             Command::SetLoss { .. } => self.loss_changes += 1,
             Command::SetQueue { .. } => self.queue_changes += 1,
+            Command::SetRetry { .. } => self.retry_changes += 1,
         }
     }
 }

@@ -126,10 +126,9 @@ fn a_target_without_room_for_a_journal_refuses_and_leaves_nothing_behind() {
     target.ok("set target.journal-size=16MiB");
 }
 
-#[test]
-fn a_base_that_runs_full_is_dirt_and_said_so_and_equal_when_there_is_room() {
-    let lab = Lab::new();
-    let mut source = lab.node("a");
+/// A source and a target whose replica has no room: its base is sparse and its disk is full.
+fn pair_with_a_full_base(lab: &Lab) -> (Node, Node, String, PathBuf, PathBuf) {
+    let source = lab.node("a");
     let disk = lab.file("disk", 4 * MIB, 1);
     let address = source.attach("pg", &disk, "--group db");
     let mut target = lab.plan("b");
@@ -140,6 +139,62 @@ fn a_base_that_runs_full_is_dirt_and_said_so_and_equal_when_there_is_room() {
     File::create(&base).unwrap().set_len(4 << 20).unwrap();
     let room = inside(&target, &replicas.join("room"));
     std::fs::write(&room, vec![1; 4 << 20]).unwrap();
+    (source, target, address, base, room)
+}
+
+#[test]
+fn a_base_that_runs_full_waits_and_says_so_and_goes_on_when_there_is_room() {
+    let lab = Lab::new();
+    let (source, mut target, address, base, room) = pair_with_a_full_base(&lab);
+    target.ok("set target.retry-delay=200ms");
+    source.ok(&format!("connect db --to {}", target.address));
+    let event = target.event("target-full", "No space");
+    let text = event["text"].as_str().unwrap();
+    assert!(
+        text.contains("db.pg.img") && text.contains("200ms"),
+        "{text}"
+    );
+    let retrying = until("the status says that it is tried again", || {
+        let retrying = target.group("db")?["target"]["retrying"].clone();
+        (retrying["failures"].as_u64()? > 2).then_some(retrying)
+    });
+    assert_eq!(retrying["why"], "full");
+    assert_eq!(target.group("db").unwrap()["target"]["status"], "retrying");
+    let said = target.ctl("status").stdout;
+    assert!(
+        said.contains("takes no writes") && said.contains("make room"),
+        "{said}"
+    );
+    until("the source hears of it", || {
+        let link = source.group("db")?["links"][0].clone();
+        (link["target_status"] == "retrying" && link["target_journal_bytes"].as_u64()? > 0)
+            .then_some(())
+    });
+    // The source is not held up.
+    let mut volume = Volume::open(&address);
+    volume.write(0, &[0x33; 4096]).unwrap();
+    volume.flush().unwrap();
+    // Whether or not the source is connected just now: nothing is given up for it.
+    let said = target.no("promote db --force --yes", "replica-not-ok");
+    assert!(said.contains("No space"), "{said}");
+
+    std::fs::remove_file(room).unwrap();
+    target.event("target-writable", "db.pg.img");
+    until("all is applied", || {
+        let target = target.group("db")?["target"].clone();
+        (target["data_state"] == "ok" && target["retrying"].is_null()).then_some(())
+    });
+    source.equal("db");
+    same(&base, &lab.path("disk"));
+    let given_up = target.ok("events --id target-write-error --json");
+    assert!(!given_up.contains("db.pg.img"), "{given_up}");
+}
+
+#[test]
+fn a_base_that_stays_full_is_given_up_at_the_limit_and_equal_when_there_is_room() {
+    let lab = Lab::new();
+    let (mut source, mut target, _, base, room) = pair_with_a_full_base(&lab);
+    target.ok("set target.retry-limit=2 target.retry-delay=100ms");
     source.ok(&format!("connect db --to {}", target.address));
     let event = target.event("target-write-error", "No space");
     assert!(
@@ -150,10 +205,6 @@ fn a_base_that_runs_full_is_dirt_and_said_so_and_equal_when_there_is_room() {
         let status = target.group("db")?["target"].clone();
         (status["data_state"] != "ok").then_some(())
     });
-    // The source is not held up.
-    let mut volume = Volume::open(&address);
-    volume.write(0, &[0x33; 4096]).unwrap();
-    volume.flush().unwrap();
     // Whether or not the source is connected just now.
     target.no("promote db --force --yes", "replica-not-ok");
     source.alive();
@@ -170,7 +221,7 @@ fn a_base_that_runs_full_is_dirt_and_said_so_and_equal_when_there_is_room() {
         assert!(std::time::Instant::now() < end, "{:?}", target.group("db"));
     }
     source.equal("db");
-    same(&base, &disk);
+    same(&base, &lab.path("disk"));
 }
 
 #[test]

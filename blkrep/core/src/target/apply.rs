@@ -42,8 +42,8 @@ pub enum Step {
     Persist,
     /// Bring this batch into memory and ask again with it.
     Load(u64),
-    /// Write the bytes of a record of the batch in hand to the base.
-    Write(FlightId, usize),
+    /// Write the bytes of the flight's record, of the batch in hand, to the base.
+    Write(FlightId),
     /// Make the record's extent read as zeroes; the flag says if its storage may be freed.
     Zero(FlightId, bool),
     /// Read the record's extent and tell its digest.
@@ -208,8 +208,8 @@ impl Applier {
                 self.pass(name);
                 Some(Step::CannotTell(*record))
             }
-            RecordKind::Compare => self.fly(record, |flight, _| Step::Digest(flight)),
-            RecordKind::Zero { free, .. } => self.fly(record, |flight, _| Step::Zero(flight, free)),
+            RecordKind::Compare => self.fly(record, Step::Digest),
+            RecordKind::Zero { free, .. } => self.fly(record, |flight| Step::Zero(flight, free)),
             RecordKind::Data { .. } => self.fly(record, Step::Write),
         }
     }
@@ -220,15 +220,16 @@ impl Applier {
         place > self.answered && self.asked_after.is_some_and(|after| place > after)
     }
 
-    fn fly(&mut self, record: &Record, step: impl Fn(FlightId, usize) -> Step) -> Option<Step> {
+    fn fly(&mut self, record: &Record, step: impl Fn(FlightId) -> Step) -> Option<Step> {
         let extent = record.extent.expect("checked when it was received");
         if self.flights.overlaps(record.volume, extent) && !planted!(ApplyOverlappingTogether) {
             return Some(Step::Wait);
         }
-        let flight = self.flights.begin(*record, self.cursor.batch, self.passed);
+        let at = (self.cursor.batch, self.cursor.index);
+        let flight = self.flights.begin(*record, at, self.passed);
         // What is compared and found equal becomes part of the replica: a flush has to cover it as well.
         self.begun += 1;
-        let step = step(flight, self.cursor.index);
+        let step = step(flight);
         self.pass(self.name(record));
         Some(step)
     }
@@ -300,11 +301,12 @@ impl Applier {
             }
             (RecordKind::Compare, Some(extent)) if wanted => {
                 self.answered = place;
+                let at = (self.cursor.batch, self.cursor.index);
                 self.cursor.index += 1;
                 if held.touches(record.volume, extent) {
                     return Some(Step::CannotTell(*record));
                 }
-                let flight = self.flights.begin(*record, self.cursor.batch, self.passed);
+                let flight = self.flights.begin(*record, at, self.passed);
                 return Some(Step::Digest(flight));
             }
             (RecordKind::MirrorEnd, _) => {
@@ -411,6 +413,12 @@ impl Applier {
     #[must_use]
     pub const fn is_flying(&self) -> bool {
         !self.flights.is_empty()
+    }
+
+    /// How many operations are under way, those included that wait to be tried again.
+    #[must_use]
+    pub const fn flying(&self) -> usize {
+        self.flights.len()
     }
 
     /// True while a mirror is held.

@@ -34,6 +34,8 @@ pub struct Flight {
     pub record: Record,
     /// The batch that holds it.
     pub batch: u64,
+    /// Its number in that batch.
+    pub index: usize,
     /// The record before it.
     pub(super) before: WriteName,
     extent: Extent,
@@ -60,6 +62,10 @@ impl Flights {
         self.count == 0
     }
 
+    pub(super) const fn len(&self) -> usize {
+        self.count
+    }
+
     pub(super) const fn is_full(&self) -> bool {
         self.count == FLIGHTS_MAX
     }
@@ -74,7 +80,12 @@ impl Flights {
     }
 
     /// Takes a place for a record with an extent.
-    pub(super) fn begin(&mut self, record: Record, batch: u64, before: WriteName) -> FlightId {
+    pub(super) fn begin(
+        &mut self,
+        record: Record,
+        (batch, index): (u64, usize),
+        before: WriteName,
+    ) -> FlightId {
         let free = self
             .places
             .iter()
@@ -86,6 +97,7 @@ impl Flights {
         self.places[free] = Some(Flight {
             record,
             batch,
+            index,
             before,
             extent,
             volume,

@@ -2,7 +2,7 @@
 //!
 //! Owns the rules of a replica. [`Incoming`] checks the names of records as they arrive;
 //! [`Applier`] says which record touches the base next and what has to be durable before it;
-//! [`Facts`] is what the superblock says, with every legal change of it; [`admit`] and [`promote`]
+//! [`Retries`] says when a write that failed is tried again; [`Facts`] is what the superblock says, with every legal change of it; [`admit`] and [`promote`]
 //! are the decisions at a handshake and at a promotion. Records, completions and commands enter;
 //! steps and verdicts leave. Never does I/O, never reads a clock.
 
@@ -13,6 +13,7 @@ mod flight;
 mod incoming;
 mod part;
 mod promote;
+mod retry;
 #[cfg(test)]
 mod tests;
 
@@ -25,3 +26,4 @@ pub use flight::{FLIGHTS_MAX, Flight, FlightId};
 pub use incoming::{Incoming, Place, RecordError, Taken, VolumeShape};
 pub use part::{Part, PartKind};
 pub use promote::{PromoteRefusal, PromoteRequest, check_promote};
+pub use retry::{Failure, Retries, RetryPolicy, Trouble, WriteTrouble};

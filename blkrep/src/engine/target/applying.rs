@@ -1,9 +1,8 @@
 //! The worker's side of applying: steps carried out on the bases, flushes, checkpoints.
 
 use super::control::TargetEvent;
-use super::session::Phase;
 use super::worker::{Kind, Mode, TargetWorker, token};
-use blkrep_core::target::{FLIGHTS_MAX, FlightId, FlushMark, Records, Step};
+use blkrep_core::target::{FLIGHTS_MAX, FlightId, FlushMark, Records, Retries, RetryPolicy, Step};
 use blkrep_io::{Host, Op, Region, Slice};
 use blkrep_store::journal::Batch;
 use blkrep_types::limits::REQUEST_BYTES_MAX;
@@ -14,8 +13,8 @@ use std::collections::VecDeque;
 /// Digests read at once: each holds a buffer of the largest request.
 const DIGESTS_AT_ONCE: usize = 4;
 
-/// Flushes of a base that may fail in a row before its volume counts as different.
-const FLUSH_FAILURES_MAX: u32 = 3;
+/// A flush of a base is tried so often at least, in a row, before its volume counts as different.
+const FLUSH_FAILURES_MIN: u32 = 3;
 
 /// A batch as the state machine sees it.
 struct View<'a>(&'a Batch);
@@ -42,6 +41,8 @@ struct FlushRun {
 /// What is under way on the bases.
 #[derive(Debug)]
 pub(super) struct Applying {
+    /// Writes that the bases did not take.
+    pub(super) retries: Retries,
     flush: Option<FlushRun>,
     /// A flush has succeeded: batches before this one can be freed.
     free_from: u64,
@@ -58,8 +59,9 @@ pub(super) struct Applying {
 }
 
 impl Applying {
-    pub(super) fn new(volumes: usize, replay_through: WriteName) -> Self {
+    pub(super) fn new(volumes: usize, replay_through: WriteName, policy: RetryPolicy) -> Self {
         Self {
+            retries: Retries::new(policy),
             flush: None,
             free_from: 0,
             failures: 0,
@@ -81,7 +83,7 @@ impl Applying {
             self.flush.is_none(),
             "a journal begins anew when all is quiet"
         );
-        *self = Self::new(self.volumes, last);
+        *self = Self::new(self.volumes, last, self.retries.policy());
         self.replay_through = None;
     }
 
@@ -97,7 +99,7 @@ impl Applying {
 
     /// When it wants a turn at the latest.
     pub(super) fn due(&self) -> Option<Nanos> {
-        [self.retry_at, self.checkpoint_at]
+        [self.retry_at, self.checkpoint_at, self.retries.due()]
             .into_iter()
             .flatten()
             .min()
@@ -106,7 +108,8 @@ impl Applying {
 
 impl<H: Host> TargetWorker<H> {
     pub(super) fn applying_word(&self) -> ApplyingWord {
-        if self.applying.retry_at.is_some() || self.persist_at.is_some() {
+        let waits = self.applying.retry_at.is_some() || self.persist_at.is_some();
+        if waits || self.applying.retries.trouble().is_some() {
             ApplyingWord::Retrying
         } else if !self.facts.holds_back() {
             ApplyingWord::Running
@@ -120,14 +123,14 @@ impl<H: Host> TargetWorker<H> {
     /// Carries out steps until there is nothing to do but wait.
     pub(super) fn pump_apply(&mut self, io: &mut H::Io) {
         self.read_digests(io);
-        if matches!(self.mode, Mode::Resetting | Mode::Stopping | Mode::Done) || !self.may_step() {
+        if matches!(self.mode, Mode::Resetting | Mode::Stopping | Mode::Done) {
             return;
         }
-        let adopting = self
-            .session
-            .as_ref()
-            .is_some_and(|session| session.phase() == Phase::Adopting);
-        if adopting {
+        self.retry_writes(io);
+        if self.applying.retries.holds_back() || !self.may_step() {
+            return;
+        }
+        if self.adopts() {
             return;
         }
         loop {
@@ -141,7 +144,7 @@ impl<H: Host> TargetWorker<H> {
             let go_on = match step {
                 Step::Persist => self.persist(),
                 Step::Load(number) => self.load(io, number),
-                Step::Write(flight, index) => self.write_base(io, flight, index),
+                Step::Write(flight) => self.write_base(io, flight),
                 Step::Zero(flight, free) => self.zero_base(io, flight, free),
                 Step::Digest(flight) => {
                     self.applying.digests.push_back(flight);
@@ -197,9 +200,9 @@ impl<H: Host> TargetWorker<H> {
         }
     }
 
-    fn write_base(&mut self, io: &mut H::Io, flight: FlightId, index: usize) -> bool {
+    pub(super) fn write_base(&mut self, io: &mut H::Io, flight: FlightId) -> bool {
         let flying = self.applier.flight(flight);
-        let (number, record) = (flying.batch, flying.record);
+        let (number, index, record) = (flying.batch, flying.index, flying.record);
         let extent = record.extent.expect("checked when it was received");
         let cached = self
             .journaling
@@ -217,7 +220,7 @@ impl<H: Host> TargetWorker<H> {
         true
     }
 
-    fn zero_base(&mut self, io: &mut H::Io, flight: FlightId, free: bool) -> bool {
+    pub(super) fn zero_base(&mut self, io: &mut H::Io, flight: FlightId, free: bool) -> bool {
         let record = self.applier.flight(flight).record;
         let extent = record.extent.expect("checked when it was received");
         let op = Op::Zero {
@@ -291,16 +294,18 @@ impl<H: Host> TargetWorker<H> {
             | RecordKind::MirrorBegin(_)
             | RecordKind::MirrorEnd => {}
         }
-        let failed = self
-            .applier
-            .completed(&mut self.facts, flight, result.is_ok());
-        if let (true, Err(errno)) = (failed, result) {
-            self.base_failed(record.volume.as_usize(), errno);
+        match result {
+            Err(errno) if record.kind != RecordKind::Compare => self.write_failed(flight, errno),
+            _ => {
+                self.applier
+                    .completed(&mut self.facts, flight, result.is_ok());
+                self.write_ended(flight);
+            }
         }
     }
 
     /// The source has to hear of what was lost, and it hears that at a handshake.
-    fn base_failed(&mut self, volume: usize, errno: Errno) {
+    pub(super) fn base_failed(&mut self, volume: usize, errno: Errno) {
         let path = self.files.replica().volumes[volume]
             .path
             .display()
@@ -397,8 +402,19 @@ impl<H: Host> TargetWorker<H> {
         }
     }
 
+    /// True if the flush has failed as often as a write may, and at a promotion in any case: that has to come
+    /// to an end.
+    fn flush_is_given_up(&self) -> bool {
+        let limit = self.applying.retries.policy().limit;
+        let promoting = matches!(self.mode, Mode::Promoting(_)).then_some(0);
+        let limit = promoting
+            .or(limit)
+            .map(|limit| limit.max(FLUSH_FAILURES_MIN - 1));
+        limit.is_some_and(|limit| self.applying.failures > limit)
+    }
+
     /// After a failed flush the kernel has forgotten what was not written, though it may read back. What is
-    /// still in the journal is applied again, a few times; then, or if a mirror counts on what reads back, the
+    /// still in the journal is applied again, as often as the policy says; then, or if a mirror counts on what reads back, the
     /// volume counts as different.
     fn flush_failed(&mut self, run: &FlushRun) {
         self.applying.failures += 1;
@@ -412,8 +428,8 @@ impl<H: Host> TargetWorker<H> {
                 errno: *errno,
             });
         }
-        self.applying.retry_at = Some(self.now.after(self.settings.retry_interval));
-        let given_up = self.applying.failures >= FLUSH_FAILURES_MAX;
+        self.applying.retry_at = Some(self.now.after(self.applying.retries.policy().delay));
+        let given_up = self.flush_is_given_up();
         // While a mirror compares, the base has what was found equal, and no journal has that.
         if given_up || self.facts.state() != DataState::Ok {
             for (volume, errno) in &run.failed {

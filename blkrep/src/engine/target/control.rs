@@ -4,7 +4,8 @@
 //! commands go to a function that the asker gives; it is called on the worker's thread and must
 //! not block.
 
-use blkrep_core::target::{Part, PromoteRefusal};
+use super::retrying::Retrying;
+use blkrep_core::target::{Part, PromoteRefusal, RetryPolicy, WriteTrouble};
 use blkrep_io::Waker;
 use blkrep_store::superblock::ReplicaVolume;
 use blkrep_types::{
@@ -14,6 +15,7 @@ use blkrep_wire::{Applying, Hello};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Commands that wait at once; the control plane asks one at a time.
 const COMMANDS_MAX: usize = 16;
@@ -32,7 +34,20 @@ pub enum TargetEvent {
     Refused { source: NodeName, reason: String },
     /// The worth of the data changed.
     State { from: DataState, to: DataState },
-    /// A write to a base failed; its extent counts as different.
+    /// A base does not take writes; they are tried again.
+    Retrying {
+        why: WriteTrouble,
+        path: String,
+        errno: Errno,
+        policy: RetryPolicy,
+    },
+    /// It took what it had not taken, after so many failures in so long.
+    RetryEnded {
+        path: String,
+        failures: u64,
+        lasted: Duration,
+    },
+    /// A write to a base failed for good; its extent counts as different.
     WriteFailed { path: String, errno: Errno },
     /// A flush of a base failed; what it covered is applied again.
     FlushFailed { path: String, errno: Errno },
@@ -83,6 +98,8 @@ pub struct TargetStatus {
     pub data_state: DataState,
     /// What applying does.
     pub applying: Applying,
+    /// A base that does not take writes.
+    pub retrying: Option<Retrying>,
     /// A mirror is held.
     pub held: bool,
     /// The generations.
@@ -145,6 +162,9 @@ pub enum TargetCommandError {
     /// Another command of that kind is being carried out.
     #[error("a promotion is under way")]
     Promoting,
+    /// A base does not take what a promotion has to write.
+    #[error("{0}")]
+    Unwritable(String),
     /// The disk failed.
     #[error("{0}")]
     Failed(String),
@@ -162,6 +182,7 @@ pub(super) enum Command<S> {
         version: u16,
     },
     Pause(bool, Reply<()>),
+    Retry(RetryPolicy),
     Promote {
         force: bool,
         inconsistent: bool,
@@ -251,6 +272,12 @@ impl<S> TargetControl<S> {
         }
     }
 
+    /// Says when and how often writes that a base did not take are tried again. A worker that takes no commands
+    /// any more needs none.
+    pub fn set_retry(&self, policy: RetryPolicy) {
+        drop(self.leave(Command::Retry(policy)));
+    }
+
     /// Promotes the replica. When the answer comes the promotion is durable; the worker finishes.
     pub fn promote(
         &self,
@@ -311,7 +338,7 @@ impl<S> TargetControl<S> {
             match command {
                 Command::Pause(_, reply) => reply(Err(TargetCommandError::Closing)),
                 Command::Promote { reply, .. } => reply(Err(TargetCommandError::Closing)),
-                Command::Session { .. } | Command::Stop => {}
+                Command::Session { .. } | Command::Retry(_) | Command::Stop => {}
             }
         }
     }

@@ -4,7 +4,7 @@
 //! acknowledged and the next one begun. Durable batches stay in memory while there are buffers, so
 //! that a target that keeps up never reads its journal.
 
-use super::control::TargetEvent;
+use super::control::{TargetCommandError, TargetEvent};
 use super::worker::{Kind, Mode, TargetWorker, token};
 use blkrep_io::{Host, Io, Op, Region, Slice};
 use blkrep_store::journal::{
@@ -321,7 +321,7 @@ impl<H: Host> TargetWorker<H> {
         self.event(&TargetEvent::JournalFailed { errno });
         self.journaling.drop_plan();
         self.incoming.restart(self.journal.last);
-        self.journaling.retry_at = Some(self.now.after(self.settings.retry_interval));
+        self.journaling.retry_at = Some(self.now.after(self.applying.retries.policy().delay));
         let text = format!("the target's journal cannot be written: {errno}");
         self.trouble = Some(text.clone());
         if let Some(session) = &mut self.session {
@@ -395,7 +395,8 @@ impl<H: Host> TargetWorker<H> {
             }
             // Nothing is lost: the same copy is written again.
             Err(errno) => {
-                self.journaling.head_retry_at = Some(self.now.after(self.settings.retry_interval));
+                self.journaling.head_retry_at =
+                    Some(self.now.after(self.applying.retries.policy().delay));
                 self.event(&TargetEvent::JournalFailed { errno });
             }
         }
@@ -481,7 +482,8 @@ impl<H: Host> TargetWorker<H> {
             );
         }
         if !matches!(self.mode, Mode::Stopping | Mode::Done) {
-            self.end_promotion_unfinished();
+            let why = "the journal cannot be read".to_owned();
+            self.end_promotion_unfinished(TargetCommandError::Failed(why));
             self.mode = Mode::Resetting;
         }
     }

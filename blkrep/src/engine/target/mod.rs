@@ -17,6 +17,7 @@ mod promoting;
 mod receiving;
 mod record;
 mod replacing;
+mod retrying;
 mod session;
 mod signature;
 #[cfg(test)]
@@ -33,5 +34,6 @@ pub use files::{Opened, ReplicaFiles, ReplicaRequest};
 pub use policy::{TargetError, TargetPolicy, TargetSettings};
 pub use record::{PromotedRecord, promoted_record, recorded_role};
 pub use replacing::Replacement;
+pub use retrying::Retrying;
 pub use signature::{PROBE_BYTES, Signature, probe};
 pub use worker::TargetWorker;

@@ -1,5 +1,6 @@
 //! Where a target may write, its settings, and why it says no.
 
+use blkrep_core::target::RetryPolicy;
 use blkrep_io::HostError;
 use blkrep_store::FormatError;
 use blkrep_store::journal::{
@@ -77,9 +78,13 @@ pub struct TargetSettings {
     pub batch_bytes: ByteLen,
     /// What is applied is flushed and freed from the journal after this, if nothing else did.
     pub checkpoint_interval: Duration,
-    /// How long after a failure of a disk it is tried again.
-    pub retry_interval: Duration,
+    /// When and how often a write that a base did not take is tried again. Its delay is that of the
+    /// journal and the record, too, which are tried for ever.
+    pub retry: RetryPolicy,
 }
+
+/// How long after a failure a disk is tried again.
+const RETRY_DELAY: Duration = Duration::from_secs(3);
 
 impl TargetSettings {
     /// The defaults, for a node.
@@ -90,7 +95,10 @@ impl TargetSettings {
             journal_bytes: ByteLen::new(256 << 20),
             batch_bytes: ByteLen::new(BATCH_BYTES_DEFAULT),
             checkpoint_interval: Duration::from_secs(1),
-            retry_interval: Duration::from_secs(1),
+            retry: RetryPolicy {
+                limit: None,
+                delay: RETRY_DELAY,
+            },
         }
     }
 }

@@ -21,6 +21,13 @@ pub(super) struct PromotionOrder {
     reply: Option<Reply<Box<Promotion>>>,
 }
 
+impl PromotionOrder {
+    /// Whoever asked for it takes a replica that is not consistent.
+    pub(super) const fn may_be_inconsistent(&self) -> bool {
+        self.inconsistent
+    }
+}
+
 impl fmt::Debug for PromotionOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -79,6 +86,7 @@ impl<H: Host> TargetWorker<H> {
             );
         }
         self.facts.lift_pause(true);
+        self.hurry_retries(self.now);
         let reply = Some(reply);
         self.mode = Mode::Promoting(PromotionOrder {
             force,
@@ -88,14 +96,13 @@ impl<H: Host> TargetWorker<H> {
     }
 
     /// A promotion that cannot be finished is answered.
-    pub(super) fn end_promotion_unfinished(&mut self) {
+    pub(super) fn end_promotion_unfinished(&mut self, why: TargetCommandError) {
         if let Mode::Promoting(order) = &mut self.mode {
             let reply = order.reply.take();
             self.mode = Mode::Serving;
             self.facts.lift_pause(false);
             if let Some(reply) = reply {
-                let why = "the journal cannot be read".to_owned();
-                reply(Err(TargetCommandError::Failed(why)));
+                reply(Err(why));
             }
         }
     }

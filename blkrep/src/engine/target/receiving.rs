@@ -243,14 +243,11 @@ impl<H: Host> TargetWorker<H> {
 
     /// Takes the replica over once nothing is under way.
     pub(super) fn adopt_if_asked(&mut self) {
-        let waiting = self
-            .session
-            .as_ref()
-            .is_some_and(|session| session.phase() == Phase::Adopting);
-        if !waiting {
+        if !self.adopts() {
             self.adopting = None;
             return;
         }
+        self.give_up_waiting();
         let failing = self.persist_at.is_some_and(|at| self.now < at);
         if self.applier.is_flying() || !self.is_quiet() || failing {
             return;

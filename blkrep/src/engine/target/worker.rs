@@ -164,7 +164,7 @@ impl<H: Host> TargetWorker<H> {
         Ok(Self {
             incoming: Incoming::new(journal.last, shapes),
             journaling: Journaling::new(settings.batch_bytes()),
-            applying: Applying::new(volumes, journal.last),
+            applying: Applying::new(volumes, journal.last, settings.retry),
             receive_buffer: memory(buffer_bytes(SOURCE_BODY_MAX))?,
             inflate_buffer: memory(PACKED_PLAIN_MAX)?,
             send_buffer: memory(FRAME_HEADER_BYTES + TARGET_BODY_MAX)?,
@@ -251,7 +251,7 @@ impl<H: Host> TargetWorker<H> {
                 true
             }
             Err(error) => {
-                self.persist_at = Some(self.now.after(self.settings.retry_interval));
+                self.persist_at = Some(self.now.after(self.applying.retries.policy().delay));
                 let reason = error.to_string();
                 if self.trouble.as_ref() != Some(&reason) {
                     self.event(&TargetEvent::StateFailed {
@@ -312,6 +312,7 @@ impl<H: Host> TargetWorker<H> {
                         Err(super::control::TargetCommandError::Failed(why))
                     });
                 }
+                Command::Retry(policy) => self.set_retry(policy),
                 Command::Promote {
                     force,
                     inconsistent,
@@ -385,6 +386,7 @@ impl<H: Host> TargetWorker<H> {
             Mode::Resetting => {
                 // Nothing of the old journal is applied again: everything counts as different.
                 self.applying.give_up_rewind();
+                self.give_up_waiting();
                 if !self.applier.is_flying() && self.is_quiet() && self.persist() {
                     self.reset_journal();
                 }
@@ -397,7 +399,7 @@ impl<H: Host> TargetWorker<H> {
                     self.note_durable(io);
                 }
                 let drained = self.journaling.is_drained() || self.journaling.failed();
-                if self.session.is_none() && drained && !self.applier.is_flying() {
+                if self.session.is_none() && drained && self.nothing_flies() {
                     self.mode = Mode::Done;
                     self.control.close();
                 }
@@ -436,7 +438,7 @@ impl<H: Host> TargetWorker<H> {
                 self.journal = journal;
             }
             Err(error) => {
-                self.persist_at = Some(self.now.after(self.settings.retry_interval));
+                self.persist_at = Some(self.now.after(self.applying.retries.policy().delay));
                 self.trouble = Some(error.to_string());
                 self.event(&TargetEvent::StateFailed {
                     reason: error.to_string(),
@@ -469,6 +471,7 @@ impl<H: Host> TargetWorker<H> {
             last_heard: self.last_heard,
             data_state: self.facts.state(),
             applying: self.applying_word(),
+            retrying: self.retrying(),
             held: self.applier.is_holding(),
             history: self.facts.history.clone(),
             received: self.incoming.last(),

@@ -7,6 +7,7 @@ use crate::group::GroupRun;
 use crate::plan::{GroupPlan, Plan};
 use crate::run::{LOOK_AGAIN, Run};
 use blkrep_core::compression::Compression;
+use blkrep_core::target::RetryPolicy;
 use blkrep_io::sim::SimOptions;
 use blkrep_types::{LossPolicy, MirrorKind, Mode};
 use blkrep_ublk::RequestKind;
@@ -141,6 +142,10 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
             log_bytes: 2 << 20,
             throttle: None,
             queue: None,
+            retry: RetryPolicy {
+                limit: None,
+                delay: Duration::from_millis(500),
+            },
             journal_bytes: 4 << 20,
             first_mirror: MirrorKind::Full,
             habits: Habits {

@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod model;
+mod retry;
 mod rules;

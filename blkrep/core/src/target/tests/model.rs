@@ -205,7 +205,7 @@ impl World {
                     let kept = self.journal.iter().any(|batch| batch.number == number);
                     assert!(kept, "batch {number} was freed while it was needed");
                 }
-                Step::Write(flight, _) | Step::Zero(flight, _) | Step::Digest(flight) => {
+                Step::Write(flight) | Step::Zero(flight, _) | Step::Digest(flight) => {
                     self.flying.push(flight);
                 }
                 Step::CannotTell(_) => {}

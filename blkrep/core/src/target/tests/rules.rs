@@ -101,7 +101,7 @@ fn next_step(world: &mut World, batch: &Batch) -> Step {
     loop {
         match world.applier.step(&mut world.facts, Some(batch)) {
             Step::Persist => world.facts.saved(),
-            Step::Digest(flight) | Step::Write(flight, _) => {
+            Step::Digest(flight) | Step::Write(flight) => {
                 assert!(!world.applier.completed(&mut world.facts, flight, true));
             }
             other => return other,

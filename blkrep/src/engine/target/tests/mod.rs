@@ -6,6 +6,7 @@ mod campaign;
 mod decay;
 mod faults;
 mod replacing;
+mod retrying;
 mod rig;
 mod rot;
 mod rules;

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::source::{Book, Images, ScriptedSource, VOLUMES};
+use blkrep_core::target::RetryPolicy;
 use blkrep_io::sim::{Next, NodeId, SimHost, SimIo, SimOptions, SimSocket, SimWorld};
 use blkrep_io::{Host, Worker};
 use blkrep_store::superblock::ReplicaVolume;
@@ -144,7 +145,10 @@ pub(super) fn settings() -> TargetSettings {
         journal_bytes: ByteLen::new(0),
         batch_bytes: ByteLen::new(0),
         checkpoint_interval: Duration::from_millis(200),
-        retry_interval: Duration::from_millis(300),
+        retry: RetryPolicy {
+            limit: Some(0),
+            delay: Duration::from_millis(300),
+        },
         ..TargetSettings::new(NodeName::new("beta").unwrap())
     }
 }
