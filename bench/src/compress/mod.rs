@@ -151,6 +151,7 @@ fn settings(peer: SocketAddr, compression: Compression) -> Result<LinkSettings> 
         peer,
         heartbeat: Duration::from_secs(1),
         timeout: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(10),
         progress_timeout: Duration::from_secs(60),
         reconnect: false,
         reconnect_interval: Duration::from_secs(1),

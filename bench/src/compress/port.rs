@@ -189,6 +189,7 @@ impl<I: Io> LinkPort<I> for Writes {
                 skipped: ByteLen::ZERO,
                 remaining: ByteLen::ZERO,
                 not_converging: false,
+                held_back: false,
             },
             data_state: DataState::Ok,
             durable: name(self.acked),

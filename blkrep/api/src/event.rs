@@ -131,6 +131,8 @@ catalogue! {
     1305 MirrorNotConverging = "mirror-not-converging", Warning, "Extents become dirty faster than the mirror sends them.", "Raise the link's limits, or reduce the writing.";
     1306 MirrorFailed = "mirror-failed", Error, "A mirror ended by an error.", "Do what the text says, then start it again.";
     1307 CrashCompared = "crash-regions-compared", Info, "After a crash of the source, the regions in flight were compared with the target.", "";
+    1308 MirrorHeldBack = "mirror-held-back", Info, "A mirror stands back: the target's journal is above `link.mirror-high-mark`.", "Nothing: it goes on by itself. If it repeats, the target's disks are slower than the line; `target.journal-size` takes more.";
+    1309 MirrorGoesOn = "mirror-goes-on", Info, "A mirror that stood back goes on.", "";
 
     1401 TargetCreated = "target-created", Info, "This node became target of a group.", "";
     1402 TargetOk = "target-ok", Info, "The replica is consistent and can be promoted.", "";

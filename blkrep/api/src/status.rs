@@ -222,6 +222,9 @@ pub struct MirrorStatus {
     pub bytes_skipped: ByteLen,
     /// Data still to look at.
     pub bytes_remaining: ByteLen,
+    /// It waits until the target's journal has room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held_back: bool,
 }
 
 impl MirrorStatus {
@@ -235,6 +238,7 @@ impl MirrorStatus {
             bytes_sent: ByteLen::ZERO,
             bytes_skipped: ByteLen::ZERO,
             bytes_remaining: ByteLen::ZERO,
+            held_back: false,
         }
     }
 }

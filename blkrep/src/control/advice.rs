@@ -342,6 +342,11 @@ fn of_mirror(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
             "the target is not equal before it ends",
             format!("go on: blkctl mirror resume {group}"),
         )),
+        MirrorState::Waiting if link.mirror.held_back => problems.push(note(
+            format!("the mirror of link {name} waits for its target, whose journal is nearly full"),
+            "the application's writes go first; the mirror goes on when the target has applied some",
+            format!("let the target go on if it is paused; else wait, or: blkctl set --group {group} link.mirror-high-mark=100"),
+        )),
         MirrorState::Waiting => problems.push(note(
             format!("the mirror of link {name} waits"),
             "it goes on when the link is up and drains faster than new extents become dirty",

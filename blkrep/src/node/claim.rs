@@ -58,6 +58,7 @@ pub(super) fn source_options(settings: &GroupSettings, reissues: bool) -> Source
             ..IntentOptions::default()
         },
         throttle: settings.throttle,
+        stream: settings.stream,
         log_bytes: settings.log_memory,
         requests_max: REQUESTS_MIN.max(4 * queue),
         reissues,

@@ -200,6 +200,7 @@ fn mirror(progress: &MirrorProgress) -> MirrorStatus {
     MirrorStatus {
         state: match progress.phase {
             MirrorPhase::Idle => MirrorState::Idle,
+            MirrorPhase::Running if progress.held_back => MirrorState::Waiting,
             MirrorPhase::Waiting => MirrorState::Waiting,
             MirrorPhase::Running | MirrorPhase::Ending => MirrorState::Mirroring,
             MirrorPhase::Paused => MirrorState::Paused,
@@ -213,5 +214,6 @@ fn mirror(progress: &MirrorProgress) -> MirrorStatus {
         bytes_sent: progress.sent,
         bytes_skipped: progress.skipped,
         bytes_remaining: progress.remaining,
+        held_back: progress.held_back,
     }
 }

@@ -230,6 +230,7 @@ impl Inner {
             pace: self.pace_of(group, peer.ip()),
             heartbeat: settings.heartbeat_interval,
             timeout: settings.heartbeat_timeout,
+            connect_timeout: settings.connect_timeout,
             progress_timeout: settings.progress_timeout,
             reconnect: settings.reconnect,
             reconnect_interval: settings.reconnect_interval,

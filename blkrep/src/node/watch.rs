@@ -170,6 +170,24 @@ impl Inner {
                 ),
                 link,
             ),
+            GroupEvent::MirrorHeldBack {
+                link,
+                used,
+                capacity,
+            } => of_link(
+                tell(
+                    EventId::MirrorHeldBack,
+                    format!("the target's journal holds {used} of {capacity}"),
+                ),
+                link,
+            ),
+            GroupEvent::MirrorGoesOn { link } => of_link(
+                tell(
+                    EventId::MirrorGoesOn,
+                    "the target's journal has room".to_owned(),
+                ),
+                link,
+            ),
             GroupEvent::MirrorError { link, errno } => of_link(
                 tell(
                     EventId::MirrorFailed,
@@ -290,6 +308,7 @@ impl Inner {
                 let settings = self.settings.group(name);
                 engine.set_policy(super::claim::core_policy(settings.on_backing_error));
                 engine.set_throttle(settings.throttle);
+                engine.set_stream_limits(settings.stream);
                 if let Err(error) = engine.set_queue(settings.queue.as_ref()) {
                     let text = error.to_string();
                     self.tell(NewEvent::new(EventId::QueueFailed, text).group(name));

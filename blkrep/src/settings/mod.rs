@@ -71,6 +71,9 @@ impl Layers {
             if settings.throttle.is_some_and(backwards) {
                 return Err("group.throttle-stop must be below group.throttle-start".to_owned());
             }
+            if settings.stream.mirror_low >= settings.stream.mirror_high {
+                return Err("link.mirror-low-mark must be below link.mirror-high-mark".to_owned());
+            }
             settings.check_schedule()?;
             if settings.queue_segment > settings.queue_disk {
                 return Err("queue.segment-size must not be above queue.disk-size".to_owned());

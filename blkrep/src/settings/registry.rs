@@ -252,7 +252,7 @@ registry! {
     LinkProgressTimeout = "link.progress-timeout", time(10_000, 3_600_000), "2m", Live, true,
         "A target that answers, has room in its journal, and makes nothing durable of what it was sent for this long loses its connection; the next attempt waits as long. Writes that wait for its acknowledgement go on then.";
     LinkConnectTimeout = "link.connect-timeout", time(500, 120_000), "10s", Live, true,
-        "A connection and its handshake must be made within this time.";
+        "An attempt to connect is given up after this time, and made again after `link.reconnect-interval`.";
     LinkReconnect = "link.reconnect", Kind::Switch, "on", Live, true,
         "Connect again by itself after the connection was lost.";
     LinkReconnectInterval = "link.reconnect-interval", time(100, 3_600_000), "1s", Live, true,
@@ -266,7 +266,13 @@ registry! {
     LinkInFlight = "link.in-flight", size(MIB, 4 * GIB, 4 * KIB), "16MiB", Live, true,
         "Bytes sent and not yet acknowledged as received, at most. More fills a longer line; it is memory of the target's receive path.";
     LinkMirrorInFlight = "link.mirror-in-flight", size(MIB, GIB, 4 * KIB), "4MiB", Live, true,
-        "Bytes of mirror blocks in the stream at most, so that a mirror cannot crowd out the application's writes.";
+        "Bytes of mirror blocks in the stream and not acknowledged as received, at most, so that a mirror cannot crowd out the application's writes.";
+    LinkMirrorRatio = "link.mirror-ratio", count(1, 65_535), "5", Live, true,
+        "While writes wait to be sent, a mirror gets one byte for so many of theirs. When none waits it takes what the line gives.";
+    LinkMirrorHighMark = "link.mirror-high-mark", count(2, 100), "75", Live, true,
+        "Percent of the target's journal above which a mirror stands back, so that writes still have room there; 100: never. A mirror that the target holds in its journal until it is whole is not held back.";
+    LinkMirrorLowMark = "link.mirror-low-mark", count(1, 99), "50", Live, true,
+        "Percent at or below which it goes on. Below `link.mirror-high-mark`.";
     LinkBandwidth = "link.bandwidth", Kind::Rate { min: 16 * KIB }, "unlimited", Live, true,
         "Bytes a second that links may send, heartbeats and all. Links to one target's address share it fairly; those of a group with a value of its own share that one.";
     LinkBandwidthSchedule = "link.bandwidth-schedule", Kind::Rates { min: 16 * KIB }, "none", Live, true,

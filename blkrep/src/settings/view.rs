@@ -3,7 +3,7 @@
 use super::{Key, Value};
 use crate::engine::source::QueueSpec;
 use blkrep_core::compression::Compression;
-use blkrep_core::source::Throttle;
+use blkrep_core::source::{StreamLimits, Throttle};
 use blkrep_core::target::RetryPolicy;
 use blkrep_types::{ByteLen, ExtentSize, Rate, WeeklyRates, WeeklyWindow};
 use jiff::civil::DateTime;
@@ -58,9 +58,7 @@ pub struct GroupSettings {
     /// Bytes a second of the line that simulated links are measured against.
     pub simulated_rate: ByteLen,
     /// Sent and not acknowledged at most.
-    pub in_flight: ByteLen,
-    /// The same of mirror blocks.
-    pub mirror_in_flight: ByteLen,
+    pub stream: StreamLimits,
     /// Bytes a second that links may send.
     pub bandwidth: Rate,
     /// What holds instead by day and time.
@@ -210,8 +208,13 @@ impl<F: Fn(Key) -> Value> Values<F> {
             },
             compression_level: self.count(Key::LinkCompressionLevel),
             simulated_rate: self.size(Key::LinkSimulatedRate),
-            in_flight: self.size(Key::LinkInFlight),
-            mirror_in_flight: self.size(Key::LinkMirrorInFlight),
+            stream: StreamLimits {
+                in_flight: self.size(Key::LinkInFlight),
+                mirror_in_flight: self.size(Key::LinkMirrorInFlight),
+                mirror_ratio: self.count(Key::LinkMirrorRatio),
+                mirror_high: self.count(Key::LinkMirrorHighMark),
+                mirror_low: self.count(Key::LinkMirrorLowMark),
+            },
             bandwidth: match (self.0)(Key::LinkBandwidth) {
                 Value::Rate(rate) => rate,
                 other => unreachable!("a bandwidth is a rate, not {other}"),

@@ -45,6 +45,8 @@ bugs! {
     SubmitBeforeIntent,
     /// Overlapping writes of the application run together.
     SkipRangeLock,
+    /// A mirror that its target holds in the journal until it is whole stands back before that journal.
+    HeldMirrorHeldBack,
     /// A mirror locks no more than the first sector of the block it reads.
     MirrorLocksOneSector,
     /// A FUA write is done as a plain one.

@@ -8,10 +8,10 @@ use super::plan::{
 };
 use super::theme;
 use blkrep_core::compression::Compression;
-use blkrep_core::source::Throttle;
+use blkrep_core::source::{StreamLimits, Throttle};
 use blkrep_core::target::RetryPolicy;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions, SimRandom};
-use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode, OnLoss};
+use blkrep_types::{ByteLen, Errno, LossPolicy, MirrorKind, Mode, OnLoss};
 use std::time::Duration;
 
 /// Requests of a run, of all groups together, without those of its takeovers: at least 200 writes.
@@ -67,13 +67,16 @@ const AT_ONCE: RetryPolicy = RetryPolicy {
     delay: Duration::from_secs(1),
 };
 
-/// Says how targets try writes again that their bases did not take, and that an operator says something else.
-/// Drawn apart, as below.
+/// Says how targets try writes again that their bases did not take, that an operator says something else, and how much
+/// links may have under way. Drawn apart, as below.
 fn dress_retries(plan: &mut Plan) {
     let mut random = SimRandom::new(plan.seed ^ 0x7265_7472_7900_0000);
     let random = &mut random;
     for group in &mut plan.groups {
         group.retry = retry(random);
+        if random.one_in(2) {
+            group.stream = stream(random);
+        }
     }
     if random.one_in(4) {
         let at = random.between(5, REQUESTS - 20);
@@ -84,6 +87,19 @@ fn dress_retries(plan: &mut Plan) {
         };
         plan.commands.push((at, command));
         plan.commands.sort_by_key(|(at, _)| *at);
+    }
+}
+
+/// Little enough to be reached by what a run writes; less than one request on purpose.
+fn stream(random: &mut SimRandom) -> StreamLimits {
+    let high = random.between(2, 100);
+    let percent = |percent| u8::try_from(percent).expect("a percentage");
+    StreamLimits {
+        in_flight: ByteLen::new(512 << random.below(12)),
+        mirror_in_flight: ByteLen::new(512 << random.below(12)),
+        mirror_ratio: u32::try_from(random.between(1, 50)).expect("small"),
+        mirror_high: percent(high),
+        mirror_low: percent(random.between(1, high - 1)),
     }
 }
 
@@ -266,6 +282,7 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
         volumes: (0..random.between(1, 3)).map(|_| volume(random)).collect(),
         block_bytes: if random.one_in(3) { 4096 } else { 512 },
         extent_bytes: 4096 << random.below(3),
+        stream: StreamLimits::default(),
         log_bytes: 4 << 20,
         queue: None,
         retry: AT_ONCE,

@@ -5,7 +5,7 @@
 use super::app::Habits;
 use super::theme::Theme;
 use blkrep_core::compression::Compression;
-use blkrep_core::source::Throttle;
+use blkrep_core::source::{StreamLimits, Throttle};
 use blkrep_core::target::RetryPolicy;
 use blkrep_io::sim::{Crash, FaultKind, LieKind, SimOptions};
 use blkrep_types::{Errno, LossPolicy, MirrorKind, Mode};
@@ -404,6 +404,8 @@ pub struct GroupPlan {
     pub extent_bytes: u64,
     /// How writers are slowed.
     pub throttle: Option<Throttle>,
+    /// How much links may have under way.
+    pub stream: StreamLimits,
     /// Data bytes of the source's memory log.
     pub log_bytes: u64,
     /// The disk queue that it begins with.

@@ -33,6 +33,9 @@ const LOAD_MAX: Duration = Duration::from_secs(600);
 /// How long a daemon is tried to be started: longer than the latest write of a dead one.
 const START_MAX: Duration = Duration::from_secs(60);
 
+/// Writes of the load, unless most of its requests fail.
+const WRITES_MIN: u64 = 200;
+
 /// How often what is not yet so is looked at again.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -197,6 +200,13 @@ impl Run {
         lives.map(|life| life.app.requests).sum()
     }
 
+    /// Requests that failed, or were reads, are followed by others: a run without writes shows nothing.
+    fn writes_too_little(&self, plan: &Plan) -> bool {
+        let lives = self.groups.iter().flat_map(GroupRun::lives);
+        let writes: u64 = lives.map(|life| life.app.writes).sum();
+        plan.requests >= WRITES_MIN && writes < WRITES_MIN && self.requests() < 4 * plan.requests
+    }
+
     /// The load, with faults and commands in it.
     fn load(&mut self) -> Result<(), String> {
         let plan = Arc::clone(&self.cluster.plan);
@@ -209,7 +219,7 @@ impl Run {
         }
         let end = self.world.now().after(LOAD_MAX);
         let mut moved = (0, self.world.now());
-        while self.requests() < plan.requests {
+        while self.requests() < plan.requests || self.writes_too_little(&plan) {
             if self.world.now() > end {
                 return Err(format!("the load stands still\n{}", self.status()));
             }

@@ -83,6 +83,7 @@ fn spec(cluster: &Cluster, group: usize, history: Option<History>) -> GroupSpec 
         history,
         options: SourceOptions {
             log_bytes: ByteLen::new(plan.log_bytes),
+            stream: plan.stream,
             throttle: plan.throttle,
             reissues: cluster.plan.reissues,
             intent: IntentOptions {

@@ -109,6 +109,7 @@ impl Served {
                 peer,
                 heartbeat: Duration::from_secs(1),
                 timeout: Duration::from_secs(5),
+                connect_timeout: Duration::from_secs(5),
                 progress_timeout: Duration::from_secs(120),
                 reconnect: true,
                 reconnect_interval: Duration::from_millis(500),

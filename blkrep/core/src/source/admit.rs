@@ -185,6 +185,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if let Some(slot) = slot {
             self.intent.sequenced(volume, extent, slot.seq);
             self.note_age(slot.seq);
+            self.written += extent.len().get();
         }
         self.requests.get_mut(id).slot = slot;
         let (first, last) = self.layout.bits_of(volume, extent);

@@ -20,7 +20,7 @@ pub(super) const JOBS_MAX: usize = JOBS_PER_LINK * super::LINKS_MAX;
 
 /// Adjacent dirty extents are read together up to this length: long enough for a disk's
 /// throughput, short enough that a write waits little for the range.
-const BLOCK_BYTES_MAX: u64 = 256 << 10;
+pub(super) const BLOCK_BYTES_MAX: u64 = 256 << 10;
 
 /// After an error or an overflow a mirror waits before it goes on.
 const ERROR_PAUSE: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if !self.flows(index) || !self.log_waiters.is_empty() {
             return None;
         }
-        if !self.mirror_has_room() {
+        if !self.mirror_has_room() || !self.mirror_may_go(index) {
             return None;
         }
         let (now, layout) = (self.now, &self.layout);
@@ -189,6 +189,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             Purpose::Send => {
                 link.recent.set(bits.0, bits.1);
                 link.live.clear(bits.0, bits.1);
+                link.mirror.pace.placed(slot.seq, extent.len());
                 Action::MirrorRead {
                     job: id,
                     volume,

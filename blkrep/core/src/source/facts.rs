@@ -138,6 +138,19 @@ pub struct Acks {
     pub durable: WriteName,
     /// What the target's data is worth.
     pub data_state: DataState,
+    /// How full its journal is.
+    pub journal: JournalFill,
+}
+
+/// What a target's journal holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JournalFill {
+    /// Bytes it holds.
+    pub used: ByteLen,
+    /// Bytes it can hold; 0 if that is not known.
+    pub capacity: ByteLen,
+    /// It holds a mirror until its end has come.
+    pub held: bool,
 }
 
 /// A range of the stream to send: a record, and where its bytes lie in the log.
@@ -258,6 +271,8 @@ pub struct MirrorProgress {
     pub remaining: ByteLen,
     /// The application dirties faster than the link drains.
     pub not_converging: bool,
+    /// It stands back until the target's journal has room.
+    pub held_back: bool,
 }
 
 /// What a status shows of a link.

@@ -4,6 +4,7 @@
 //! it has got. Never sends anything: its driver takes records and reports acknowledgements.
 
 use super::mirror::Mirror;
+use super::mirror_pace::InFlight;
 use super::request::{RequestOp, Stage};
 use super::{
     Connection, LinkIndex, LinkMark, LinkStatus, MirrorPhase, Position, Protection, SourceGroup,
@@ -108,6 +109,8 @@ pub(super) struct Link<W> {
     pub(super) released: Seq,
     /// Acknowledged as received.
     pub(super) received: Seq,
+    /// What is on its way.
+    pub(super) in_flight: InFlight,
     /// Nothing up to here is held for it.
     pub(super) held: Seq,
     /// The last name durable at the target, if known to this memory.
@@ -169,6 +172,7 @@ impl<W: Words> Link<W> {
             next: Seq::ZERO,
             released: Seq::ZERO,
             received: Seq::ZERO,
+            in_flight: InFlight::default(),
             held: mark.map_or(base.1, |mark| mark.held),
             acked: known.map(|mark| mark.acked),
             data_state: DataState::Unknown,

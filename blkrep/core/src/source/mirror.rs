@@ -11,6 +11,7 @@
 //!            +--overflow+---------+      Paused: by an operator, from any
 //! ```
 
+use super::mirror_pace::{InFlight, MirrorPace};
 use super::{
     Connection, GroupEvent, LinkIndex, MirrorPhase, MirrorProgress, NewEntry, Position, Slot,
     SourceGroup, Transmit, WriteLog, link,
@@ -59,6 +60,7 @@ pub(super) struct Mirror {
     overflows: u32,
     pub(super) retry_at: Nanos,
     not_converging: bool,
+    pub(super) pace: MirrorPace,
 }
 
 impl Mirror {
@@ -80,6 +82,7 @@ impl Mirror {
             overflows: 0,
             retry_at: Nanos::default(),
             not_converging: false,
+            pace: MirrorPace::default(),
         }
     }
 
@@ -100,6 +103,7 @@ impl Mirror {
             skipped: ByteLen::new(self.skipped),
             remaining,
             not_converging: self.not_converging,
+            held_back: self.pace.held_back && self.open,
         }
     }
 
@@ -263,6 +267,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             }
             link.next = slot.seq;
             link.held = before;
+            link.in_flight = InFlight::begins_after(before);
             link.set_position(Position::Following);
         }
         let mirror = &mut link.mirror;

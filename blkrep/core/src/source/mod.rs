@@ -20,6 +20,7 @@ mod leaving;
 mod link;
 mod local;
 mod mirror;
+mod mirror_pace;
 mod promise;
 mod reissue;
 mod request;
@@ -36,11 +37,12 @@ mod tests;
 pub use blocks::JobId;
 pub use disk_queue::{OutPart, QueueJob, QueueStatus, WRITE_OPERATIONS, WriteOut};
 pub use facts::{
-    Acks, Connection, DigestReply, DownReason, HelloFacts, LINKS_MAX, LinkIndex, LinkStatus,
-    MirrorPhase, MirrorProgress, Outgoing, PeerRole, Position, Rejection, StreamStart, Transmit,
-    VolumeFacts, WelcomeFacts,
+    Acks, Connection, DigestReply, DownReason, HelloFacts, JournalFill, LINKS_MAX, LinkIndex,
+    LinkStatus, MirrorPhase, MirrorProgress, Outgoing, PeerRole, Position, Rejection, StreamStart,
+    Transmit, VolumeFacts, WelcomeFacts,
 };
 pub use link::{LinkSetup, LinkStart};
+pub use mirror_pace::StreamLimits;
 pub use promise::Protection;
 pub use request::{NewRequest, RequestId, RequestOp};
 pub use throttle::{Throttle, ThrottleStatus};
@@ -96,6 +98,8 @@ pub struct GroupOptions {
     pub throttle_max: Duration,
     /// How writers are slowed before; `None`: they are not.
     pub throttle: Option<Throttle>,
+    /// How much links may have under way.
+    pub stream: StreamLimits,
     /// Requests that can be outstanding over all queues.
     pub requests_max: usize,
 }
@@ -248,6 +252,20 @@ pub enum GroupEvent {
         /// Bytes found equal or zero.
         skipped: ByteLen,
     },
+    /// A mirror stands back: the target's journal fills.
+    MirrorHeldBack {
+        /// The link.
+        link: LinkIndex,
+        /// Bytes the journal holds.
+        used: ByteLen,
+        /// Bytes it can hold.
+        capacity: ByteLen,
+    },
+    /// It goes on.
+    MirrorGoesOn {
+        /// The link.
+        link: LinkIndex,
+    },
     /// A mirror could not read the backing; it tries again.
     MirrorError {
         /// The link.
@@ -330,6 +348,8 @@ pub struct SourceGroup<L, W> {
     /// Since when the first of `log_waiters` has waited.
     log_wait_since: Nanos,
     throttling: Throttling,
+    /// Bytes of writes that got a place.
+    written: u64,
     ack_waiters: Vec<RequestId>,
     parked: VecDeque<RequestId>,
     reissues: Reissues,
@@ -389,6 +409,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             log_waiters: VecDeque::with_capacity(capacity),
             log_wait_since: Nanos::default(),
             throttling: Throttling::with_capacity(options.throttle, capacity),
+            written: 0,
             ack_waiters: Vec::with_capacity(capacity),
             parked: VecDeque::with_capacity(capacity),
             reissues: Reissues::default(),

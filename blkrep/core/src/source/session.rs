@@ -3,6 +3,7 @@
 //! Owns how a verdict of `identity` is carried out. The peer's facts and its map enter; where the
 //! stream begins leaves.
 
+use super::mirror_pace::InFlight;
 use super::{
     Connection, DownReason, GroupEvent, LinkIndex, MirrorPhase, PeerRole, Rejection, SourceGroup,
     StreamStart, WelcomeFacts, WriteLog,
@@ -170,6 +171,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let link = self.link_mut(index).expect("a handshake has its link");
         link.progress_at = now;
         link.mirror.retry_at = now;
+        link.in_flight = InFlight::begins_after(link.last_handed_out());
+        link.mirror.pace.acked(link.received);
         start.mirror = link.mirror.kind_if_due();
         self.event(GroupEvent::LinkUp {
             link: index,

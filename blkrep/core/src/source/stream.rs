@@ -4,9 +4,10 @@
 //! freed in order, when its local write is done, its bytes are complete, and every link that
 //! follows has it durably.
 
+use super::mirror_pace::InFlight;
 use super::{
-    Acks, Connection, GroupEvent, LinkIndex, MirrorPhase, Outgoing, Position, SourceGroup,
-    Transmit, WriteLog, upkeep,
+    Acks, Connection, GroupEvent, LinkIndex, LogEntry, MirrorPhase, Outgoing, Position,
+    SourceGroup, Transmit, WriteLog, upkeep,
 };
 use crate::dirty::Words;
 use crate::identity::{Place, place};
@@ -35,19 +36,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if !flows || !link.is_following() {
             return false;
         }
-        let head = log.head().1;
+        let (head, limit) = (log.head().1, self.options.stream.in_flight);
         let (mut records, mut bytes) = (0, 0);
         while link.next <= head {
             let entry = log.entry(link.next);
             if !entry.published {
                 return false;
             }
-            let mut record = entry.record;
-            if entry.link.is_some_and(|owner| owner != index) {
-                record.kind = RecordKind::Void;
-                record.extent = None;
-                record.volume = VolumeIndex::default();
-            }
+            let record = record_for(&entry, index);
             let len = data_len(&record);
             let away = len > 0 && entry.away.is_some() && !planted!(AwayTakenFromMemory);
             let position = match away {
@@ -60,9 +56,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             if records == records_max || (records > 0 && bytes + len > bytes_max) {
                 return true;
             }
+            let wire = u64::try_from(len).expect("64-bit platform");
+            if !link.in_flight.allows(wire, limit) {
+                return false;
+            }
             records += 1;
             bytes += len;
-            link.sent_bytes += u64::try_from(len).expect("64-bit platform");
+            link.in_flight.add(wire);
+            link.sent_bytes += wire;
             link.next = link.next.next();
             out.push(Outgoing {
                 record,
@@ -84,7 +85,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 let entry = self.log_ref().entry(link.next);
                 let ours = entry.link.is_none_or(|owner| owner == index);
                 let here = entry.away.is_none() || !ours || read(link.next).is_some();
-                entry.published && here
+                let bytes = data_len(&record_for(&entry, index)) as u64;
+                let limit = self.options.stream.in_flight;
+                entry.published && here && link.in_flight.allows(bytes, limit)
             }
         })
     }
@@ -114,6 +117,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         };
         let now = self.now;
         let drained = self.log_ref().used();
+        self.count_received(index, received.max(durable).unwrap_or_default());
+        self.target_journal(index, &acks.journal);
         let Some(link) = self.link_mut(index) else {
             return true;
         };
@@ -137,6 +142,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if planted!(ClearDirtyAtAck) && durable.is_some_and(|seq| seq >= link.last_handed_out()) {
             link.live.clear_all();
         }
+        let got = link.received.max(link.held);
+        link.mirror.pace.acked(got);
         if permits {
             link.first_mirror = None;
             link.overwrite = false;
@@ -283,6 +290,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         link.set_position(Position::Behind);
         link.dirt_through = head;
+        link.in_flight = InFlight::begins_after(link.last_handed_out());
+        link.mirror.pace.forget();
         link.mirror.forget_compares();
         match link.mirror.phase {
             MirrorPhase::Running | MirrorPhase::Ending => link.mirror.go(MirrorPhase::Waiting),
@@ -293,7 +302,18 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     }
 }
 
-fn data_len(record: &Record) -> usize {
+/// What a link is handed of an entry: of another link's nothing but its place.
+pub(super) fn record_for(entry: &LogEntry, index: LinkIndex) -> Record {
+    let mut record = entry.record;
+    if entry.link.is_some_and(|owner| owner != index) {
+        record.kind = RecordKind::Void;
+        record.extent = None;
+        record.volume = VolumeIndex::default();
+    }
+    record
+}
+
+pub(super) fn data_len(record: &Record) -> usize {
     match record.extent {
         Some(extent) if record.kind.has_data() => extent.len().as_usize(),
         Some(_) | None => 0,

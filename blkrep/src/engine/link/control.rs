@@ -24,8 +24,10 @@ pub struct LinkSettings {
     pub peer: SocketAddr,
     /// An idle connection says something this often.
     pub heartbeat: Duration,
-    /// Silence longer than this ends a connection, and a connection attempt too.
+    /// Silence longer than this ends a connection.
     pub timeout: Duration,
+    /// An attempt to connect is given up after this.
+    pub connect_timeout: Duration,
     /// A target that lives and makes nothing durable of what it was sent, for longer than this,
     /// loses its connection, and gets no other one for as long.
     pub progress_timeout: Duration,

@@ -15,7 +15,8 @@ use super::progress::Progress;
 use super::simulated::NullPeer;
 use crate::engine::source::{Batch, LinkPort};
 use blkrep_core::source::{
-    Acks, DigestReply, DownReason, HelloFacts, PeerRole, Rejection, StreamStart, WelcomeFacts,
+    Acks, DigestReply, DownReason, HelloFacts, JournalFill, PeerRole, Rejection, StreamStart,
+    WelcomeFacts,
 };
 use blkrep_io::Io;
 use blkrep_types::{ByteLen, ByteOffset, DataState, Extent, Generation, History, Nanos, WriteName};
@@ -550,6 +551,11 @@ fn on_ack<I: Io, P: LinkPort<I>>(
         received: ack.received,
         durable: ack.durable,
         data_state: ack.data_state,
+        journal: JournalFill {
+            used: ack.journal_used,
+            capacity: ack.journal_capacity,
+            held: ack.held,
+        },
     };
     if port.acked(io, &acks) {
         Ok(())

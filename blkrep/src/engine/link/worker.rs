@@ -456,7 +456,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
                 go
             }
             State::Connecting { since } => {
-                let late = now >= since.after(self.settings.timeout);
+                let late = now >= since.after(self.settings.connect_timeout);
                 if late {
                     self.attempt_failed(io, Errno::ETIMEDOUT);
                 }
@@ -593,7 +593,7 @@ impl<I: Io, P: LinkPort<I>> Worker<I> for LinkWorker<I, P> {
                     || !self.wanted();
                 due.filter(|_| !held)
             }
-            State::Connecting { since } => Some(since.after(self.settings.timeout)),
+            State::Connecting { since } => Some(since.after(self.settings.connect_timeout)),
             State::Open { wire, session } => {
                 let heartbeat = wire.last_said.after(self.settings.heartbeat);
                 let silence = wire.last_heard.after(self.settings.timeout);

@@ -10,7 +10,9 @@ use super::metadata::{MapFile, SuperblockFile, intent_path, read_map};
 use super::recover::Recovery;
 use blkrep_core::dirty::{Bits, MapLayout};
 use blkrep_core::intent::{IntentMap, IntentOptions};
-use blkrep_core::source::{Gate, GroupOptions, LINKS_MAX, OnBackingError, SourceGroup, Throttle};
+use blkrep_core::source::{
+    Gate, GroupOptions, LINKS_MAX, OnBackingError, SourceGroup, StreamLimits, Throttle,
+};
 use blkrep_io::{Access, Host, HostError};
 use blkrep_log::FormatError;
 use blkrep_log::superblock::{Group, GroupVolume};
@@ -35,6 +37,8 @@ pub struct SourceOptions {
     pub throttle_max: Duration,
     /// How writers are slowed before the log is full.
     pub throttle: Option<Throttle>,
+    /// How much links may have under way.
+    pub stream: StreamLimits,
     /// When regions of the intent map are closed.
     pub intent: IntentOptions,
     /// Data bytes of the memory log; at least 1 MiB.
@@ -51,6 +55,7 @@ impl Default for SourceOptions {
             on_backing_error: OnBackingError::Pass,
             throttle_max: Duration::from_secs(1),
             throttle: None,
+            stream: StreamLimits::default(),
             intent: IntentOptions::default(),
             log_bytes: ByteLen::new(64 << 20),
             requests_max: 256,
@@ -272,6 +277,7 @@ impl<H: Host> SourceShared<H> {
             on_backing_error: spec.options.on_backing_error,
             throttle_max: spec.options.throttle_max,
             throttle: spec.options.throttle,
+            stream: spec.options.stream,
             requests_max: spec.options.requests_max,
         };
         let history = record.history.clone();

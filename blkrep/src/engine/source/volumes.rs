@@ -8,7 +8,7 @@ use super::group::SourceShared;
 use super::open::{VolumeSpec, dirty_layout, intent_layout, open_backing};
 use blkrep_core::dirty::Bits;
 use blkrep_core::intent::IntentMap;
-use blkrep_core::source::{OnBackingError, Throttle};
+use blkrep_core::source::{OnBackingError, StreamLimits, Throttle};
 use blkrep_io::{Geometry, Host};
 use blkrep_log::superblock::GroupVolume;
 use blkrep_types::{ByteLen, VolumeIndex};
@@ -57,6 +57,11 @@ impl<H: Host> SourceShared<H> {
     /// Says how writers are slowed before the log is full.
     pub fn set_throttle(&self, throttle: Option<Throttle>) {
         self.command(|state| state.group.set_throttle(throttle));
+    }
+
+    /// Says how much links may have under way.
+    pub fn set_stream_limits(&self, limits: StreamLimits) {
+        self.command(|state| state.group.set_stream_limits(limits));
     }
 
     /// The device of a volume goes away: requests that wait for anything but the disk get an error,

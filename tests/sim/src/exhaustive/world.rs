@@ -7,6 +7,7 @@ use crate::group::GroupRun;
 use crate::plan::{GroupPlan, Plan};
 use crate::run::{LOOK_AGAIN, Run};
 use blkrep_core::compression::Compression;
+use blkrep_core::source::StreamLimits;
 use blkrep_core::target::RetryPolicy;
 use blkrep_io::sim::SimOptions;
 use blkrep_types::{LossPolicy, MirrorKind, Mode};
@@ -139,6 +140,7 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
             volumes: vec![SECTORS * 512; volumes],
             block_bytes: 512,
             extent_bytes: 4096,
+            stream: StreamLimits::default(),
             log_bytes: 2 << 20,
             throttle: None,
             queue: None,

@@ -122,6 +122,7 @@ fn an_acknowledgement_of_what_was_never_sent_is_refused() {
         received: name,
         durable: name,
         data_state: DataState::Ok,
+        journal: JournalFill::default(),
     };
     assert!(!rig.group.acked(link(0), &acks));
 }

@@ -204,6 +204,7 @@ fn an_acknowledgement_of_what_only_another_link_was_sent_is_refused() {
         received: name(base.get()),
         durable: name(base.get()),
         data_state: DataState::Ok,
+        journal: JournalFill::default(),
     };
     assert!(!rig.group.acked(link(0), &acks));
 }

@@ -283,6 +283,7 @@ impl Rig {
         open(&mut bits);
         let intent = IntentMap::new(bits, regions, IntentOptions::default());
         let options = GroupOptions {
+            stream: StreamLimits::default(),
             on_backing_error,
             throttle_max: Duration::from_millis(100),
             throttle: None,
@@ -534,6 +535,7 @@ impl Rig {
             received: name,
             durable: name,
             data_state: DataState::Ok,
+            journal: JournalFill::default(),
         };
         assert!(self.group.acked(link(index), &acks));
     }

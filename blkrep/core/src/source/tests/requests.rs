@@ -150,6 +150,7 @@ fn a_write_in_memory_mode_waits_for_what_was_received_and_not_for_what_is_durabl
         received: name(received),
         durable: name(Seq::new(sent.get() - 1)),
         data_state: DataState::Ok,
+        journal: JournalFill::default(),
     };
     assert!(rig.group.acked(link(0), &acks(Seq::new(sent.get() - 1))));
     rig.take();

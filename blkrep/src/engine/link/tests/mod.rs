@@ -59,6 +59,7 @@ impl Rig {
             peer: address,
             heartbeat: Duration::from_secs(1),
             timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
             progress_timeout: Duration::from_secs(60),
             reconnect: true,
             reconnect_interval: Duration::from_secs(2),

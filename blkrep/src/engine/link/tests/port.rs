@@ -294,6 +294,7 @@ impl<I: Io> LinkPort<I> for ListPort {
                 skipped: ByteLen::ZERO,
                 remaining: ByteLen::ZERO,
                 not_converging: false,
+                held_back: false,
             },
             data_state: DataState::Ok,
             durable: name(durable),

@@ -1,7 +1,7 @@
 //! A target in memory, and the driver of the link to it: no network, the port is called directly.
 
 use super::super::{Batch, GroupLinkPort, LinkPort, PORT_TOKEN};
-use blkrep_core::source::{Acks, DigestReply, DownReason, PeerRole, WelcomeFacts};
+use blkrep_core::source::{Acks, DigestReply, DownReason, JournalFill, PeerRole, WelcomeFacts};
 use blkrep_io::sim::{SimHost, SimIo, SimRandom, SimSocket};
 use blkrep_io::{Completion, Io, Worker};
 use blkrep_types::{
@@ -223,6 +223,7 @@ impl Driver {
                     received: replica.name,
                     durable: replica.name,
                     data_state: replica.state,
+                    journal: JournalFill::default(),
                 }
             };
             assert!(self.port.acked(io, &acks), "it was sent");
