@@ -8,6 +8,7 @@ mod limits;
 mod links;
 mod lost;
 mod mirror;
+mod pace;
 mod promise;
 mod requests;
 mod throttle;
