@@ -7,8 +7,8 @@ use blkrep_api::{
     EventId, FrontendKind, MirrorKind, Mode, NodeRole, OnLoss, SOCKET_DEFAULT, Severity,
 };
 use blkrep_types::{
-    ByteLen, ByteOffset, ExtentSize, GroupName, LinkName, NodeName, VolumeName, parse_size,
-    parse_span,
+    BookmarkName, ByteLen, ByteOffset, ExtentSize, GroupName, LinkName, NodeName, NoteId,
+    VolumeName, parse_size, parse_span,
 };
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -83,6 +83,12 @@ pub(crate) enum Command {
     /// On the target: stop and resume applying.
     #[command(subcommand)]
     Target(TargetCommand),
+    /// Run commands on targets, exactly where they stand in the order of writes.
+    #[command(subcommand)]
+    Task(TaskCommand),
+    /// Give places in the order of writes a name.
+    #[command(subcommand)]
+    Point(PointCommand),
     /// Put another disk in the place of a volume's; links stay.
     Replace(Replace),
     /// Give this target the right to write: it serves the group from now on.
@@ -352,6 +358,52 @@ pub(crate) enum TargetCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum TaskCommand {
+    /// Have every target run a command when it has applied all that was written before; prints the
+    /// task's id. At most once, and only programs of the target's task.directory.
+    Submit {
+        /// The group.
+        group: GroupName,
+        /// What it is for; shown with it.
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// Wait until it is over on every link; exit 1 if it did not end well.
+        #[arg(long)]
+        wait: bool,
+        /// The program's name in the target's task.directory, and its arguments.
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Show the last tasks and what became of them; on source or target.
+    List(GroupArg),
+    /// Show a task with the end of its output; on source or target.
+    Show {
+        /// The group.
+        group: GroupName,
+        /// Its id.
+        #[arg(value_parser = note_id)]
+        id: NoteId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PointCommand {
+    /// Name this place: all that was written before it, over all volumes of the group, and nothing
+    /// behind it. Prints its id.
+    Bookmark {
+        /// The group.
+        group: GroupName,
+        /// The name.
+        name: BookmarkName,
+        /// Wait until every target remembers it; exit 1 if one does not.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Show the last bookmarks; on source or target.
+    List(GroupArg),
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Make a one-time token with --invite, or use one of another node.
     Pair(NodePair),
@@ -493,6 +545,10 @@ pub(crate) struct Demo {
 
 fn size(text: &str) -> Result<ByteLen, String> {
     parse_size(text).map_err(|error| error.to_string())
+}
+
+fn note_id(text: &str) -> Result<NoteId, String> {
+    NoteId::from_hex(text).ok_or_else(|| format!("'{text}' is no id: blkctl task list shows them"))
 }
 
 fn offset(text: &str) -> Result<ByteOffset, String> {

@@ -12,7 +12,8 @@ use blkrep_core::source::{
 use blkrep_io::{Completion, Io, Slice};
 use blkrep_types::{
     BlockSize, ByteLen, ByteOffset, DataState, Extent, ExtentSize, Generation, History,
-    Incarnation, MirrorKind, Mode, Nanos, Record, RecordKind, Seq, VolumeIndex, WriteName,
+    Incarnation, MirrorKind, Mode, Nanos, NoteReport, Record, RecordKind, Seq, VolumeIndex,
+    WriteName,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,6 +108,10 @@ impl<I: Io> LinkPort<I> for Writes {
     fn map_part(&mut self, _volume: VolumeIndex, _extent: Extent) {}
 
     fn map_unknown(&mut self) {}
+
+    fn takes_notes(&mut self, _able: bool) {}
+
+    fn note(&mut self, _io: &mut I, _report: &NoteReport) {}
 
     fn begin(&mut self, _io: &mut I) -> Option<StreamStart> {
         Some(StreamStart {

@@ -52,6 +52,7 @@ codes! {
     NoSuchVolume = "no-such-volume", 404, "No volume of that name.";
     NoSuchGroup = "no-such-group", 404, "No group of that name.";
     NoSuchLink = "no-such-link", 404, "No link of that name, or none at all.";
+    NoSuchNote = "no-such-note", 404, "No bookmark or task of that id is remembered.";
     NoSuchSetting = "no-such-setting", 404, "No setting of that name.";
     SettingInvalid = "setting-invalid", 400, "A value outside its range.";
     LinkAmbiguous = "link-ambiguous", 409, "The group has several links and none was named.";

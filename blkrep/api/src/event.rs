@@ -124,6 +124,8 @@ catalogue! {
     1234 QueueFull = "queue-full", Warning, "The disk queue takes no more; once memory is full too, what waits becomes dirty extents.", "Nothing is lost: a difference mirror follows. Raise `queue.disk-size`, or make room on its filesystem.";
     1235 QueueFailed = "queue-failed", Error, "The disk queue cannot be used; it is tried again.", "Do what the text says: check the disk and the directory of `queue.directory`. Memory alone holds what waits meanwhile.";
     1236 QueueUnreadable = "queue-unreadable", Error, "What the disk queue held for a link could not be read, or was changed; it counts as different.", "Check the disk below `queue.directory`. Nothing is lost: a difference mirror follows.";
+    1240 TaskSubmitted = "task-submitted", Info, "A task was put into the order of writes.", "";
+    1241 BookmarkSubmitted = "bookmark-submitted", Info, "A bookmark was put into the order of writes.", "";
     1301 MirrorStarted = "mirror-started", Info, "A mirror began.", "";
     1302 MirrorDone = "mirror-done", Info, "A mirror ended; the target is equal.", "";
     1303 MirrorPaused = "mirror-paused", Info, "A mirror is held; its position is kept.", "";
@@ -151,6 +153,15 @@ catalogue! {
     1415 TargetDenied = "target-denied", Error, "The replica's disk is read-only or may not be written; writes to it are tried again, and nothing new is applied meanwhile.", "Make the path in the text writable; the kernel's log says why a disk became read-only.";
     1416 TargetFailing = "target-failing", Error, "The replica's disk fails; writes to it are tried again, and nothing new is applied meanwhile.", "Check the disk in the text. If it does not recover: `blkctl set target.retry-limit=1` counts what cannot be written as different, or replace the disk.";
     1417 TargetWritable = "target-writable", Info, "The replica's disk takes writes again; nothing was lost.", "";
+    1420 BookmarkSet = "bookmark-set", Info, "A target remembers a bookmark at its place.", "";
+    1421 TaskStarted = "task-started", Info, "A task runs at a target; nothing is applied there until it is over.", "";
+    1422 TaskDone = "task-done", Info, "A task ended well.", "";
+    1423 TaskFailed = "task-failed", Error, "A task ended with another exit status than 0, by a signal, or could not be started.", "See its output: `blkctl task show GROUP ID`. The target goes on.";
+    1424 TaskTimedOut = "task-timed-out", Error, "A task did not end in time and was killed with all that it started.", "Find out what it waited for, or set `task.timeout` higher at the target. The target goes on.";
+    1425 TaskRefused = "task-refused", Warning, "A target does not run a task: tasks are off there, or the program is not allowed.", "Do what the text says at the target, then submit it again.";
+    1426 NoteSkipped = "note-skipped", Warning, "A bookmark was not set or a task not run: its place was no state of the source there.", "Submit it again when the link replicates and the replica is ok.";
+    1427 TaskInterrupted = "task-interrupted", Warning, "The target stopped, was promoted or died while a task ran; it is not run again.", "Find out what it has done; submit it again if need be.";
+    1428 NoteUnreadable = "note-unreadable", Error, "A bookmark or task could not be read where it was reached; nothing was done.", "See whether source and target have the same version of blkrep; submit it again.";
 
     1501 Promoted = "promoted", Warning, "This node got the right to write the group; a new generation began.", "Start the applications here. The former source will not overwrite anything by itself.";
     1502 PromoteRefused = "promote-refused", Error, "A promotion was refused.", "See the text: the source is alive, or the replica is not consistent.";

@@ -9,6 +9,7 @@ mod doctor;
 mod error;
 mod event;
 mod node;
+mod note;
 mod reply;
 mod request;
 pub mod route;
@@ -23,6 +24,10 @@ pub use event::{EventId, EventPage, EventRecord, FollowLine, NewEvent, Severity,
 pub use node::{
     NodeForgetRequest, NodeInviteReply, NodeInviteRequest, NodeList, NodePairRequest, NodeReport,
     NodeRole, NodeRoleRequest, NodeRotateRequest,
+};
+pub use note::{
+    BookmarkRequest, NoteList, NoteOnLink, NoteProgress, NoteQuery, NoteReply, NoteSort,
+    NoteStatus, TaskRequest,
 };
 pub use reply::{AttachReply, CommandReply, ConnectReply, DisconnectReply, VersionReply};
 pub use request::{

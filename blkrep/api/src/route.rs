@@ -30,6 +30,12 @@ pub const PROMOTE: &str = "/v1/promote";
 pub const REPLACE: &str = "/v1/replace";
 /// `POST`: stop serving a promoted group.
 pub const DEMOTE: &str = "/v1/demote";
+/// `POST`: have targets run a command at this place of the order of writes.
+pub const TASK: &str = "/v1/task";
+/// `POST`: give this place of the order of writes a name.
+pub const BOOKMARK: &str = "/v1/bookmark";
+/// `GET`: bookmarks and tasks, and what became of them.
+pub const NOTES: &str = "/v1/notes";
 /// `GET`: settings with value, default, range and unit.
 pub const SETTINGS: &str = "/v1/settings";
 /// `POST`: change settings.

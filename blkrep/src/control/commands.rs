@@ -15,8 +15,8 @@ use axum::extract::{Extension, Query, Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use blkrep_api::{
-    ApiError, DoctorReport, ErrorCode, EventId, EventQuery, GetQuery, NewEvent, SCHEMA, SetRequest,
-    SettingReply, Status, StatusQuery, VersionReply, route,
+    ApiError, DoctorReport, ErrorCode, EventId, EventQuery, GetQuery, NewEvent, NoteList,
+    NoteQuery, SCHEMA, SetRequest, SettingReply, Status, StatusQuery, VersionReply, route,
 };
 use blkrep_types::NodeName;
 use serde::Serialize;
@@ -196,6 +196,9 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route(route::PROMOTE, command!(promote))
         .route(route::DEMOTE, command!(demote))
         .route(route::REPLACE, command!(replace))
+        .route(route::TASK, command!(submit_task))
+        .route(route::BOOKMARK, command!(set_bookmark))
+        .route(route::NOTES, question!(notes))
         .route(route::SET, post(set))
         .route(route::NODES, question!(nodes))
         .route(route::NODE_INVITE, post(invite))
@@ -227,6 +230,10 @@ fn status(shared: &Shared, query: StatusQuery) -> Result<Status, ApiError> {
     groups.iter_mut().for_each(advice::explain);
     groups.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Status::new(shared.name.clone(), groups))
+}
+
+fn notes(shared: &Shared, query: NoteQuery) -> Result<NoteList, ApiError> {
+    shared.node.notes(&query)
 }
 
 fn settings(shared: &Shared, query: GetQuery) -> Result<SettingReply, ApiError> {

@@ -7,10 +7,10 @@ use crate::events::Events;
 use crate::settings::Settings;
 use crate::trust::Trust;
 use blkrep_api::{
-    ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
-    DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, Finding, ForgetRequest,
-    GroupStatus, LinkRequest, MirrorRequest, PromoteRequest, ReplaceRequest, StatusQuery,
-    TargetRequest, TransmitRequest,
+    ApiError, AttachReply, AttachRequest, BookmarkRequest, CommandReply, ConnectReply,
+    ConnectRequest, DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, Finding,
+    ForgetRequest, GroupStatus, LinkRequest, MirrorRequest, NoteList, NoteQuery, NoteReply,
+    PromoteRequest, ReplaceRequest, StatusQuery, TargetRequest, TaskRequest, TransmitRequest,
 };
 use blkrep_types::{GroupName, NodeName};
 use std::net::TcpListener;
@@ -119,6 +119,24 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// It is not promoted, or open.
     fn demote(&self, request: &DemoteRequest) -> Result<CommandReply, ApiError>;
+
+    /// Puts a task into the order of writes.
+    ///
+    /// # Errors
+    /// It is no legal command, or would reach no target.
+    fn submit_task(&self, request: &TaskRequest) -> Result<NoteReply, ApiError>;
+
+    /// Puts a bookmark into the order of writes.
+    ///
+    /// # Errors
+    /// It would reach no target.
+    fn set_bookmark(&self, request: &BookmarkRequest) -> Result<NoteReply, ApiError>;
+
+    /// Bookmarks and tasks that are remembered.
+    ///
+    /// # Errors
+    /// No such group, or none of that id.
+    fn notes(&self, query: &NoteQuery) -> Result<NoteList, ApiError>;
 
     /// Settings were changed: of one group, or of any. What applies live is to be read again.
     fn settings_changed(&self, group: Option<&GroupName>);

@@ -14,6 +14,11 @@ pub(super) fn now() -> Nanos {
     Nanos::new(seconds * 1_000_000_000 + nanos)
 }
 
+/// The clock on the wall: nanoseconds since 1970.
+pub(super) fn since_1970() -> u64 {
+    u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or_default()
+}
+
 /// When an engine's instant was.
 pub(super) fn timestamp(at: Nanos) -> Timestamp {
     let ago = now().since(at);

@@ -16,6 +16,7 @@ mod frontends;
 mod link_options;
 mod link_status;
 mod links;
+mod notes;
 mod promote;
 mod rejoin;
 mod replace;
@@ -28,6 +29,7 @@ mod state;
 mod status;
 mod superseded;
 mod table;
+mod tasks;
 mod threads;
 mod transmission;
 mod unfinished;
@@ -41,10 +43,11 @@ use crate::trust::Trust;
 use crate::udev::UdevHints;
 use anyhow::Context as _;
 use blkrep_api::{
-    ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
-    DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, EventId, Finding,
-    ForgetRequest, GroupStatus, LinkRequest, MirrorRequest, NewEvent, PromoteRequest,
-    ReplaceRequest, StatusQuery, TargetRequest, TransmitRequest,
+    ApiError, AttachReply, AttachRequest, BookmarkRequest, CommandReply, ConnectReply,
+    ConnectRequest, DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, EventId,
+    Finding, ForgetRequest, GroupStatus, LinkRequest, MirrorRequest, NewEvent, NoteList, NoteQuery,
+    NoteReply, PromoteRequest, ReplaceRequest, StatusQuery, TargetRequest, TaskRequest,
+    TransmitRequest,
 };
 use blkrep_io::real::{RealHost, RealSocket, process};
 use blkrep_types::{GroupName, NodeName};
@@ -92,6 +95,7 @@ struct Inner {
     /// Marks our devices.
     owner: Owner,
     settings: Arc<Settings>,
+    tasks: Arc<tasks::Tasks>,
     events: Events,
     teller: Arc<Teller>,
     hints: UdevHints,
@@ -185,6 +189,7 @@ impl LiveNode {
             trust: context.trust,
             host,
             owner: Owner::of(&identity),
+            tasks: Arc::new(tasks::Tasks::new(Arc::clone(&context.settings))),
             settings: context.settings,
             teller: Arc::new(Teller::new(context.events.clone())),
             events: context.events,
@@ -299,6 +304,20 @@ impl Node for LiveNode {
     fn demote(&self, request: &DemoteRequest) -> Result<CommandReply, ApiError> {
         let _turn = self.inner.turn_of(&request.group)?;
         self.inner.demote(request)
+    }
+
+    fn submit_task(&self, request: &TaskRequest) -> Result<NoteReply, ApiError> {
+        let _turn = self.inner.turn_of(&request.group)?;
+        self.inner.submit_task(request)
+    }
+
+    fn set_bookmark(&self, request: &BookmarkRequest) -> Result<NoteReply, ApiError> {
+        let _turn = self.inner.turn_of(&request.group)?;
+        self.inner.set_bookmark(request)
+    }
+
+    fn notes(&self, query: &NoteQuery) -> Result<NoteList, ApiError> {
+        self.inner.notes(query)
     }
 
     fn settings_changed(&self, group: Option<&GroupName>) {

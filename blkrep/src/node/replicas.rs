@@ -4,11 +4,12 @@
 //! commands pause, promote and forget them.
 
 use super::state::Trouble;
+use super::tasks::Tasks;
 use super::threads::WorkerThread;
 use super::{Inner, NetHost, NetSocket, clock, errors};
 use crate::engine::target::{
     Opened, ReplicaFiles, Retrying, TargetCommandError, TargetControl, TargetError, TargetEvent,
-    TargetSettings, TargetStatus, TargetWatch, TargetWorker,
+    TargetSettings, TargetStatus, TargetWatch, TargetWorker, TaskDone, TaskOrder,
 };
 use crate::events::Events;
 use blkrep_api::{
@@ -18,7 +19,7 @@ use blkrep_api::{
 };
 use blkrep_core::target::{RetryPolicy, WriteTrouble};
 use blkrep_io::Host as _;
-use blkrep_types::{ByteLen, DataState, Generation, GroupName, NodeName, format_span};
+use blkrep_types::{ByteLen, DataState, Generation, GroupName, NodeName, NoteId, format_span};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -60,13 +61,32 @@ impl Replica {
     }
 }
 
-/// Puts a replica's events into the event log.
-struct Watch(Events);
+/// Puts a replica's events into the event log, and has its tasks run.
+struct Watch {
+    events: Events,
+    tasks: Arc<Tasks>,
+}
 
 impl TargetWatch for Watch {
     fn event(&self, group: &GroupName, event: &TargetEvent) {
         let (id, text) = in_words(event);
-        self.0.publish(NewEvent::new(id, text).group(group));
+        self.events.publish(NewEvent::new(id, text).group(group));
+    }
+
+    fn admits(&self, group: &GroupName, order: &TaskOrder) -> Result<(), String> {
+        self.tasks.admits(group, order)
+    }
+
+    fn run(&self, group: &GroupName, order: TaskOrder, done: TaskDone) {
+        self.tasks.run(group, order, done);
+    }
+
+    fn cancel(&self, group: &GroupName, task: NoteId) {
+        self.tasks.cancel(group, task);
+    }
+
+    fn now(&self) -> u64 {
+        clock::since_1970()
     }
 }
 
@@ -133,6 +153,11 @@ fn in_words(event: &TargetEvent) -> (EventId, String) {
         TargetEvent::Promoted { history } => (
             EventId::Promoted,
             format!("generation {} begins", history.current()),
+        ),
+        TargetEvent::Note { report } => super::notes::event_of(report),
+        TargetEvent::NoteUnreadable { name } => (
+            EventId::NoteUnreadable,
+            format!("write {name}: its bytes are of no version that is known here"),
         ),
     }
 }
@@ -275,7 +300,10 @@ impl Inner {
         opened: Opened<NetHost>,
     ) -> Result<(), ApiError> {
         let settings = self.target_settings(group);
-        let watch = Arc::new(Watch(self.events.clone()));
+        let watch = Arc::new(Watch {
+            events: self.events.clone(),
+            tasks: Arc::clone(&self.tasks),
+        });
         let (told, control) = mpsc::sync_channel(1);
         let thread =
             WorkerThread::start(&self.net, &format!("t-{group}"), RING_ENTRIES, move |_| {
@@ -445,14 +473,14 @@ impl Inner {
         ))))
     }
 
-    /// Removes the record, journal and map of a replica that nobody has open. The record goes first:
+    /// Removes the record, journal, map and notes of a replica that nobody has open. The record goes first:
     /// without it the others mean nothing.
     pub(super) fn remove_replica_files(&self, group: &GroupName) -> Result<(), ApiError> {
         let directory = self.replica_dir(group);
         if !directory.exists() {
             return Ok(());
         }
-        for name in ["superblock", "journal", "map"] {
+        for name in ["superblock", "journal", "map", "notes"] {
             self.host
                 .remove(&directory.join(name))
                 .map_err(|error| errors::of_host(format!("group {group}"), &error))?;
@@ -484,6 +512,7 @@ impl Inner {
         for (_, replica) in replicas {
             replica.end();
         }
+        self.tasks.end();
     }
 }
 

@@ -224,6 +224,10 @@ impl Inner {
                 let (id, text) = queue_event(event, &engine.status().queue);
                 of_link(tell(id, text), link)
             }
+            GroupEvent::Note { link, report } => {
+                let (id, text) = super::notes::event_of(report);
+                of_link(tell(id, text), link)
+            }
             GroupEvent::MapError { errno } => tell(
                 EventId::StateFull,
                 format!("write a map: {errno}; writes to new regions wait, it is tried again"),

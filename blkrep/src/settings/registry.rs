@@ -309,6 +309,10 @@ registry! {
         "How often a write that the replica's disk did not take is tried again before its extents count as different and are mirrored anew; 0: for ever. While it is tried nothing new is applied: the replica stays at a state that can be promoted, and its journal goes on receiving. What is given up costs that until it is mirrored.";
     TargetRetryDelay = "target.retry-delay", time(100, 3_600_000), "3s", Live, true,
         "How long after such a failure, and after one of the journal's disk, it is tried again.";
+    TaskDirectory = "task.directory", Kind::Folder, "none", Live, true,
+        "On a target: the directory of the programs that tasks may run, by their names in it; it and they are root's. `none`: tasks are off.";
+    TaskTimeout = "task.timeout", time(1_000, 86_400_000), "5m", Live, true,
+        "On a target: a task that has not ended after this is killed with all that it started, and applying goes on.";
     EventsKept = "events.kept", count(100, 100_000), "1000", Start, false,
         "Events kept in memory for `blkctl events`.";
     EventsFileSize = "events.file-size", size(64 * KIB, GIB, 1), "4MiB", Live, false,

@@ -7,6 +7,7 @@ use blkrep_core::source::{StreamLimits, Throttle};
 use blkrep_core::target::RetryPolicy;
 use blkrep_types::{ByteLen, ExtentSize, Rate, WeeklyRates, WeeklyWindow};
 use jiff::civil::DateTime;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a volume does when its backing fails.
@@ -83,6 +84,10 @@ pub struct GroupSettings {
     pub journal_size: ByteLen,
     /// What a target does about writes that its disk does not take.
     pub target_retry: RetryPolicy,
+    /// Where the programs are that tasks may run; `None`: tasks are off.
+    pub task_directory: Option<PathBuf>,
+    /// How long a task may run.
+    pub task_timeout: Duration,
     /// The disk queue.
     pub queue: Option<QueueSpec>,
     /// Bytes that stay free on its filesystem, and of one segment.
@@ -246,6 +251,11 @@ impl<F: Fn(Key) -> Value> Values<F> {
                 limit: Some(self.count(Key::TargetRetryLimit)).filter(|limit| *limit > 0),
                 delay: self.time(Key::TargetRetryDelay),
             },
+            task_directory: match (self.0)(Key::TaskDirectory) {
+                Value::Folder(folder) => folder.path(),
+                other => unreachable!("a directory is one, not {other}"),
+            },
+            task_timeout: self.time(Key::TaskTimeout),
             queue: self.queue(),
             queue_segment: self.size(Key::QueueSegmentSize),
             queue_disk: self.size(Key::QueueDiskSize),

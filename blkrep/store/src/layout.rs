@@ -1,6 +1,6 @@
 //! The bytes, field by field.
 //!
-//! Owns the fixed layouts of `docs/format/journal.md` and `docs/format/target-superblock.md`; all
+//! Owns the fixed layouts of `docs/format/journal.md`, `notes.md` and `target-superblock.md`; all
 //! integers are little-endian. Sizes are asserted here, offsets are compared with the pages by a
 //! test. Never interprets a field.
 
@@ -53,6 +53,13 @@ layout! {
     RecordEntry: 40 {
         incarnation: U64, seq: U64, offset: U64, len: U64, data_crc: U32, volume: U16, kind: u8,
         argument: u8,
+    }
+}
+layout! {
+    /// One page of the file of notes.
+    NotePage: 4096 {
+        magic: [u8; 8], version: U16, report_bytes: U16, crc: U32, replica: [u8; 16], counter: U64,
+        reserved: [u8; 8], report: [u8; 4048],
     }
 }
 layout! {

@@ -1,6 +1,6 @@
 //! What a target keeps: its journal, its superblock and its part of the dirty map.
 //!
-//! Owns three formats and the bookkeeping that belongs to them, without I/O: the journal (records
+//! Owns four formats and the bookkeeping that belongs to them, without I/O: the journal (records
 //! received and not yet safely in the base), the superblock (what the replica is worth, and of
 //! which history) and the map of extents known to differ. Records and facts enter and bytes with
 //! the position they belong to leave, or the other way round. Never talks to the network, never
@@ -11,6 +11,7 @@ mod error;
 pub mod journal;
 mod layout;
 pub mod map;
+pub mod notes;
 #[cfg(test)]
 mod pages;
 pub mod superblock;

@@ -2,12 +2,14 @@
 //! field, in order.
 
 use crate::layout::{
-    AncestorEntry, BatchHead, JournalHead, MapSector, NameBytes, RecordEntry, ReplicaHead,
-    TextName, VolumeEntry,
+    AncestorEntry, BatchHead, JournalHead, MapSector, NameBytes, NotePage, RecordEntry,
+    ReplicaHead, TextName, VolumeEntry,
 };
 
 const JOURNAL: &str = include_str!("../../../docs/format/journal.md");
 const SUPERBLOCK: &str = include_str!("../../../docs/format/target-superblock.md");
+
+const NOTES: &str = include_str!("../../../docs/format/notes.md");
 
 /// Rows `| offset | bytes | field | … |` of the first table under the heading that ends in `title`.
 fn table(page: &str, title: &str) -> Vec<(String, usize, usize)> {
@@ -57,4 +59,10 @@ fn the_superblock_page_says_what_the_code_does() {
     compare(SUPERBLOCK, "Generation", AncestorEntry::FIELDS);
     compare(SUPERBLOCK, "Volume", VolumeEntry::FIELDS);
     compare(SUPERBLOCK, "Map", MapSector::FIELDS);
+}
+
+#[test]
+fn the_notes_page_says_what_the_code_does() {
+    compare(NOTES, "Page", NotePage::FIELDS);
+    assert!(NOTES.contains(&format!("{} pages", crate::notes::NOTE_PAGES)));
 }

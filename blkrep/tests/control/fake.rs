@@ -6,10 +6,11 @@ use blkrep::events::Events;
 use blkrep::settings::Settings;
 use blkrep::trust::{Trust, TrustPlan};
 use blkrep_api::{
-    ApiError, AttachReply, AttachRequest, CommandReply, ConnectReply, ConnectRequest,
-    DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, ErrorCode, ForgetRequest,
-    FrontendKind, GroupStatus, LinkRequest, MirrorRequest, PromoteRequest, ReplaceRequest, Role,
-    StatusQuery, TargetRequest, TransmitRequest, VolumeState, VolumeStatus,
+    ApiError, AttachReply, AttachRequest, BookmarkRequest, CommandReply, ConnectReply,
+    ConnectRequest, DemoteRequest, DetachRequest, DisconnectReply, DisconnectRequest, ErrorCode,
+    ForgetRequest, FrontendKind, GroupStatus, LinkRequest, MirrorRequest, NoteList, NoteQuery,
+    NoteReply, PromoteRequest, ReplaceRequest, Role, SCHEMA, StatusQuery, TargetRequest,
+    TaskRequest, TransmitRequest, VolumeState, VolumeStatus,
 };
 use blkrep_types::{ByteLen, Generation, GroupName, LinkName, NodeName, VolumeName};
 use std::io::{Read as _, Write as _};
@@ -112,6 +113,34 @@ impl Node for FakeNode {
 
     fn mirror(&self, request: &MirrorRequest) -> Result<CommandReply, ApiError> {
         Ok(self.note(request))
+    }
+
+    fn submit_task(&self, request: &TaskRequest) -> Result<NoteReply, ApiError> {
+        self.note(request);
+        Err(ApiError::new(
+            ErrorCode::NoSuchLink,
+            "group db",
+            "it has no link",
+            "connect it first",
+        ))
+    }
+
+    fn set_bookmark(&self, request: &BookmarkRequest) -> Result<NoteReply, ApiError> {
+        self.note(request);
+        Err(ApiError::new(
+            ErrorCode::NoSuchLink,
+            "group db",
+            "it has no link",
+            "connect it first",
+        ))
+    }
+
+    fn notes(&self, query: &NoteQuery) -> Result<NoteList, ApiError> {
+        self.note(query);
+        Ok(NoteList {
+            schema: SCHEMA,
+            notes: Vec::new(),
+        })
     }
 
     fn transmit(&self, request: &TransmitRequest) -> Result<CommandReply, ApiError> {

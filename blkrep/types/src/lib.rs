@@ -11,6 +11,7 @@ mod history;
 mod id;
 pub mod limits;
 mod name;
+mod note;
 #[cfg(feature = "planted")]
 pub mod planted;
 mod record;
@@ -24,7 +25,11 @@ pub use errno::Errno;
 pub use extent::{Extent, ExtentError, ExtentIndex, ExtentSize};
 pub use history::{Ancestor, History};
 pub use id::{Generation, Incarnation, Seq, VolumeIndex, WriteName};
-pub use name::{GroupName, LinkName, NameError, NodeName, VolumeName};
+pub use name::{BookmarkName, GroupName, LinkName, NameError, NodeName, VolumeName};
+pub use note::{
+    NOTE_BYTES, NOTE_REPORT_BYTES_MAX, Note, NoteError, NoteId, NoteKind, NoteReport, NoteState,
+    TASK_COMMAND_BYTES_MAX, TASK_DESCRIPTION_BYTES_MAX, TASK_WORDS_MAX, TaskCommand,
+};
 pub use record::{Record, RecordKind};
 pub use span::{format_rate, format_span, parse_rate, parse_span};
 pub use state::{DataState, LossPolicy, MirrorKind, Mode, OnLoss};

@@ -106,6 +106,11 @@ name!(
     LinkName,
     "link"
 );
+name!(
+    /// The name of a point, given at the source.
+    BookmarkName,
+    "bookmark"
+);
 
 #[cfg(test)]
 mod tests {

@@ -120,6 +120,13 @@ bugs! {
     OverflowForgetsAway,
     /// An operation whose bytes are on disk is sent with what is in its slot now.
     AwayTakenFromMemory,
+    // Notes.
+    /// A bookmark is remembered one place late.
+    BookmarkOneLate,
+    /// A task runs before what was written earlier is applied.
+    TaskBeforeItsWrites,
+    /// That a task runs is not made durable before it does.
+    TaskRunTwice,
     // Starts and stops of the source.
     /// A run after a crash takes no number of its own.
     ReuseNamesAfterCrash,

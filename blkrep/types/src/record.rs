@@ -1,6 +1,6 @@
 //! One entry of a group's ordered stream, as log, wire and journal all know it.
 
-use crate::{Extent, Incarnation, MirrorKind, Seq, VolumeIndex};
+use crate::{ByteLen, Extent, Incarnation, MirrorKind, NOTE_BYTES, Seq, VolumeIndex};
 
 /// What an entry of the ordered stream does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,13 +26,28 @@ pub enum RecordKind {
     MirrorBegin(MirrorKind),
     /// All differences have been sent: with this record applied the replica equals the source.
     MirrorEnd,
+    /// A note: changes nothing. Its bytes say what is to be remembered, or run, at this place.
+    Note {
+        /// Something is to be run: everything before it has to be in the base first.
+        task: bool,
+    },
 }
 
 impl RecordKind {
-    /// True if bytes travel with the record, exactly as many as its extent has.
+    /// True if bytes travel with the record: as many as its extent has, or as a note has.
     #[must_use]
     pub const fn has_data(self) -> bool {
-        matches!(self, Self::Data { .. })
+        matches!(self, Self::Data { .. } | Self::Note { .. })
+    }
+
+    /// Bytes that travel with a record of this kind and extent.
+    #[must_use]
+    pub const fn data_len(self, extent: Option<Extent>) -> ByteLen {
+        match (self, extent) {
+            (Self::Note { .. }, _) => ByteLen::new(NOTE_BYTES as u64),
+            (Self::Data { .. }, Some(extent)) => extent.len(),
+            _ => ByteLen::ZERO,
+        }
     }
 
     /// True if the record names an extent.
@@ -55,4 +70,12 @@ pub struct Record {
     pub volume: VolumeIndex,
     /// Where; present exactly if [`RecordKind::has_extent`].
     pub extent: Option<Extent>,
+}
+
+impl Record {
+    /// Bytes that travel with it.
+    #[must_use]
+    pub const fn data_len(&self) -> ByteLen {
+        self.kind.data_len(self.extent)
+    }
 }

@@ -23,7 +23,7 @@ use zerocopy::{FromBytes, IntoBytes};
 pub struct Entry {
     /// The record.
     pub record: Record,
-    /// Its bytes: present, and as long as the extent, exactly if [`RecordKind::has_data`].
+    /// Its bytes: present exactly if [`RecordKind::has_data`], and [`Record::data_len`] of them.
     pub bytes: Option<Slice>,
 }
 
@@ -85,12 +85,8 @@ impl DataPlan {
     }
 }
 
-/// Bytes that travel with a record.
 fn data_len(record: &Record) -> usize {
-    match record.extent {
-        Some(extent) if record.kind.has_data() => extent.len().as_usize(),
-        _ => 0,
-    }
+    record.data_len().as_usize()
 }
 
 /// Copies the bytes of `entries` to their places in `to`, the buffer of a whole frame, and appends
@@ -143,6 +139,7 @@ fn record_header(record: &Record, data_crc: u32) -> RecordHeader {
         RecordKind::Compare => (4, 0),
         RecordKind::MirrorBegin(kind) => (5, mirror_number(kind)),
         RecordKind::MirrorEnd => (6, 0),
+        RecordKind::Note { task } => (7, u8::from(task)),
     };
     RecordHeader {
         incarnation: record.incarnation.get().into(),
@@ -180,6 +177,9 @@ fn kind_from(header: &RecordHeader) -> Option<RecordKind> {
         (4, 0) => RecordKind::Compare,
         (5, number) => RecordKind::MirrorBegin(mirror_from(number)?),
         (6, 0) => RecordKind::MirrorEnd,
+        (7, 0 | 1) => RecordKind::Note {
+            task: argument == 1,
+        },
         _ => return None,
     })
 }

@@ -10,8 +10,8 @@ use crate::frame::{Frame, FrameKind, Message};
 use crate::handshake::{Hello, Refuse, Start, Welcome};
 use crate::layout::{FRAME_HEADER_BYTES, FrameHeader, HEADER_CHECKED_BYTES, MAGIC};
 use crate::packed::Inflater;
-use crate::stream::{Ack, Farewell, MapEnd, MapPart, read_digests, read_pulse};
-use crate::version::HANDSHAKE_VERSION;
+use crate::stream::{Ack, Farewell, MapEnd, MapPart, read_digests, read_note, read_pulse};
+use crate::version::{HANDSHAKE_VERSION, VERSION_NOTES};
 use blkrep_io::Slice;
 use blkrep_types::planted;
 use zerocopy::FromBytes;
@@ -222,6 +222,7 @@ impl Decoder {
         let found = header.kind.get();
         let kind = FrameKind::from_number(found)
             .filter(|kind| *kind != FrameKind::Packed || self.inflater.is_some())
+            .filter(|kind| *kind != FrameKind::Note || self.version >= VERSION_NOTES)
             .ok_or(WireError::Kind { found })?;
         // A refusal is read in any state: the peer may not speak what was asked of it.
         let (found, expected) = (header.version.get(), self.version);
@@ -259,6 +260,7 @@ fn read_message(kind: FrameKind, bytes: &[u8]) -> Result<Message, WireError> {
         FrameKind::Start => Message::Start(Start::read(bytes)?),
         FrameKind::Ack => Message::Ack(Ack::read(bytes)?),
         FrameKind::Digests => Message::Digests(read_digests(bytes)?),
+        FrameKind::Note => Message::Note(Box::new(read_note(bytes)?)),
         FrameKind::Ping => Message::Ping(read_pulse(kind, bytes)?),
         FrameKind::Pong => Message::Pong(read_pulse(kind, bytes)?),
         FrameKind::Error => Message::Error(Farewell::read(kind, bytes)?),

@@ -161,6 +161,7 @@ fn write_body(message: &Message, out: &mut Vec<u8>) {
         Message::Start(start) => start.write(out),
         Message::Ack(ack) => ack.write(out),
         Message::Digests(digests) => write_digests(digests, out),
+        Message::Note(report) => out.extend_from_slice(&report.encode()),
         Message::Ping(stamp) | Message::Pong(stamp) => write_pulse(*stamp, out),
         Message::Error(farewell) | Message::Goodbye(farewell) => farewell.write(out),
     }

@@ -8,6 +8,7 @@ use crate::handshake::{Hello, Refuse, Start, Welcome};
 use crate::layout::DATA_HEAD_BYTES;
 use crate::limits::{FRAME_DATA_BYTES_MAX, PACKED_PLAIN_MAX, SOURCE_BODY_MAX, TARGET_BODY_MAX};
 use crate::stream::{Ack, DigestReply, Farewell, MapEnd, MapPart};
+use blkrep_types::{NOTE_REPORT_BYTES_MAX, NoteReport};
 use std::fmt;
 
 macro_rules! kinds {
@@ -71,6 +72,8 @@ kinds! {
     Goodbye = 13 "goodbye",
     /// Source: records of the stream, packed.
     Packed = 14 "packed",
+    /// Target: what became of a note.
+    Note = 15 "note",
 }
 
 impl FrameKind {
@@ -93,6 +96,7 @@ impl FrameKind {
             | Self::Pong
             | Self::Error
             | Self::Goodbye => TARGET_BODY_MAX,
+            Self::Note => NOTE_REPORT_BYTES_MAX,
         }
     }
 
@@ -131,6 +135,8 @@ pub enum Message {
     Ack(Ack),
     /// Target: digests that were asked for in the stream.
     Digests(Vec<DigestReply>),
+    /// Target: what became of a note; from version 3 on.
+    Note(Box<NoteReport>),
     /// Either: are you there? The stamp comes back.
     Ping(u64),
     /// Either: I am. The stamp of the ping.
@@ -154,6 +160,7 @@ impl Message {
             Self::Start(_) => FrameKind::Start,
             Self::Ack(_) => FrameKind::Ack,
             Self::Digests(_) => FrameKind::Digests,
+            Self::Note(_) => FrameKind::Note,
             Self::Ping(_) => FrameKind::Ping,
             Self::Pong(_) => FrameKind::Pong,
             Self::Error(_) => FrameKind::Error,

@@ -32,4 +32,6 @@ pub use handshake::{
 pub use layout::{FRAME_HEADER_BYTES, RECORD_HEADER_BYTES};
 pub use packed::{Codecs, Inflater, Packer};
 pub use stream::{Ack, Applying, DigestReply, Farewell, FarewellCode, MapEnd, MapPart};
-pub use version::{HANDSHAKE_VERSION, VERSION_MAX, VERSION_MIN, VERSION_PACKED, negotiate};
+pub use version::{
+    HANDSHAKE_VERSION, VERSION_MAX, VERSION_MIN, VERSION_NOTES, VERSION_PACKED, negotiate,
+};

@@ -12,8 +12,8 @@ use crate::limits::{DIGESTS_MAX, MAP_PART_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::read::{Body, clean, count, data_state_number};
 use blkrep_types::limits::{GROUP_VOLUMES_MAX, REQUEST_BYTES_MAX};
 use blkrep_types::{
-    ByteLen, ByteOffset, DataState, Extent, ExtentIndex, ExtentSize, Incarnation, Seq, VolumeIndex,
-    WriteName,
+    ByteLen, ByteOffset, DataState, Extent, ExtentIndex, ExtentSize, Incarnation, NoteError,
+    NoteReport, Seq, VolumeIndex, WriteName,
 };
 use zerocopy::IntoBytes;
 
@@ -350,4 +350,14 @@ impl Farewell {
         body.end()?;
         Ok(Self { code, text })
     }
+}
+
+pub(crate) fn read_note(bytes: &[u8]) -> Result<NoteReport, WireError> {
+    NoteReport::decode(bytes).map_err(|error| WireError::Field {
+        kind: FrameKind::Note,
+        field: match error {
+            NoteError::Bytes(field) => field,
+            _ => "text",
+        },
+    })
 }

@@ -7,10 +7,13 @@
 pub const VERSION_MIN: u16 = 1;
 
 /// The newest version this build speaks.
-pub const VERSION_MAX: u16 = 2;
+pub const VERSION_MAX: u16 = 3;
 
 /// The oldest version in which a target says which codecs it takes, and packed frames are legal.
 pub const VERSION_PACKED: u16 = 2;
+
+/// The oldest version in which a source may send notes, and a target says what became of them.
+pub const VERSION_NOTES: u16 = 3;
 
 /// The version in the header of every frame before the peers agreed on one.
 pub const HANDSHAKE_VERSION: u16 = 1;

@@ -2,8 +2,8 @@
 
 use super::Session;
 use crate::args::{
-    Attach, Command, Connect, Detach, Disconnect, LinkCommand, MirrorCommand, OnLink, Promote,
-    Replace, TargetCommand, TransmitCommand,
+    Attach, Command, Connect, Detach, Disconnect, LinkCommand, MirrorCommand, OnLink, PointCommand,
+    Promote, Replace, TargetCommand, TaskCommand, TransmitCommand,
 };
 use crate::client::nobody_listens;
 use crate::{Outcome, left_behind, progress};
@@ -16,13 +16,15 @@ use blkrep_api::{
 use blkrep_types::GroupName;
 use serde::Serialize;
 
-/// True for commands whose `--timeout` bounds the wait for the end of a mirror, not of a reply.
+/// True for commands whose `--timeout` bounds the wait for the end of a mirror or task, not of a reply.
 pub(super) fn waits(command: &Command) -> bool {
     match command {
         Command::Connect(connect) => connect.wait,
         Command::Mirror(MirrorCommand::Start { wait, .. } | MirrorCommand::Resume { wait, .. }) => {
             *wait
         }
+        Command::Task(TaskCommand::Submit { wait, .. })
+        | Command::Point(PointCommand::Bookmark { wait, .. }) => *wait,
         _ => false,
     }
 }

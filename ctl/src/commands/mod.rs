@@ -4,6 +4,7 @@
 
 mod change;
 mod node;
+mod note;
 mod observe;
 mod schedule;
 mod setting;
@@ -42,6 +43,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<Outc
         Command::Link(link) => session.link(link),
         Command::Transmit(transmit) => session.transmit(transmit),
         Command::Target(target) => session.target(target),
+        Command::Task(task) => session.task(task),
+        Command::Point(point) => session.point(point),
         Command::Replace(replace) => session.replace(replace),
         Command::Promote(promote) => session.promote(promote),
         Command::Demote(group) => session.demote(&group.group),

@@ -2,8 +2,10 @@
 //!
 //! Owns the layout. A reply enters, text leaves; nothing is asked or printed here.
 
+mod note;
 mod status;
 
+pub(crate) use note::note;
 pub(crate) use status::{schedule, status};
 
 use crate::output::{Painter, Tone};

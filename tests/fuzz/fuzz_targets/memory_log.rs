@@ -102,11 +102,9 @@ fn entries(log: &MemoryLog) -> Vec<Held> {
         seq = seq.next();
         let held = log.entry(seq);
         assert_eq!(held.record.seq, seq);
-        if let Some(extent) = held.record.extent.filter(|_| held.record.kind.has_data()) {
-            assert_eq!(
-                log.data(held.position, extent.len().as_usize()).len(),
-                extent.len().as_usize()
-            );
+        let len = held.record.data_len().as_usize();
+        if held.record.kind.has_data() {
+            assert_eq!(log.data(held.position, len).len(), len);
         }
         all.push(held);
     }

@@ -14,7 +14,7 @@ use blkrep_core::source::{
 use blkrep_io::sim::{SimIo, SimSocket};
 use blkrep_io::{Completion, Slice};
 use blkrep_types::{
-    ByteLen, Extent, Generation, LinkName, MirrorKind, Nanos, Record, Seq, VolumeIndex,
+    ByteLen, Extent, Generation, LinkName, MirrorKind, Nanos, NoteReport, Record, Seq, VolumeIndex,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -191,6 +191,14 @@ impl<P: LinkPort<SimIo>> LinkPort<SimIo> for NamedPort<P> {
 
     fn digest(&mut self, io: &mut SimIo, reply: &DigestReply) -> bool {
         self.port.digest(io, reply)
+    }
+
+    fn takes_notes(&mut self, able: bool) {
+        self.port.takes_notes(able);
+    }
+
+    fn note(&mut self, io: &mut SimIo, report: &NoteReport) {
+        self.port.note(io, report);
     }
 
     fn on_completion(&mut self, io: &mut SimIo, completion: Completion<SimSocket>) {

@@ -146,12 +146,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         while seq < head {
             seq = seq.next();
             let entry = self.log_ref().entry(seq);
-            let Some((away, extent)) = entry.away.zip(entry.record.extent) else {
+            let Some(away) = entry.away else {
                 continue;
             };
             last = Some(seq);
             if let Some(segments) = &mut segments {
-                segments.adopt(seq, away.sector, extent.len().get());
+                segments.adopt(seq, away.sector, entry.record.data_len().get());
             }
         }
         if let Some(mut segments) = segments {
@@ -206,9 +206,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             if !(entry.published && entry.local_done) {
                 break;
             }
-            let data = entry.record.extent.filter(|_| entry.record.kind.has_data());
-            if let Some(extent) = data {
-                let len = extent.len().get();
+            let len = entry.record.data_len();
+            if len > ByteLen::ZERO {
+                let (bytes_of, len) = (len.as_usize(), len.get());
                 let most = match room {
                     Some(most) => most,
                     None => *room.insert(segments.room(len, &limits)?.min(most.max(room_of(len)))),
@@ -222,7 +222,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 parts.push(OutPart {
                     seq: seq.next(),
                     position: entry.position,
-                    len: extent.len().as_usize(),
+                    len: bytes_of,
                     sector: u32::try_from(bytes / crate::queue::SECTOR_BYTES).expect("one write"),
                     crc: 0,
                 });
@@ -256,8 +256,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let (head, mut left) = (log.head().1, log.capacity().get() / 4);
         while seq < head {
             let entry = log.entry(seq.next());
-            let data = entry.record.extent.filter(|_| entry.record.kind.has_data());
-            let len = data.map_or(0, |extent| extent.len().get());
+            let len = entry.record.data_len().get();
             if len > left {
                 break;
             }
@@ -405,12 +404,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             }
             let entry = log.entry(seq.next());
             let ours = entry.link.is_none_or(|owner| owner == index);
-            if let Some((away, extent)) = entry.away.zip(entry.record.extent).filter(|_| ours) {
+            if let Some(away) = entry.away.filter(|_| ours) {
                 let record = AwayRecord {
                     seq: seq.next(),
                     sector: away.sector,
                     crc: away.crc,
-                    len: extent.len().as_usize(),
+                    len: entry.record.data_len().as_usize(),
                 };
                 if !ask(&record) {
                     break;

@@ -142,6 +142,8 @@ pub(super) struct Link<W> {
     pub(super) sent_bytes: u64,
     pub(super) framed_bytes: u64,
     pub(super) overflows: u64,
+    /// Its target takes notes, as far as it has said.
+    pub(super) notes: bool,
 }
 
 impl<W: Words> Link<W> {
@@ -196,6 +198,7 @@ impl<W: Words> Link<W> {
             sent_bytes: 0,
             framed_bytes: 0,
             overflows: 0,
+            notes: true,
         }
     }
 
@@ -392,6 +395,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         self.log_mut().mark_link(index, &LinkMark::default());
         self.drop_jobs(index);
+        self.notes.forget_link(index);
         self.free();
         self.look_after_promises();
         self.room_freed();

@@ -124,7 +124,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let mut seq = from;
         while seq < through {
             seq = seq.next();
-            let record = stream::record_for(&log.entry(seq), index);
+            let record = stream::record_for(&log.entry(seq), index, link.notes);
             let bytes = stream::data_len(&record) as u64;
             link.in_flight.bytes = link.in_flight.bytes.saturating_sub(bytes);
         }

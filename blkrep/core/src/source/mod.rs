@@ -21,6 +21,7 @@ mod link;
 mod local;
 mod mirror;
 mod mirror_pace;
+mod notes;
 mod promise;
 mod reissue;
 mod request;
@@ -43,6 +44,7 @@ pub use facts::{
 };
 pub use link::{LinkSetup, LinkStart};
 pub use mirror_pace::StreamLimits;
+pub use notes::{NOTES_KEPT, NoteDenied, NoteOnLinks};
 pub use promise::Protection;
 pub use request::{NewRequest, RequestId, RequestOp};
 pub use throttle::{Throttle, ThrottleStatus};
@@ -54,7 +56,9 @@ use crate::intent::IntentMap;
 use crate::persist::CommitNo;
 use crate::queue::QueueChange;
 use crate::range::RangeLock;
-use blkrep_types::{ByteLen, Errno, Extent, Generation, History, Nanos, Seq, VolumeIndex};
+use blkrep_types::{
+    ByteLen, Errno, Extent, Generation, History, Nanos, NoteReport, Seq, VolumeIndex,
+};
 use blocks::Job;
 use disk_queue::DiskQueue;
 use flush::FlushState;
@@ -305,6 +309,13 @@ pub enum GroupEvent {
         /// Why; EBADMSG if its sum is wrong.
         errno: Errno,
     },
+    /// A note is somewhere else on a link, or has become something there.
+    Note {
+        /// The link.
+        link: LinkIndex,
+        /// How far it is.
+        report: Box<NoteReport>,
+    },
     /// A map file could not be written; writes to new regions wait while it is tried again.
     MapError {
         /// Why.
@@ -354,6 +365,7 @@ pub struct SourceGroup<L, W> {
     parked: VecDeque<RequestId>,
     reissues: Reissues,
     queue: DiskQueue,
+    notes: notes::Notes,
     granted: Vec<u32>,
     outboxes: Vec<Vec<Action>>,
     events: VecDeque<GroupEvent>,
@@ -414,6 +426,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             parked: VecDeque::with_capacity(capacity),
             reissues: Reissues::default(),
             queue: DiskQueue::default(),
+            notes: notes::Notes::default(),
             granted: Vec::with_capacity(capacity),
             outboxes: Vec::new(),
             events: VecDeque::with_capacity(EVENTS_MAX),

@@ -4,6 +4,7 @@
 //! freed in order, when its local write is done, its bytes are complete, and every link that
 //! follows has it durably.
 
+use super::link::Link;
 use super::mirror_pace::InFlight;
 use super::{
     Acks, Connection, GroupEvent, LinkIndex, LogEntry, MirrorPhase, Outgoing, Position,
@@ -18,6 +19,25 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// least one; stops before the first whose bytes are not complete, or are away and not where `read`
     /// says. True if more are there.
     pub fn next_records(
+        &mut self,
+        index: LinkIndex,
+        records_max: usize,
+        bytes_max: usize,
+        read: impl Fn(Seq) -> Option<usize>,
+        out: &mut Vec<Outgoing>,
+    ) -> bool {
+        let before = self
+            .link(index)
+            .map(|link| (link.notes, link.last_handed_out()));
+        let more = self.hand_out(index, records_max, bytes_max, read, out);
+        if let Some((false, after)) = before {
+            let through = self.link(index).map_or(after, Link::last_handed_out);
+            self.notes_not_sent(index, after, through);
+        }
+        more
+    }
+
+    fn hand_out(
         &mut self,
         index: LinkIndex,
         records_max: usize,
@@ -43,7 +63,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             if !entry.published {
                 return false;
             }
-            let record = record_for(&entry, index);
+            let record = record_for(&entry, index, link.notes);
             let len = data_len(&record);
             let away = len > 0 && entry.away.is_some() && !planted!(AwayTakenFromMemory);
             let position = match away {
@@ -83,9 +103,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             let follows = flows && link.is_following() && there;
             follows && {
                 let entry = self.log_ref().entry(link.next);
-                let ours = entry.link.is_none_or(|owner| owner == index);
+                let unable = !link.notes && matches!(entry.record.kind, RecordKind::Note { .. });
+                let ours = entry.link.is_none_or(|owner| owner == index) && !unable;
                 let here = entry.away.is_none() || !ours || read(link.next).is_some();
-                let bytes = data_len(&record_for(&entry, index)) as u64;
+                let bytes = data_len(&record_for(&entry, index, link.notes)) as u64;
                 let limit = self.options.stream.in_flight;
                 entry.published && here && link.in_flight.allows(bytes, limit)
             }
@@ -221,8 +242,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             if !(entry.local_done && entry.published) {
                 break;
             }
-            if let Some((_, extent)) = entry.away.zip(entry.record.extent) {
-                away += extent.len().get();
+            if entry.away.is_some() {
+                away += entry.record.data_len().get();
             }
             seq = seq.next();
         }
@@ -272,6 +293,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let last = Seq::new(head.get() - u64::from(planted!(DropTailOnOverflow)));
         let log = self.log.as_ref().expect("a group with links has a log");
         let link = self.links[index.as_usize()].as_mut().expect("it exists");
+        let followed = link.is_following().then_some(link.held);
         let mut seq = link.held.next();
         while link.is_following() && seq <= last {
             let entry = log.entry(seq);
@@ -297,15 +319,20 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             MirrorPhase::Running | MirrorPhase::Ending => link.mirror.go(MirrorPhase::Waiting),
             MirrorPhase::Idle | MirrorPhase::Waiting | MirrorPhase::Paused => {}
         }
+        if let Some(held) = followed {
+            self.notes_overrun(index, held);
+        }
         self.store_mark(index);
         self.want_mirror(index);
     }
 }
 
-/// What a link is handed of an entry: of another link's nothing but its place.
-pub(super) fn record_for(entry: &LogEntry, index: LinkIndex) -> Record {
+/// What a link is handed of an entry: of another link's, and of a note that its target does not know,
+/// nothing but its place.
+pub(super) fn record_for(entry: &LogEntry, index: LinkIndex, notes: bool) -> Record {
     let mut record = entry.record;
-    if entry.link.is_some_and(|owner| owner != index) {
+    let unable = !notes && matches!(record.kind, RecordKind::Note { .. });
+    if unable || entry.link.is_some_and(|owner| owner != index) {
         record.kind = RecordKind::Void;
         record.extent = None;
         record.volume = VolumeIndex::default();
@@ -314,8 +341,5 @@ pub(super) fn record_for(entry: &LogEntry, index: LinkIndex) -> Record {
 }
 
 pub(super) fn data_len(record: &Record) -> usize {
-    match record.extent {
-        Some(extent) if record.kind.has_data() => extent.len().as_usize(),
-        Some(_) | None => 0,
-    }
+    record.data_len().as_usize()
 }

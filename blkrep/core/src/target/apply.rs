@@ -52,6 +52,9 @@ pub enum Step {
     CannotTell(Record),
     /// Flush every base, then call [`Applier::flushed`].
     Flush,
+    /// A note is reached, this record of the batch in hand: do what it says, then call
+    /// [`Applier::note_settled`]. Nothing behind it is applied before.
+    Note(usize),
     /// Nothing, until something completes, arrives or is resumed.
     Wait,
 }
@@ -211,7 +214,40 @@ impl Applier {
             RecordKind::Compare => self.fly(record, Step::Digest),
             RecordKind::Zero { free, .. } => self.fly(record, |flight| Step::Zero(flight, free)),
             RecordKind::Data { .. } => self.fly(record, Step::Write),
+            RecordKind::Note { task } => Some(self.reach_note(task)),
         }
+    }
+
+    /// What is to be run sees everything before it, and durably: it may copy the base.
+    fn reach_note(&self, task: bool) -> Step {
+        if task && !planted!(TaskBeforeItsWrites) {
+            if !self.flights.is_empty() {
+                return Step::Wait;
+            }
+            if self.needs_flush() {
+                return Step::Flush;
+            }
+        }
+        Step::Note(self.cursor.index)
+    }
+
+    /// What the note at the cursor says is done, or will not be.
+    ///
+    /// # Panics
+    /// If it is not the one at the cursor's batch.
+    pub fn note_settled(&mut self, batch: u64, record: &Record) {
+        assert!(
+            self.cursor.batch == batch && matches!(record.kind, RecordKind::Note { .. }),
+            "only the note at the cursor is settled"
+        );
+        self.pass(self.name(record));
+    }
+
+    /// True if what is passed is all that the bases have, and no mirror is being applied: with the replica
+    /// `ok` they are the source's image at this place.
+    #[must_use]
+    pub const fn is_exact(&self) -> bool {
+        self.release.is_none() && matches!(self.mode, Mode::Applying)
     }
 
     /// True if somebody still waits for the digest.
@@ -320,7 +356,8 @@ impl Applier {
                 | RecordKind::Void
                 | RecordKind::MirrorBegin(_)
                 | RecordKind::Data { .. }
-                | RecordKind::Zero { .. },
+                | RecordKind::Zero { .. }
+                | RecordKind::Note { .. },
                 _,
             ) => {}
         }

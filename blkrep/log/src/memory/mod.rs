@@ -245,6 +245,9 @@ impl MemoryLog {
         } else {
             None
         };
+        if kind.has_data() && kind.data_len(extent) != len {
+            return None;
+        }
         let state = state::read(&*self.region, self.entry_at(seq) + entry::STATE);
         let away = state & AWAY != 0;
         if away && len.get() > self.shape.data_bytes {
@@ -330,9 +333,10 @@ impl MemoryLog {
         if held == self.shape.entries {
             return None;
         }
-        let (from, start) = match new.extent.filter(|_| new.kind.has_data()) {
-            Some(extent) => self.reserve(extent.len().get())?,
-            None => (0, 0),
+        let data = new.kind.data_len(new.extent);
+        let (from, start) = match new.kind.has_data() {
+            true => self.reserve(data.get())?,
+            false => (0, 0),
         };
         let seq = self.head.1.next();
         let at = self.entry_at(seq);
@@ -340,7 +344,7 @@ impl MemoryLog {
         let what = pack_kind(new.kind) | u64::from(new.volume.get()) << 16 | link << 32;
         let (offset, len) = new
             .extent
-            .map_or((0, 0), |e| (e.offset().get(), e.len().get()));
+            .map_or((0, data.get()), |e| (e.offset().get(), e.len().get()));
         let published = if new.kind.has_data() { 0 } else { PUBLISHED };
         let local_done = if new.local { 0 } else { LOCAL_DONE };
         for (word, value) in [

@@ -9,7 +9,7 @@ use blkrep_core::source::{
     WelcomeFacts,
 };
 use blkrep_io::{Completion, Io, Slice};
-use blkrep_types::{ByteLen, Extent, MirrorKind, Nanos, Seq, VolumeIndex};
+use blkrep_types::{ByteLen, Extent, MirrorKind, Nanos, NoteReport, Seq, VolumeIndex};
 use blkrep_wire::tls::LineIo;
 
 /// The port.
@@ -73,6 +73,14 @@ impl<I: Io, P: LinkPort<I>> LinkPort<LineIo<I>> for LinePort<P> {
 
     fn digest(&mut self, io: &mut LineIo<I>, reply: &DigestReply) -> bool {
         self.0.digest(io.inner(), reply)
+    }
+
+    fn takes_notes(&mut self, able: bool) {
+        self.0.takes_notes(able);
+    }
+
+    fn note(&mut self, io: &mut LineIo<I>, report: &NoteReport) {
+        self.0.note(io.inner(), report);
     }
 
     fn on_completion(

@@ -22,7 +22,8 @@ use blkrep_io::Io;
 use blkrep_types::{ByteLen, ByteOffset, DataState, Extent, Generation, History, Nanos, WriteName};
 use blkrep_wire::{
     Ack, Applying, Decoder, Encoder, Entry, Farewell, FarewellCode, Frame, Hello, HelloVolume,
-    MapEnd, MapPart, Message, Refuse, RefuseCode, Start, VERSION_MAX, VERSION_MIN, Welcome,
+    MapEnd, MapPart, Message, Refuse, RefuseCode, Start, VERSION_MAX, VERSION_MIN, VERSION_NOTES,
+    Welcome,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -239,6 +240,10 @@ impl Session {
                 on_ack(io, port, lines, generation, &ack)
             }
             (Stage::Streaming(_), Message::Digests(digests)) => on_digests(io, port, &digests),
+            (Stage::Streaming(_), Message::Note(report)) => {
+                port.note(io, &report);
+                Ok(())
+            }
             (_, message) => Err(self.out_of_place(&message.kind().to_string())),
         }
     }
@@ -275,6 +280,7 @@ impl Session {
             applying: Applying::Running,
             held: false,
         });
+        port.takes_notes(welcome.version >= VERSION_NOTES);
         let facts = WelcomeFacts {
             role: match welcome.role {
                 blkrep_wire::PeerRole::Source => PeerRole::Source,

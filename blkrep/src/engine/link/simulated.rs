@@ -8,7 +8,7 @@ use super::control::LinkSettings;
 use blkrep_core::meter::{Frame, Meter};
 use blkrep_core::source::HelloFacts;
 use blkrep_types::{ByteLen, DataState, Generation, History, Incarnation, Nanos, Seq, WriteName};
-use blkrep_types::{NodeName, RecordKind};
+use blkrep_types::{NodeName, Note, NoteReport, NoteState, RecordKind};
 use blkrep_wire::{
     Ack, Applying, Codecs, DigestReply, Entry, MapEnd, Message, PeerRole, VERSION_MAX, Welcome,
     WelcomeVolume,
@@ -28,6 +28,8 @@ pub(super) struct NullPeer {
     /// The last record it was sent and has not acknowledged.
     last: Option<(Incarnation, Seq)>,
     digests: Vec<DigestReply>,
+    /// Notes that it was sent, and has nothing to do about.
+    notes: VecDeque<(Note, Incarnation, Seq)>,
     pub(super) meter: Meter,
 }
 
@@ -72,6 +74,7 @@ impl NullPeer {
             answers: [Message::Welcome(Box::new(welcome)), Message::MapEnd(end)].into(),
             last: None,
             digests: Vec::new(),
+            notes: VecDeque::new(),
             meter: meter.unwrap_or_else(|| Meter::new(now, settings.simulated_rate)),
         }
     }
@@ -102,6 +105,11 @@ impl NullPeer {
                     digest: None,
                 });
             }
+            if let (RecordKind::Note { .. }, Some(bytes)) = (record.kind, &entry.bytes)
+                && let Ok(note) = bytes.with(Note::decode)
+            {
+                self.notes.push_back((note, record.incarnation, record.seq));
+            }
             self.last = Some((record.incarnation, record.seq));
         }
         self.meter.took(now, frame);
@@ -116,6 +124,16 @@ impl NullPeer {
             return Some(Message::Digests(std::mem::take(&mut self.digests)));
         }
         let generation = stream?;
+        if let Some((note, incarnation, seq)) = self.notes.pop_front() {
+            let name = WriteName {
+                generation,
+                incarnation,
+                seq,
+            };
+            let mut report = NoteReport::of(&note, name, NoteState::Skipped);
+            "the link sends nothing: there is no target".clone_into(&mut report.output);
+            return Some(Message::Note(Box::new(report)));
+        }
         let (incarnation, seq) = self.last.take()?;
         let name = WriteName {
             generation,

@@ -13,7 +13,7 @@ use blkrep_core::source::{
     StreamStart, VolumeFacts, WelcomeFacts, WorkerId,
 };
 use blkrep_io::{Completion, Host, Io, Slice};
-use blkrep_types::{ByteLen, Extent, LinkName, MirrorKind, Nanos, Seq, VolumeIndex};
+use blkrep_types::{ByteLen, Extent, LinkName, MirrorKind, Nanos, NoteReport, Seq, VolumeIndex};
 use std::sync::Arc;
 
 /// One link's port.
@@ -307,12 +307,12 @@ impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
     }
 
     fn bytes(&self, record: &Outgoing) -> Slice {
-        let extent = record.record.extent.expect("only data has bytes");
+        let len = record.record.data_len().as_usize();
         if record.away {
-            return self.ahead.bytes(record.position, extent.len().as_usize());
+            return self.ahead.bytes(record.position, len);
         }
         let log = self.shared.log();
-        log.data(record.position, extent.len().as_usize())
+        log.data(record.position, len)
     }
 
     fn release(&mut self, through: Seq, framed: ByteLen) {
@@ -338,6 +338,17 @@ impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
     fn digest(&mut self, io: &mut H::Io, reply: &DigestReply) -> bool {
         let link = self.link;
         self.turn(io, |state| state.group.digest_reply(link, reply))
+    }
+
+    fn takes_notes(&mut self, able: bool) {
+        let link = self.link;
+        self.shared
+            .nudge(|state| state.group.takes_notes(link, able));
+    }
+
+    fn note(&mut self, io: &mut H::Io, report: &NoteReport) {
+        let link = self.link;
+        self.turn(io, |state| state.group.note_report(link, report));
     }
 
     fn on_completion(&mut self, io: &mut H::Io, mut completion: Completion<<H::Io as Io>::Socket>) {

@@ -10,7 +10,7 @@ use blkrep_core::source::{
     WelcomeFacts,
 };
 use blkrep_io::{Completion, Io, Slice, Token};
-use blkrep_types::{ByteLen, Extent, MirrorKind, Nanos, Seq, VolumeIndex};
+use blkrep_types::{ByteLen, Extent, MirrorKind, Nanos, NoteReport, Seq, VolumeIndex};
 use std::fmt;
 
 /// Tokens with this bit belong to the port; the driver of the link never uses it.
@@ -77,6 +77,13 @@ pub trait LinkPort<I: Io>: fmt::Debug + Send {
 
     /// Takes the target's digest. False if nothing was asked at that place.
     fn digest(&mut self, io: &mut I, reply: &DigestReply) -> bool;
+
+    /// The target of this connection takes notes, or is too old for them; said before
+    /// [`LinkPort::welcome`].
+    fn takes_notes(&mut self, able: bool);
+
+    /// The target says what became of a note.
+    fn note(&mut self, io: &mut I, report: &NoteReport);
 
     /// Takes a completion whose token has [`PORT_TOKEN`].
     fn on_completion(&mut self, io: &mut I, completion: Completion<I::Socket>);

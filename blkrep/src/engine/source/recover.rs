@@ -7,6 +7,7 @@
 use super::adapter::{GroupLog, SharedWords};
 use super::group::{Admin, FileOf, LinkMeta, State};
 use super::metadata::{MapFile, hex, link_path, read_map};
+use super::notes::adopt_notes;
 use super::open::{OpenReport, dirty_layout, random_id};
 use super::{OpenError, SourceOptions};
 use blkrep_core::dirty::Bits;
@@ -149,6 +150,7 @@ impl<H: Host> Recovery<'_, H> {
         }
         // What is doubtful is dirt on every link by now: a start that ends before finds it again.
         state.group.settle_entries(self.options.reissues);
+        adopt_notes(state, &handle);
         Ok(Some(handle))
     }
 

@@ -159,6 +159,7 @@ impl<H: Host> TargetWorker<H> {
                     self.begin_flush(io);
                     false
                 }
+                Step::Note(index) => self.reach_note(index),
                 Step::Wait => false,
             };
             if !go_on {
@@ -292,7 +293,8 @@ impl<H: Host> TargetWorker<H> {
             RecordKind::Zero { .. }
             | RecordKind::Void
             | RecordKind::MirrorBegin(_)
-            | RecordKind::MirrorEnd => {}
+            | RecordKind::MirrorEnd
+            | RecordKind::Note { .. } => {}
         }
         match result {
             Err(errno) if record.kind != RecordKind::Compare => self.write_failed(flight, errno),
@@ -364,7 +366,8 @@ impl<H: Host> TargetWorker<H> {
     /// Flushes every base, unless that is under way.
     pub(super) fn begin_flush(&mut self, io: &mut H::Io) {
         let waiting = self.applying.retry_at.is_some();
-        if self.applying.is_busy() || self.journaling.head_under_way() || waiting {
+        let busy = self.applying.is_busy() || self.notes.is_running();
+        if busy || self.journaling.head_under_way() || waiting {
             return;
         }
         let mark = self.applier.flush_begins();

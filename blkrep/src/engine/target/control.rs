@@ -4,12 +4,14 @@
 //! commands go to a function that the asker gives; it is called on the worker's thread and must
 //! not block.
 
+use super::notes::{TaskEnd, TaskOrder};
 use super::retrying::Retrying;
 use blkrep_core::target::{Part, PromoteRefusal, RetryPolicy, WriteTrouble};
 use blkrep_io::Waker;
 use blkrep_store::superblock::ReplicaVolume;
 use blkrep_types::{
-    ByteLen, DataState, Errno, GroupName, History, LinkName, Nanos, NodeName, WriteName,
+    ByteLen, DataState, Errno, GroupName, History, LinkName, Nanos, NodeName, NoteId, NoteReport,
+    WriteName,
 };
 use blkrep_wire::{Applying, Hello};
 use std::collections::VecDeque;
@@ -73,12 +75,42 @@ pub enum TargetEvent {
     Resumed,
     /// The replica was promoted.
     Promoted { history: History },
+    /// A note was reached, or a task is over.
+    Note { report: Box<NoteReport> },
+    /// A note cannot be read.
+    NoteUnreadable { name: WriteName },
 }
 
-/// Hears of a target's events, on the worker's thread: it must not block.
+/// Hears how a task ended; called once, from any thread.
+pub type TaskDone = Box<dyn FnOnce(TaskEnd) + Send>;
+
+/// Hears of a target's events, and runs its tasks. Called on the worker's thread: it must not block.
 pub trait TargetWatch: Send + Sync {
     /// Something happened.
     fn event(&self, group: &GroupName, event: &TargetEvent);
+
+    /// Says whether a task may be run here, and if not, why.
+    ///
+    /// # Errors
+    /// Tasks are off, or the program is not allowed.
+    fn admits(&self, _group: &GroupName, _order: &TaskOrder) -> Result<(), String> {
+        Err("tasks are off at this target".to_owned())
+    }
+
+    /// Runs a task that was admitted. `done` is called when it is over, whatever becomes of it; not before
+    /// this returns.
+    fn run(&self, _group: &GroupName, order: TaskOrder, done: TaskDone) {
+        drop((order, done));
+        unreachable!("only what was admitted is run");
+    }
+
+    /// Kills the task that runs; nobody waits for its end any more.
+    fn cancel(&self, _group: &GroupName, _task: NoteId) {}
+
+    /// Nanoseconds since 1970.
+    fn now(&self) -> u64 {
+        0
+    }
 }
 
 /// What a status shows.
@@ -188,6 +220,7 @@ pub(super) enum Command<S> {
         inconsistent: bool,
         reply: Reply<Box<Promotion>>,
     },
+    TaskEnded(NoteId, TaskEnd),
     Stop,
 }
 
@@ -196,6 +229,7 @@ struct Inner<S> {
     waker: Option<Waker>,
     closed: bool,
     status: Option<TargetStatus>,
+    notes: Arc<Vec<NoteReport>>,
 }
 
 /// A handle to one worker; clones are the same.
@@ -224,6 +258,7 @@ impl<S> Default for TargetControl<S> {
             waker: None,
             closed: false,
             status: None,
+            notes: Arc::default(),
         };
         Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -298,14 +333,33 @@ impl<S> TargetControl<S> {
 
     /// Ends the worker in order: what was received is durable, nothing is lost.
     pub fn stop(&self) {
+        self.insist(Command::Stop);
+    }
+
+    /// The process of the one task that runs has ended.
+    pub fn task_ended(&self, task: NoteId, end: TaskEnd) {
+        self.insist(Command::TaskEnded(task, end));
+    }
+
+    /// Leaves a command that is never turned away.
+    fn insist(&self, command: Command<S>) {
         let mut inner = self.lock();
         if !inner.closed {
-            // A stop is never turned away.
-            inner.commands.push_back(Command::Stop);
+            inner.commands.push_back(command);
             if let Some(waker) = &inner.waker {
                 waker.wake();
             }
         }
+    }
+
+    /// What became of the last notes, oldest change first.
+    #[must_use]
+    pub fn notes(&self) -> Arc<Vec<NoteReport>> {
+        Arc::clone(&self.lock().notes)
+    }
+
+    pub(super) fn show_notes(&self, notes: Arc<Vec<NoteReport>>) {
+        self.lock().notes = notes;
     }
 
     /// The last snapshot; `None` before the first turn.
@@ -338,7 +392,10 @@ impl<S> TargetControl<S> {
             match command {
                 Command::Pause(_, reply) => reply(Err(TargetCommandError::Closing)),
                 Command::Promote { reply, .. } => reply(Err(TargetCommandError::Closing)),
-                Command::Session { .. } | Command::Retry(_) | Command::Stop => {}
+                Command::Session { .. }
+                | Command::Retry(_)
+                | Command::TaskEnded(..)
+                | Command::Stop => {}
             }
         }
     }

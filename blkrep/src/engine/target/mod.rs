@@ -12,6 +12,7 @@ mod control;
 mod files;
 mod journaling;
 mod keeping;
+mod notes;
 mod policy;
 mod promoting;
 mod receiving;
@@ -28,9 +29,10 @@ pub use acceptor::{Acceptor, AcceptorLimits, Arrival, Route, Router};
 pub use base::BaseShape;
 pub use control::{
     Promotion, PromotionVolume, TargetCommandError, TargetControl, TargetEvent, TargetStatus,
-    TargetWatch,
+    TargetWatch, TaskDone,
 };
 pub use files::{Opened, ReplicaFiles, ReplicaRequest};
+pub use notes::{TaskEnd, TaskOrder};
 pub use policy::{TargetError, TargetPolicy, TargetSettings};
 pub use record::{PromotedRecord, promoted_record, recorded_role};
 pub use replacing::Replacement;

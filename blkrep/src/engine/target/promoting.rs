@@ -85,6 +85,7 @@ impl<H: Host> TargetWorker<H> {
                 "the replica is being promoted".to_owned(),
             );
         }
+        self.interrupt_task();
         self.facts.lift_pause(true);
         self.hurry_retries(self.now);
         let reply = Some(reply);

@@ -12,7 +12,7 @@ use blkrep_types::{ByteLen, Generation, Nanos, WriteName, planted};
 use blkrep_wire::limits::SOURCE_BODY_MAX;
 use blkrep_wire::{
     Ack, Codecs, Decoder, FarewellCode, Frame, Hello, Message, PeerRole, RefuseCode, Start,
-    VERSION_PACKED, Welcome, WelcomeVolume,
+    VERSION_NOTES, VERSION_PACKED, Welcome, WelcomeVolume,
 };
 
 impl<H: Host> TargetWorker<H> {
@@ -127,6 +127,7 @@ impl<H: Host> TargetWorker<H> {
             now,
             decoder,
             out: send,
+            takes_notes: version >= VERSION_NOTES,
             welcome: Message::Welcome(Box::new(welcome)),
         }));
     }
@@ -199,7 +200,8 @@ impl<H: Host> TargetWorker<H> {
             | Message::MapEnd(_)
             | Message::Start(_)
             | Message::Ack(_)
-            | Message::Digests(_) => {
+            | Message::Digests(_)
+            | Message::Note(_) => {
                 let text = format!("a frame '{}' has no place here", message.kind());
                 session.end(FarewellCode::Protocol, text);
             }
@@ -292,6 +294,7 @@ impl<H: Host> TargetWorker<H> {
             self.facts.changed();
         }
         self.applier.connected(Some(self.incoming.last()));
+        self.tell_notes();
         self.event(&TargetEvent::Connected { source: node });
     }
 

@@ -6,12 +6,13 @@
 
 use blkrep_core::target::Part;
 use blkrep_io::Slice;
-use blkrep_types::{ExtentIndex, Nanos, VolumeIndex, planted};
+use blkrep_types::{ExtentIndex, Nanos, NoteReport, VolumeIndex, planted};
 use blkrep_wire::limits::{DIGESTS_MAX, MAP_PART_BYTES_MAX};
 use blkrep_wire::{
     DataFrame, Decoder, DigestReply, Encoder, Farewell, FarewellCode, Hello, MapEnd, MapPart,
     Message,
 };
+use std::collections::VecDeque;
 
 /// Where a connection is.
 ///
@@ -75,6 +76,9 @@ pub(super) struct Session<S> {
     pub(super) frame: Option<(DataFrame, usize)>,
     pub(super) pongs: Vec<u64>,
     digests: Vec<DigestReply>,
+    notes: VecDeque<NoteReport>,
+    /// The source hears of notes.
+    takes_notes: bool,
     pub(super) ack_due: bool,
     welcome: Option<Message>,
     map: MapCursor,
@@ -98,6 +102,9 @@ enum MapCursor {
 /// connection; one that leaves this many untaken does not listen.
 const DIGESTS_WAITING_MAX: usize = 8 * DIGESTS_MAX;
 
+/// Notes of which the source is to hear: as many as a target remembers.
+const NOTES_WAITING_MAX: usize = 256;
+
 /// Pings that wait for their answer; a source has one under way.
 const PONGS_MAX: usize = 8;
 
@@ -109,6 +116,7 @@ pub(super) struct Beginning<S> {
     pub(super) now: Nanos,
     pub(super) decoder: Decoder,
     pub(super) out: Slice,
+    pub(super) takes_notes: bool,
     pub(super) welcome: Message,
 }
 
@@ -129,6 +137,8 @@ impl<S: Clone> Session<S> {
             frame: None,
             pongs: Vec::new(),
             digests: Vec::new(),
+            notes: VecDeque::new(),
+            takes_notes: beginning.takes_notes,
             ack_due: false,
             welcome: Some(beginning.welcome),
             map: MapCursor::Next {
@@ -206,6 +216,17 @@ impl<S: Clone> Session<S> {
         self.digests.push(reply);
     }
 
+    /// Queues what became of a note. What is too much is told at the next connection.
+    pub(super) fn note(&mut self, report: NoteReport) {
+        if self.phase == Phase::Streaming && self.takes_notes {
+            self.notes.retain(|waiting| waiting.id != report.id);
+            if self.notes.len() == NOTES_WAITING_MAX {
+                self.notes.pop_front();
+            }
+            self.notes.push_back(report);
+        }
+    }
+
     /// True if everything that had to be said was.
     pub(super) const fn is_silent(&self) -> bool {
         self.sending.is_none() && self.farewell.is_none()
@@ -228,6 +249,9 @@ impl<S: Clone> Session<S> {
                 if !self.digests.is_empty() {
                     let count = self.digests.len().min(DIGESTS_MAX);
                     return Some(Message::Digests(self.digests.drain(..count).collect()));
+                }
+                if let Some(report) = self.notes.pop_front() {
+                    return Some(Message::Note(Box::new(report)));
                 }
                 if !std::mem::take(&mut self.ack_due) {
                     return None;

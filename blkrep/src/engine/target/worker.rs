@@ -10,6 +10,7 @@ use super::control::{Command, TargetControl, TargetEvent, TargetStatus, TargetWa
 use super::files::{Opened, ReplicaFiles};
 use super::journaling::{Journaling, SocketOf};
 use super::keeping::{Journal, open_journal};
+use super::notes::Notes;
 use super::policy::{TargetError, TargetSettings};
 use super::session::{Phase, Session};
 use blkrep_core::target::{Applier, Facts, Incoming};
@@ -98,6 +99,7 @@ pub struct TargetWorker<H: Host> {
     pub(super) journal: Journal,
     pub(super) journaling: Journaling,
     pub(super) applying: Applying,
+    pub(super) notes: Notes<H>,
     pub(super) session: Option<Session<SocketOf<H>>>,
     /// A connection that waits until the one before it is gone.
     pub(super) next_session: Option<(SocketOf<H>, Box<Hello>, u16)>,
@@ -157,11 +159,13 @@ impl<H: Host> TargetWorker<H> {
                     errno,
                 })
         };
+        let notes_kept = Notes::open(&files);
         let from = journal.state.number;
         let shapes = files.volume_shapes();
         let volumes = files.bases.len();
         let applier = Applier::new(journal.state.before, from, journal.next);
-        Ok(Self {
+        let worker = Self {
+            notes: notes_kept,
             incoming: Incoming::new(journal.last, shapes),
             journaling: Journaling::new(settings.batch_bytes()),
             applying: Applying::new(volumes, journal.last, settings.retry),
@@ -193,7 +197,9 @@ impl<H: Host> TargetWorker<H> {
             persist_at: None,
             shown: None,
             show_due: false,
-        })
+        };
+        worker.show_notes();
+        Ok(worker)
     }
 
     /// The handle by which others reach it.
@@ -320,6 +326,7 @@ impl<H: Host> TargetWorker<H> {
                 } => {
                     self.promote_asked(io, force, inconsistent, reply);
                 }
+                Command::TaskEnded(task, end) => self.task_ended(task, end),
                 Command::Stop => self.stop_asked(),
             }
         }
@@ -329,6 +336,7 @@ impl<H: Host> TargetWorker<H> {
         if matches!(self.mode, Mode::Stopping | Mode::Done) {
             return;
         }
+        self.interrupt_task();
         if let Some(session) = &mut self.session {
             let text = "the target stops".to_owned();
             session.end(blkrep_wire::FarewellCode::Stopping, text);
@@ -362,6 +370,7 @@ impl<H: Host> TargetWorker<H> {
                 session.said = now;
             }
         }
+        self.retry_notes();
         self.checkpoint_if_due(io);
     }
 
@@ -427,6 +436,7 @@ impl<H: Host> TargetWorker<H> {
         if self.persist_at.is_some_and(|at| self.now < at) {
             return;
         }
+        self.interrupt_task();
         self.journaling.forget();
         match super::keeping::begin_journal(&mut self.files, &mut self.facts, &self.settings) {
             Ok(journal) => {
@@ -594,6 +604,7 @@ impl<H: Host> Worker<H::Io> for TargetWorker<H> {
             self.journaling.retry_at(),
             self.journaling.head_retry_at(),
             self.applying.due(),
+            self.notes.due(),
             show,
         ];
         times.into_iter().flatten().min()

@@ -70,10 +70,7 @@ impl BatchRecord {
 
 /// Bytes of data that travel with `record`.
 pub(super) fn data_bytes(record: &Record) -> usize {
-    match record.extent {
-        Some(extent) if record.kind.has_data() => extent.len().as_usize(),
-        _ => 0,
-    }
+    record.data_len().as_usize()
 }
 
 /// A batch in memory.
@@ -319,6 +316,7 @@ pub(super) const fn encode_kind(kind: RecordKind) -> (u8, u8) {
         RecordKind::MirrorBegin(MirrorKind::Difference) => (5, 2),
         RecordKind::MirrorBegin(MirrorKind::Checksum) => (5, 3),
         RecordKind::MirrorEnd => (6, 0),
+        RecordKind::Note { task } => (7, task as u8),
     }
 }
 
@@ -337,6 +335,9 @@ const fn decode_kind(kind: u8, argument: u8) -> Option<RecordKind> {
         (5, 2) => RecordKind::MirrorBegin(MirrorKind::Difference),
         (5, 3) => RecordKind::MirrorBegin(MirrorKind::Checksum),
         (6, 0) => RecordKind::MirrorEnd,
+        (7, 0 | 1) => RecordKind::Note {
+            task: argument == 1,
+        },
         _ => return None,
     })
 }

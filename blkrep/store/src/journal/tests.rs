@@ -146,11 +146,7 @@ impl Journal {
 }
 
 fn data_len(record: &Record) -> usize {
-    if record.kind.has_data() {
-        record.extent.unwrap().len().as_usize()
-    } else {
-        0
-    }
+    record.data_len().as_usize()
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod limits;
 mod links;
 mod lost;
 mod mirror;
+mod notes;
 mod pace;
 mod promise;
 mod requests;
@@ -71,8 +72,7 @@ impl PlainLog {
 }
 
 fn data_of(entry: &LogEntry) -> u64 {
-    let data = entry.record.extent.filter(|_| entry.record.kind.has_data());
-    data.map_or(0, |extent| extent.len().get())
+    entry.record.data_len().get()
 }
 
 impl WriteLog for PlainLog {

@@ -210,6 +210,7 @@ impl World {
                 }
                 Step::CannotTell(_) => {}
                 Step::Flush => self.flush(),
+                Step::Note(_) => unreachable!("this source has none"),
                 Step::Wait => return,
             }
             self.hold_seen |= self.applier.is_holding();

@@ -462,3 +462,93 @@ fn a_map_is_read_as_it_was_written_and_a_lost_sector_counts_as_dirty() {
     assert!(!whole);
     assert_eq!(again.bits().ones(), 3712 + 2);
 }
+
+/// A batch of a write, a note and a write over the first one.
+fn around_a_note(task: bool) -> Batch {
+    Batch {
+        number: 1,
+        records: vec![
+            data(1, 3, 1, false),
+            record(2, RecordKind::Note { task }, None),
+            data(3, 3, 1, false),
+        ],
+    }
+}
+
+#[test]
+fn a_task_is_reached_when_all_before_it_is_durable_in_the_base_and_nothing_behind_it_is_applied() {
+    let mut world = World::new();
+    let batch = around_a_note(true);
+    world.applier.durable(1);
+    let Step::Write(flight) = world.applier.step(&mut world.facts, Some(&batch)) else {
+        panic!("the write before it comes first");
+    };
+    let step = |world: &mut World| world.applier.step(&mut world.facts, Some(&batch));
+    assert_eq!(step(&mut world), Step::Wait, "it is not done");
+    assert!(!world.applier.completed(&mut world.facts, flight, true));
+    assert_eq!(step(&mut world), Step::Flush, "it is not durable");
+    let mark = world.applier.flush_begins();
+    world.applier.flushed(mark);
+    assert_eq!(step(&mut world), Step::Note(1));
+    assert_eq!(step(&mut world), Step::Note(1), "until it is settled");
+    assert_eq!(world.applier.applied(), name(1));
+    world.applier.note_settled(1, &batch.records[1]);
+    assert_eq!(world.applier.applied(), name(2));
+    assert!(matches!(step(&mut world), Step::Write(_)));
+}
+
+#[test]
+fn a_bookmark_waits_for_no_flush() {
+    let mut world = World::new();
+    let batch = around_a_note(false);
+    world.applier.durable(1);
+    let first = world.applier.step(&mut world.facts, Some(&batch));
+    assert!(matches!(first, Step::Write(_)));
+    let second = world.applier.step(&mut world.facts, Some(&batch));
+    assert_eq!(second, Step::Note(1));
+}
+
+#[test]
+fn a_pause_holds_a_note_back() {
+    let mut world = World::new();
+    world.facts.set_paused(true);
+    world.facts.saved();
+    world.applier.durable(1);
+    let batch = Batch {
+        number: 1,
+        records: vec![record(1, RecordKind::Note { task: false }, None)],
+    };
+    let step = world.applier.step(&mut world.facts, Some(&batch));
+    assert_eq!(step, Step::Wait);
+}
+
+#[test]
+fn within_a_held_mirror_no_place_is_exact() {
+    let mut world = World::new();
+    world.applier.durable(1);
+    let mirror = Batch {
+        number: 1,
+        records: vec![
+            record(1, RecordKind::MirrorBegin(MirrorKind::Difference), None),
+            record(2, RecordKind::Note { task: false }, None),
+            record(3, RecordKind::MirrorEnd, None),
+            record(4, RecordKind::Note { task: false }, None),
+        ],
+    };
+    assert_eq!(next_step(&mut world, &mirror), Step::Note(1));
+    assert_eq!(
+        world.facts.state(),
+        DataState::Ok,
+        "the journal makes it so"
+    );
+    assert!(!world.applier.is_exact(), "the bases are on their way");
+    world.applier.note_settled(1, &mirror.records[1]);
+    let mut step = next_step(&mut world, &mirror);
+    if step == Step::Flush {
+        let mark = world.applier.flush_begins();
+        world.applier.flushed(mark);
+        step = next_step(&mut world, &mirror);
+    }
+    assert_eq!(step, Step::Note(3));
+    assert!(world.applier.is_exact());
+}

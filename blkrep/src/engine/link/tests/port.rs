@@ -11,8 +11,8 @@ use blkrep_core::source::{
 use blkrep_io::{Completion, Io, Region, Slice, Waker};
 use blkrep_types::{
     BlockSize, ByteLen, ByteOffset, DataState, Extent, ExtentSize, Generation, GroupName, History,
-    Incarnation, LinkName, MirrorKind, Mode, Nanos, Record, RecordKind, Seq, VolumeIndex,
-    VolumeName, WriteName,
+    Incarnation, LinkName, MirrorKind, Mode, Nanos, NoteReport, NoteState, Record, RecordKind, Seq,
+    VolumeIndex, VolumeName, WriteName,
 };
 use std::sync::{Arc, Mutex};
 
@@ -52,6 +52,8 @@ pub(super) struct Group {
     pub(super) downs: Vec<DownReason>,
     pub(super) map: Vec<(u16, u64, u64)>,
     pub(super) map_unknown: bool,
+    /// What was said of notes: whether the target takes them, and how far they are.
+    pub(super) notes: Vec<(bool, Option<NoteState>)>,
     /// The next time something is asked for, it has only just come.
     pub(super) look_again: bool,
     /// The maps are not durable yet.
@@ -174,6 +176,14 @@ impl<I: Io> LinkPort<I> for ListPort {
             group.next = usize::try_from(welcome.durable.seq.get()).unwrap();
             Ok(())
         })
+    }
+
+    fn takes_notes(&mut self, able: bool) {
+        self.with(|group| group.notes.push((able, None)));
+    }
+
+    fn note(&mut self, _io: &mut I, report: &NoteReport) {
+        self.with(|group| group.notes.push((true, Some(report.state))));
     }
 
     fn map_part(&mut self, volume: VolumeIndex, extent: Extent) {

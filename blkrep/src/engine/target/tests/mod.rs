@@ -5,6 +5,7 @@
 mod campaign;
 mod decay;
 mod faults;
+mod notes;
 mod replacing;
 mod retrying;
 mod rig;

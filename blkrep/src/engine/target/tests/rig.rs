@@ -6,7 +6,7 @@ use blkrep_core::target::RetryPolicy;
 use blkrep_io::sim::{Next, NodeId, SimHost, SimIo, SimOptions, SimSocket, SimWorld};
 use blkrep_io::{Host, Worker};
 use blkrep_store::superblock::ReplicaVolume;
-use blkrep_types::{ByteLen, DataState, GroupName, History, Nanos, NodeName};
+use blkrep_types::{ByteLen, DataState, GroupName, History, Nanos, NodeName, NoteId};
 use blkrep_wire::{Hello, RefuseCode};
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,22 +20,46 @@ pub(super) const REPLICAS: &str = "/replicas";
 pub(super) const STATE: &str = "/state/db";
 const PORT: u16 = 7420;
 
+/// What happened, and the tasks that run.
 #[derive(Default)]
-pub(super) struct Events(Mutex<Vec<TargetEvent>>);
+pub(super) struct Events {
+    all: Mutex<Vec<TargetEvent>>,
+    /// Why tasks are refused; empty: they are run.
+    pub(super) refuses: Mutex<String>,
+    pub(super) running: Mutex<Vec<(TaskOrder, TaskDone)>>,
+    pub(super) cancelled: Mutex<Vec<NoteId>>,
+}
 
 impl Events {
     pub(super) fn all(&self) -> Vec<TargetEvent> {
-        self.0.lock().unwrap().clone()
+        self.all.lock().unwrap().clone()
     }
 
     pub(super) fn any(&self, wanted: impl Fn(&TargetEvent) -> bool) -> bool {
-        self.0.lock().unwrap().iter().any(wanted)
+        self.all.lock().unwrap().iter().any(wanted)
     }
 }
 
 impl TargetWatch for Events {
     fn event(&self, _: &GroupName, event: &TargetEvent) {
-        self.0.lock().unwrap().push(event.clone());
+        self.all.lock().unwrap().push(event.clone());
+    }
+
+    fn admits(&self, _: &GroupName, _: &TaskOrder) -> Result<(), String> {
+        let why = self.refuses.lock().unwrap().clone();
+        if why.is_empty() { Ok(()) } else { Err(why) }
+    }
+
+    fn run(&self, _: &GroupName, order: TaskOrder, done: TaskDone) {
+        self.running.lock().unwrap().push((order, done));
+    }
+
+    fn cancel(&self, _: &GroupName, task: NoteId) {
+        self.cancelled.lock().unwrap().push(task);
+    }
+
+    fn now(&self) -> u64 {
+        77
     }
 }
 

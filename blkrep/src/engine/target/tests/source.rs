@@ -5,9 +5,10 @@ use blkrep_core::dirty::MapLayout;
 use blkrep_io::sim::{SimIo, SimSocket};
 use blkrep_io::{Completion, Io, Op, Region, Slice, Worker};
 use blkrep_types::{
-    BlockSize, ByteLen, ByteOffset, DataState, Extent, ExtentIndex, ExtentSize, Generation,
-    GroupName, History, Incarnation, LinkName, MirrorKind, Mode, Nanos, NodeName, Record,
-    RecordKind, Seq, VolumeIndex, VolumeName, WriteName,
+    BlockSize, BookmarkName, ByteLen, ByteOffset, DataState, Extent, ExtentIndex, ExtentSize,
+    Generation, GroupName, History, Incarnation, LinkName, MirrorKind, Mode, NOTE_BYTES, Nanos,
+    NodeName, Note, NoteId, NoteKind, NoteState, Record, RecordKind, Seq, TaskCommand, VolumeIndex,
+    VolumeName, WriteName,
 };
 use blkrep_wire::limits::{HELLO_BODY_MAX, TARGET_BODY_MAX, buffer_bytes};
 use blkrep_wire::{
@@ -70,6 +71,8 @@ pub(super) struct Book {
     pub(super) farewell: Option<String>,
     pub(super) ack: Option<Ack>,
     pub(super) digests: Vec<DigestReply>,
+    /// What the target said of notes.
+    pub(super) told: Vec<(NoteId, NoteState)>,
     pub(super) map_unknown: bool,
     pub(super) map_bits: u64,
     pub(super) sessions: u32,
@@ -115,6 +118,7 @@ impl Book {
             farewell: None,
             ack: None,
             digests: Vec::new(),
+            told: Vec::new(),
             map_unknown: false,
             map_bits: 0,
             sessions: 0,
@@ -139,8 +143,7 @@ impl Book {
             volume: VolumeIndex::new(volume),
             extent,
         };
-        let bytes = kind.has_data().then(|| {
-            let extent = extent.unwrap();
+        let bytes = extent.filter(|_| kind.has_data()).map(|extent| {
             let at = usize::try_from(extent.offset().get()).unwrap();
             let len = extent.len().as_usize();
             let slice = Region::heap(len).whole();
@@ -175,6 +178,27 @@ impl Book {
             volume,
             Some(extent),
         );
+    }
+
+    /// A bookmark, or a task that runs that program.
+    pub(super) fn note(&mut self, id: u8, task: Option<&str>) {
+        let kind = match task {
+            None => NoteKind::Bookmark(BookmarkName::new(&format!("mark-{id}")).unwrap()),
+            Some(name) => {
+                let words = vec![name.to_owned()];
+                NoteKind::Task(TaskCommand::new(words, String::new()).unwrap())
+            }
+        };
+        let note = Note {
+            id: NoteId::from_bytes([id; 16]),
+            submitted: 5,
+            kind,
+        };
+        let task = task.is_some();
+        self.push(RecordKind::Note { task }, 0, None);
+        let slice = Region::heap(NOTE_BYTES).whole();
+        slice.write(0, &note.encode());
+        self.log.last_mut().unwrap().bytes = Some(slice);
     }
 
     pub(super) fn void(&mut self) {
@@ -469,6 +493,7 @@ impl ScriptedSource {
                 book.ack = Some(ack);
             }
             Message::Digests(digests) => book.digests.extend(digests),
+            Message::Note(report) => book.told.push((report.id, report.state)),
             Message::Error(farewell) | Message::Goodbye(farewell) => {
                 book.farewell = Some(farewell.text);
                 drop(book);
