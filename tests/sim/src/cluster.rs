@@ -5,6 +5,7 @@
 
 use super::names::Names;
 use super::plan::Plan;
+use super::tasks::Tasks;
 use super::told::Told;
 use blkrep_core::queue::QueueChange;
 use blkrep_core::source::GroupEvent;
@@ -194,6 +195,8 @@ pub struct Cluster {
     pub told: Told,
     /// What disk queues did.
     pub queues: QueueCounts,
+    /// Bookmarks and tasks.
+    pub tasks: Tasks,
 }
 
 impl Cluster {

@@ -57,6 +57,7 @@ impl Plan {
         if plan.theme.is_none() {
             dress_queues(&mut plan);
         }
+        dress_notes(&mut plan);
         plan
     }
 }
@@ -185,6 +186,38 @@ fn dress_queues(plan: &mut Plan) {
             let command = Command::SetQueue { group, queue };
             plan.commands
                 .push((random.between(5, REQUESTS - 20), command));
+        }
+    }
+    plan.faults.sort_by_key(|(at, _)| *at);
+    plan.commands.sort_by_key(|(at, _)| *at);
+}
+
+/// Puts bookmarks and tasks into the order of every second plan's groups, and has some of the targets crash
+/// while they may run one. Drawn apart, as above.
+fn dress_notes(plan: &mut Plan) {
+    let mut random = SimRandom::new(plan.seed ^ 0x6e6f_7465_7300_0000);
+    let random = &mut random;
+    if !random.one_in(2) {
+        return;
+    }
+    for (group, of) in plan.groups.iter().enumerate() {
+        for _ in 0..random.between(2, 8) {
+            let at = random.between(20, REQUESTS - 20);
+            let task = (!random.one_in(3)).then(|| !random.one_in(6));
+            let crashes = task == Some(true) && random.one_in(4);
+            let longest = if crashes { 8_000 } else { 1_000 };
+            let lasts = Duration::from_millis(random.below(3) * random.between(0, longest) / 2);
+            plan.commands
+                .push((at, Command::Note { group, task, lasts }));
+            if crashes {
+                let fault = Fault::Crash {
+                    node: *pick(random, &of.targets),
+                    crash: crash(random),
+                    calls: random.one_in(2).then(|| small(random, 60)),
+                    down: Duration::from_millis(random.between(5, 2_000)),
+                };
+                plan.faults.push((at + random.below(20), fault));
+            }
         }
     }
     plan.faults.sort_by_key(|(at, _)| *at);
@@ -578,7 +611,7 @@ mod tests {
         assert_eq!(kinds.len(), 14);
         let commands = plans.iter().flat_map(|plan| &plan.commands);
         let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
-        assert_eq!(kinds.len(), 15);
+        assert_eq!(kinds.len(), 17);
         let shapes: HashSet<_> = plans
             .iter()
             .map(|plan| (plan.nodes, plan.groups.len(), plan.takeovers.len()))

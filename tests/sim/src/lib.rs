@@ -38,6 +38,7 @@ pub mod served;
 mod served_links;
 pub mod start;
 mod takeover;
+pub mod tasks;
 pub mod theme;
 pub mod told;
 pub mod unflushed;

@@ -8,8 +8,7 @@ use super::program::Program;
 use super::run::{Run, Todo};
 use super::served::Served;
 use blkrep_core::source::{OnBackingError, Transmit};
-use blkrep_types::LinkName;
-use blkrep_types::LossPolicy;
+use blkrep_types::{LinkName, LossPolicy, Note, NoteId, NoteKind, TaskCommand};
 use std::time::Duration;
 
 /// Something that an operator takes back.
@@ -153,6 +152,9 @@ impl Run {
             Command::SetQueue { group, queue } => {
                 return self.with_served(group % groups, |served, _| served.set_queue(queue));
             }
+            Command::Note { group, task, lasts } => {
+                return self.submit_note(group % groups, task, lasts);
+            }
             Command::PauseTarget { group, link, .. }
             | Command::Mirror { group, link, .. }
             | Command::StopMirror { group, link }
@@ -250,7 +252,36 @@ impl Run {
             | Command::Reboot { .. }
             | Command::Detach { .. }
             | Command::Freeze { .. }
+            | Command::Note { .. }
             | Command::SetQueue { .. } => None,
+        }
+    }
+
+    /// Puts a bookmark or a task into the order, if the group's source takes it now.
+    fn submit_note(&mut self, group: usize, task: Option<bool>, lasts: Duration) {
+        let (mut id, half) = ([0; 16], self.random.bits().to_le_bytes());
+        id[..8].copy_from_slice(&half);
+        id[8..].copy_from_slice(&self.random.bits().to_le_bytes());
+        let kind = match task {
+            None => NoteKind::Bookmark("here".parse().expect("a legal name")),
+            Some(allowed) => {
+                let program = if allowed { "look" } else { "other" };
+                let words = vec![program.to_owned()];
+                NoteKind::Task(TaskCommand::new(words, String::new()).expect("a legal command"))
+            }
+        };
+        let note = Note {
+            id: NoteId::from_bytes(id),
+            submitted: self.world.now().get(),
+            kind,
+        };
+        let mut taken = None;
+        self.with_served(group, |served, _| {
+            taken = served.engine().submit_note(&note).ok()
+        });
+        if let Some(seq) = taken {
+            let age = self.groups[group].life().app.age();
+            self.cluster.tasks.submitted(&note, seq, age, lasts);
         }
     }
 

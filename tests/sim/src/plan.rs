@@ -328,6 +328,15 @@ pub enum Command {
         /// What.
         policy: LossPolicy,
     },
+    /// Puts a bookmark or a task into the order of a group's writes.
+    Note {
+        /// Which.
+        group: usize,
+        /// A task, and whether targets run it.
+        task: Option<bool>,
+        /// How long it runs.
+        lasts: Duration,
+    },
     /// Gives a group another disk queue, or none.
     SetQueue {
         /// Which.

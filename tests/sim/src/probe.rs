@@ -40,6 +40,7 @@ impl Run {
             hosts: (0..self.nodes.len()).map(|_| world.add_node()).collect(),
             table: self.cluster.table.copy(),
             told: Told::new(&world, false),
+            tasks: self.cluster.tasks.copy(),
             world: world.clone(),
             ..self.cluster.clone()
         };

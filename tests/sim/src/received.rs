@@ -2,8 +2,9 @@
 //!
 //! Owns one group's replica in one process. A host and a hello enter; a worker and answers leave.
 
-use super::cluster::{Cluster, group_name, node_name, replica_dir};
+use super::cluster::{Cluster, node_name, replica_dir};
 use super::start::StartError;
+use super::tasks::Watch;
 use blkrep::engine::target::{
     Arrival, Opened, Promotion, ReplicaFiles, ReplicaRequest, Route, TargetCommandError,
     TargetControl, TargetError, TargetPolicy, TargetSettings, TargetStatus, TargetWorker,
@@ -73,7 +74,7 @@ impl Received {
         (node, group): (usize, usize),
     ) -> Result<Option<Self>, TargetError> {
         let opened = ReplicaFiles::open(host, &replica_dir(group))?;
-        let begun = opened.map(|opened| Self::begin(cluster, opened, (node, group)));
+        let begun = opened.map(|opened| Self::begin(cluster, host, opened, (node, group)));
         begun.transpose()
     }
 
@@ -109,16 +110,17 @@ impl Received {
         let settings = settings(cluster, node, group);
         let directory = replica_dir(group);
         let opened = ReplicaFiles::create(host, &directory, &policy, &settings, &request)?;
-        Self::begin(cluster, opened, (node, group))
+        Self::begin(cluster, host, opened, (node, group))
     }
 
     fn begin(
         cluster: &Cluster,
+        host: &SimHost,
         opened: Opened<SimHost>,
         (node, group): (usize, usize),
     ) -> Result<Self, TargetError> {
-        let told = cluster.told.of(format!("node{node} {}", group_name(group)));
-        let worker = TargetWorker::new(opened, settings(cluster, node, group), Arc::new(told))?;
+        let watch = Arc::new(Watch::new(cluster, host, (node, group)));
+        let worker = TargetWorker::new(opened, settings(cluster, node, group), watch)?;
         Ok(Self {
             control: worker.control(),
             fresh: Some(worker),

@@ -114,6 +114,16 @@ report! {
     queue_changes,
     /// Policies of targets that are to try writes again changed.
     retry_changes,
+    /// Bookmarks and tasks submitted.
+    notes,
+    /// Bookmarks that a target set.
+    bookmarks_set,
+    /// Tasks that ended on a target.
+    tasks_done,
+    /// Tasks that ran when their target ended.
+    tasks_interrupted,
+    /// Bookmarks and tasks whose place was no state of the source at the target.
+    notes_skipped,
     /// Times that a disk queue began to hold something.
     spills,
     /// Times that one was drained.
@@ -201,6 +211,7 @@ impl Report {
             Command::SetLoss { .. } => self.loss_changes += 1,
             Command::SetQueue { .. } => self.queue_changes += 1,
             Command::SetRetry { .. } => self.retry_changes += 1,
+            Command::Note { .. } => self.notes += 1,
         }
     }
 }

@@ -13,9 +13,10 @@ use super::plan::Plan;
 use super::promises::Promises;
 use super::report::Report;
 use super::start::StartError;
+use super::tasks::Tasks;
 use super::told::Told;
 use blkrep_io::sim::{Next, ProcessId, SimRandom, SimWorld};
-use blkrep_types::{BlockSize, ByteLen, Nanos};
+use blkrep_types::{BlockSize, ByteLen, Nanos, NoteState};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +110,7 @@ impl Run {
                 .collect(),
             told: Told::new(&world, aloud),
             queues: QueueCounts::default(),
+            tasks: Tasks::default(),
             world: world.clone(),
             plan: Arc::new(plan),
         };
@@ -167,6 +169,7 @@ impl Run {
         for names in &self.cluster.names {
             names.judge()?;
         }
+        self.cluster.tasks.judge()?;
         self.sum_up();
         Ok(self.report)
     }
@@ -186,6 +189,11 @@ impl Run {
         self.report.full_queues = queues.of("full");
         self.report.failed_queues = queues.of("failures");
         self.report.unreadable_queues = queues.of("unreadable");
+        let tasks = &self.cluster.tasks;
+        self.report.bookmarks_set = tasks.of(NoteState::Set);
+        self.report.tasks_done = tasks.of(NoteState::Done);
+        self.report.tasks_interrupted = tasks.of(NoteState::Interrupted);
+        self.report.notes_skipped = tasks.of(NoteState::Skipped);
         self.report.virtual_time = Duration::from_nanos(self.world.now().get());
     }
 
@@ -313,6 +321,8 @@ impl Run {
         let now = self.world.now();
         if now >= self.look_at {
             self.look_at = now.after(LOOK_AGAIN);
+            self.cluster.tasks.finish(&self.cluster);
+            self.cluster.tasks.judge()?;
             for node in &mut self.nodes {
                 node.daemon.as_mut().map_or(Ok(()), Daemon::tend)?;
             }

@@ -9,5 +9,6 @@ mod compression;
 mod lab;
 mod queue;
 mod simulated;
+mod tasks;
 #[path = "../bad_input/volume.rs"]
 mod volume;

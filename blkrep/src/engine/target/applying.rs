@@ -108,7 +108,8 @@ impl Applying {
 
 impl<H: Host> TargetWorker<H> {
     pub(super) fn applying_word(&self) -> ApplyingWord {
-        let waits = self.applying.retry_at.is_some() || self.persist_at.is_some();
+        let noting = self.notes.due().is_some();
+        let waits = self.applying.retry_at.is_some() || self.persist_at.is_some() || noting;
         if waits || self.applying.retries.trouble().is_some() {
             ApplyingWord::Retrying
         } else if !self.facts.holds_back() {
