@@ -285,6 +285,12 @@ pub struct TargetStatus {
     pub retrying: Option<RetryingStatus>,
     /// Bytes in extents known to differ from the source.
     pub dirty_bytes: ByteLen,
+    /// The command of the task that runs; nothing is applied meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Bookmarks that are remembered.
+    #[serde(default)]
+    pub bookmarks: u64,
 }
 
 /// Why a replica's disk takes no writes.

@@ -386,6 +386,13 @@ fn of_target(group: &GroupName, target: &TargetStatus) -> Vec<Problem> {
             ),
         ));
     }
+    if let Some(task) = &target.task {
+        problems.push(note(
+            format!("a task of group {group} runs: {task}"),
+            "nothing is applied meanwhile; the journal goes on receiving until it is full",
+            format!("wait for it, or for task.timeout: blkctl task list {group}"),
+        ));
+    }
     match target.status {
         TargetState::Ok => {}
         TargetState::Paused | TargetState::PausePending => problems.push(note(
@@ -694,6 +701,8 @@ mod tests {
                 journal_limit_bytes: ByteLen::ZERO,
                 retrying: None,
                 dirty_bytes: ByteLen::ZERO,
+                task: None,
+                bookmarks: 0,
             });
             explain(&mut group);
             assert_eq!(group.problems.is_empty(), *data_state == DataState::Ok);

@@ -5,8 +5,8 @@
 use super::{Inner, clock};
 use crate::engine::source::NoteStatus as OnLinks;
 use blkrep_api::{
-    ApiError, BookmarkRequest, ErrorCode, EventId, NewEvent, NoteList, NoteOnLink, NoteProgress,
-    NoteQuery, NoteReply, NoteSort, NoteStatus, SCHEMA, TaskRequest,
+    ApiError, BookmarkRequest, ErrorCode, EventId, GroupStatus, NewEvent, NoteList, NoteOnLink,
+    NoteProgress, NoteQuery, NoteReply, NoteSort, NoteStatus, SCHEMA, TaskRequest,
 };
 use blkrep_core::source::NoteDenied;
 use blkrep_io::Host as _;
@@ -139,6 +139,16 @@ fn denied(group: &GroupName, denied: NoteDenied) -> ApiError {
         ),
     };
     ApiError::new(code, subject, happened, action)
+}
+
+/// Adds what a replica knows of notes to its status.
+pub(super) fn add_to(status: &mut GroupStatus, notes: &[NoteReport]) {
+    if let Some(target) = &mut status.target {
+        let running = |note: &&NoteReport| note.state == NoteState::Running;
+        target.task = notes.iter().find(running).map(|note| note.command.clone());
+        let set = notes.iter().filter(|note| note.state == NoteState::Set);
+        target.bookmarks = set.count().try_into().expect("few notes");
+    }
 }
 
 impl Inner {

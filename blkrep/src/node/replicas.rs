@@ -407,7 +407,8 @@ impl Inner {
             let replicas = state.replicas.iter();
             let replicas = replicas.map(|(name, replica)| {
                 let proven = replica.proven.clone();
-                (name.clone(), proven, replica.control.status())
+                let control = &replica.control;
+                (name.clone(), proven, control.status(), control.notes())
             });
             let unopened = state.unopened.iter();
             let unopened = unopened.map(|(name, why)| unopened_status(name.clone(), why));
@@ -417,10 +418,12 @@ impl Inner {
             groups.retain(|group| group.name != status.name);
             groups.push(status);
         }
-        for (name, proven, status) in replicas {
+        for (name, proven, status, notes) in replicas {
             if let Some(status) = status {
                 groups.retain(|group| group.name != name);
-                groups.push(replica_status(name, proven, &status));
+                let mut status = replica_status(name, proven, &status);
+                super::notes::add_to(&mut status, &notes);
+                groups.push(status);
             }
         }
     }
@@ -542,6 +545,8 @@ fn unopened_status(name: GroupName, why: &Trouble) -> GroupStatus {
             journal_limit_bytes: ByteLen::ZERO,
             retrying: None,
             dirty_bytes: ByteLen::ZERO,
+            task: None,
+            bookmarks: 0,
         }),
         problems: vec![problem],
     }
@@ -576,6 +581,8 @@ fn replica_status(name: GroupName, proven: Option<NodeName>, status: &TargetStat
             journal_limit_bytes: status.journal_capacity,
             retrying: status.retrying.as_ref().map(retrying_status),
             dirty_bytes: status.dirty,
+            task: None,
+            bookmarks: 0,
         }),
         problems: Vec::new(),
     }

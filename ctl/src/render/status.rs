@@ -296,6 +296,12 @@ fn target(text: &mut String, painter: Painter, target: &TargetStatus) {
     let limit = amount(target.journal_limit_bytes);
     let dirty = amount(target.dirty_bytes);
     put!(text, "    journal {journal} of {limit}, dirty {dirty}");
+    if target.bookmarks > 0 {
+        put!(text, "    bookmarks: {}", target.bookmarks);
+    }
+    if let Some(task) = &target.task {
+        put!(text, "    task runs: {}", painter.paint(Tone::Strong, task));
+    }
     if let Some(retrying) = &target.retrying {
         put!(
             text,

@@ -215,6 +215,20 @@ fn a_task_that_is_late_is_killed_with_all_that_it_started_and_applying_goes_on()
     let begun = Instant::now();
     let id = pair.submit(&format!("hang {}", pid.display()));
     pair.until_state(&pair.source, &id, "running");
+    let group = pair.target.group("db").unwrap();
+    assert!(
+        group["target"]["task"]
+            .as_str()
+            .unwrap()
+            .starts_with("hang"),
+        "{group}"
+    );
+    assert!(
+        group["problems"]
+            .to_string()
+            .contains("a task of group db runs"),
+        "{group}"
+    );
     pair.volume.write(MIB, &[9; 4096]).unwrap();
     assert_ne!(fs::read(pair.replica()).unwrap()[1 << 20], 9, "it waits");
     pair.until_state(&pair.source, &id, "timed-out");
