@@ -222,6 +222,9 @@ pub struct MirrorStatus {
     pub bytes_skipped: ByteLen,
     /// Data still to look at.
     pub bytes_remaining: ByteLen,
+    /// Writes dirty extents faster than it sends them: it does not come to an end while they go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_converging: bool,
     /// It waits until the target's journal has room.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held_back: bool,
@@ -238,6 +241,7 @@ impl MirrorStatus {
             bytes_sent: ByteLen::ZERO,
             bytes_skipped: ByteLen::ZERO,
             bytes_remaining: ByteLen::ZERO,
+            not_converging: false,
             held_back: false,
         }
     }

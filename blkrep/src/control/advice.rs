@@ -329,6 +329,13 @@ fn of_applying(link: &LinkStatus) -> Option<Problem> {
 fn of_mirror(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
     let mut problems = Vec::new();
     let name = &link.name;
+    if link.mirror.not_converging {
+        problems.push(warning(
+            format!("the mirror of link {name} does not converge"),
+            "writes dirty extents faster than they are sent: the target stays at an older state until there are fewer",
+            format!("raise what limits the link (blkctl transmit limit {group}), or write less; see blkctl status {group}"),
+        ));
+    }
     // One that is not connected says so already.
     let talks = link.connection == ConnectionState::Connected;
     match link.mirror.state {

@@ -214,6 +214,7 @@ fn mirror(progress: &MirrorProgress) -> MirrorStatus {
         bytes_sent: progress.sent,
         bytes_skipped: progress.skipped,
         bytes_remaining: progress.remaining,
+        not_converging: progress.not_converging,
         held_back: progress.held_back,
     }
 }

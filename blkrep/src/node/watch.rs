@@ -155,8 +155,11 @@ impl Inner {
                 ),
                 link,
             ),
-            GroupEvent::MirrorBegun { link, bytes } => of_link(
-                tell(EventId::MirrorStarted, format!("{bytes} to look at")),
+            GroupEvent::MirrorBegun { link, kind, bytes } => of_link(
+                tell(
+                    EventId::MirrorStarted,
+                    format!("{kind}, {bytes} to look at"),
+                ),
                 link,
             ),
             GroupEvent::MirrorDone {
@@ -167,6 +170,13 @@ impl Inner {
                 tell(
                     EventId::MirrorDone,
                     format!("{sent} sent, {skipped} equal or zero"),
+                ),
+                link,
+            ),
+            GroupEvent::NotConverging { link } => of_link(
+                tell(
+                    EventId::MirrorNotConverging,
+                    "what is written becomes dirty faster than it is sent".to_owned(),
                 ),
                 link,
             ),

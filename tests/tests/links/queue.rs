@@ -6,6 +6,10 @@ use serde_json::Value;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const LEN: u64 = 32 * MIB;
 
@@ -208,6 +212,108 @@ fn another_directory_is_used_when_the_former_is_drained() {
         let mut files = std::fs::read_dir(&second).unwrap();
         files.next().is_none().then_some(())
     });
+}
+
+/// Writes until it is told to stop, all over the volume; how many bytes that were.
+fn write_on(device: &str, len: u64, stop: &AtomicBool, most: u64) -> u64 {
+    const BYTES: u64 = MIB;
+    let mut volume = Volume::open(device);
+    let mut written = 0;
+    let mut mark: u8 = 1;
+    while written < most && !stop.load(Ordering::Acquire) {
+        // Steps that share no divisor with the length: every block again and again, none of them in order.
+        let at = written / BYTES * 37 % (len / BYTES) * BYTES;
+        volume
+            .write(at, &vec![mark; usize::try_from(BYTES).unwrap()])
+            .expect("no write fails");
+        written += BYTES;
+        mark = mark.wrapping_add(7) | 1;
+    }
+    volume.flush().unwrap();
+    written
+}
+
+/// What a slow line cannot take goes through memory and disk and then into the map; nothing fails, nothing is
+/// mirrored whole, and all of it keeps to its limits.
+#[test]
+fn two_gib_through_64_mib_of_memory_and_256_mib_of_disk() {
+    const VOLUME: u64 = 512 * MIB;
+    let lab = Lab::new();
+    let (source, target) = (lab.node("a"), lab.node("b"));
+    let disk = lab.file("disk", VOLUME, 3);
+    let directory = lab.path("queue");
+    std::fs::create_dir_all(&directory).unwrap();
+    source.ok("set group.log-memory=64MiB link.compression=off");
+    let device = source.attach("pg", &disk, "--group db");
+    source.ok(&format!(
+        "set queue.directory={} queue.disk-size=256MiB queue.free-space=1MiB",
+        directory.display()
+    ));
+    source.ok(&format!(
+        "connect db --to {} --wait --timeout 5m",
+        target.address
+    ));
+    source.equal("db");
+    source.ok("transmit limit db 8MiB/s");
+    let link = || source.group("db").unwrap()["links"][0].clone();
+
+    // A writer that never stops is told of, and keeps to every limit.
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (stop, device) = (Arc::clone(&stop), device.clone());
+        thread::spawn(move || write_on(&device, VOLUME, &stop, u64::MAX))
+    };
+    let begun = Instant::now();
+    let mut worst = (0, 0, 0);
+    loop {
+        let now = link();
+        let bytes = |what: &str| now["queue"][what].as_u64().unwrap();
+        worst.0 = worst.0.max(bytes("memory_bytes"));
+        worst.1 = worst.1.max(bytes("disk_bytes"));
+        worst.2 = worst.2.max(now["dirty_bytes"].as_u64().unwrap());
+        if now["mirror"]["not_converging"] == true {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(240), "{now}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    source.event("mirror-not-converging", "");
+    let text = source.ctl("status db").stdout;
+    assert!(text.contains("does not converge"), "{text}");
+    stop.store(true, Ordering::Release);
+    let mut written = writer.join().unwrap();
+    assert!(worst.0 <= 64 * MIB && worst.1 <= 256 * MIB, "{worst:?}");
+    assert!(worst.2 > 0 && worst.2 <= VOLUME, "{worst:?}");
+    // To 2 GiB in all.
+    let never = AtomicBool::new(false);
+    let rest = (2048 * MIB).saturating_sub(written);
+    written += write_on(&device, VOLUME, &never, rest);
+    assert!(written >= 2048 * MIB);
+
+    source.ok("transmit limit db unlimited");
+    let begun = Instant::now();
+    let end = loop {
+        let now = link();
+        let done = now["replication"] == "replicating"
+            && now["data_state"] == "ok"
+            && now["mirror"]["state"] == "idle"
+            && now["dirty_bytes"] == 0
+            && now["queue"]["ops"] == 0;
+        if done {
+            break now;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(240), "{now}");
+        thread::sleep(Duration::from_millis(200));
+    };
+    assert_eq!(end["mirror"]["kind"], "difference", "by itself");
+    assert!(end["mirror"]["not_converging"].is_null());
+    let page = source.ok("events --json --limit 500 --id mirror-started");
+    assert_eq!(
+        page.matches("full, ").count(),
+        1,
+        "the first one only: {page}"
+    );
+    same(&target.replicas.join("db.pg.img"), &disk);
 }
 
 #[test]

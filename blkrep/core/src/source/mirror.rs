@@ -60,6 +60,8 @@ pub(super) struct Mirror {
     overflows: u32,
     pub(super) retry_at: Nanos,
     not_converging: bool,
+    /// That is told.
+    told: bool,
     pub(super) pace: MirrorPace,
 }
 
@@ -82,6 +84,7 @@ impl Mirror {
             overflows: 0,
             retry_at: Nanos::default(),
             not_converging: false,
+            told: false,
             pace: MirrorPace::default(),
         }
     }
@@ -247,8 +250,23 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         })
     }
 
+    /// A mirror that does not converge is told of, once.
+    pub(super) fn tell_convergence(&mut self, index: LinkIndex) {
+        if let Some(link) = self.link_mut(index)
+            && link.mirror.not_converging
+            && !std::mem::replace(&mut link.mirror.told, true)
+        {
+            self.event(GroupEvent::NotConverging { link: index });
+        }
+    }
+
     fn begin_mirror(&mut self, index: LinkIndex) {
-        if !self.flows(index) || !self.calm(index) {
+        if !self.flows(index) {
+            return;
+        }
+        let calm = self.calm(index);
+        self.tell_convergence(index);
+        if !calm {
             return;
         }
         let link = self.link(index).expect("it flows");
@@ -288,6 +306,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let bytes = self.layout.bytes(&link.live).get() + self.layout.bytes(&link.compare).get();
         self.event(GroupEvent::MirrorBegun {
             link: index,
+            kind: link.mirror.kind.unwrap_or(MirrorKind::Difference),
             bytes: ByteLen::new(bytes),
         });
     }
@@ -380,7 +399,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if link.mirror.phase == MirrorPhase::Ending && ended {
             link.mirror.go(MirrorPhase::Idle);
             link.mirror.overflows = 0;
-            link.mirror.not_converging = false;
+            (link.mirror.not_converging, link.mirror.told) = (false, false);
             let event = GroupEvent::MirrorDone {
                 link: index,
                 sent: ByteLen::new(link.mirror.sent),

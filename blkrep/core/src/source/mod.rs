@@ -57,7 +57,7 @@ use crate::persist::CommitNo;
 use crate::queue::QueueChange;
 use crate::range::RangeLock;
 use blkrep_types::{
-    ByteLen, Errno, Extent, Generation, History, Nanos, NoteReport, Seq, VolumeIndex,
+    ByteLen, Errno, Extent, Generation, History, MirrorKind, Nanos, NoteReport, Seq, VolumeIndex,
 };
 use blocks::Job;
 use disk_queue::DiskQueue;
@@ -244,6 +244,8 @@ pub enum GroupEvent {
     MirrorBegun {
         /// The link.
         link: LinkIndex,
+        /// Its kind.
+        kind: MirrorKind,
         /// Bytes to look at.
         bytes: ByteLen,
     },
@@ -255,6 +257,11 @@ pub enum GroupEvent {
         sent: ByteLen,
         /// Bytes found equal or zero.
         skipped: ByteLen,
+    },
+    /// Writes dirty extents faster than a mirror sends them.
+    NotConverging {
+        /// The link.
+        link: LinkIndex,
     },
     /// A mirror stands back: the target's journal fills.
     MirrorHeldBack {

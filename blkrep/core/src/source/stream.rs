@@ -282,6 +282,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         link.overflows += 1;
         link.mirror.overflowed(now);
         self.event(GroupEvent::Behind { link: index });
+        self.tell_convergence(index);
         self.free();
         self.look_after_promises();
     }
