@@ -103,14 +103,16 @@ impl<H: Host> Notes<H> {
             pages.extend(good.and_then(Result::ok));
         }
         pages.sort_by_key(|(counter, _)| *counter);
-        for (counter, mut report) in pages {
+        for (counter, report) in pages {
             notes.counter = counter;
-            if report.state == NoteState::Running {
-                // Its end, if it was told, stands on a later page.
-                report.state = NoteState::Interrupted;
-                WHILE_IT_RAN.clone_into(&mut report.output);
-            }
             notes.keep(report);
+        }
+        // Its end, if it was told, stands on a later page.
+        let mut cut_off = notes.kept.iter_mut();
+        if let Some(report) = cut_off.find(|report| report.state == NoteState::Running) {
+            report.state = NoteState::Interrupted;
+            WHILE_IT_RAN.clone_into(&mut report.output);
+            notes.over = Some(report.clone());
         }
         notes
     }
@@ -349,9 +351,9 @@ impl<H: Host> TargetWorker<H> {
         }
     }
 
-    /// What waits to be written down is tried again.
+    /// What waits to be written down is, unless that failed a moment ago.
     pub(super) fn retry_notes(&mut self) {
-        if self.notes.retry_at.is_some_and(|at| self.now >= at) {
+        if self.notes.over.is_some() {
             self.save_end();
         }
     }

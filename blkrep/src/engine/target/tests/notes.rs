@@ -123,6 +123,15 @@ fn a_task_that_a_killed_daemon_was_running_is_interrupted_and_never_run_again() 
             Some((id(1), NoteState::Interrupted)),
             "the source hears of it"
         );
+        rig.stop();
+        rig.restart_target();
+        rig.settle();
+        let interrupted = |event: &&TargetEvent| match event {
+            TargetEvent::Note { report } => report.state == NoteState::Interrupted,
+            _ => false,
+        };
+        let events = rig.events.all();
+        assert_eq!(events.iter().filter(interrupted).count(), 1, "told once");
     }
 }
 
