@@ -30,6 +30,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 return self.act(new.worker, Action::Complete { tag, result });
             }
             Gate::Open if new.op != RequestOp::Read && self.fails_for_a_link() => {
+                self.came_in_vain(&new);
                 let (tag, result) = (new.tag, Err(Errno::EIO));
                 return self.act(new.worker, Action::Complete { tag, result });
             }

@@ -5,7 +5,7 @@
 //! in the log, for yet another successor, and its regions stay open, for a crash of the host.
 //! What does not come in time, or can not come, is dirt. Never waits for a device.
 
-use super::{SourceGroup, WriteLog};
+use super::{NewRequest, SourceGroup, WriteLog};
 use crate::dirty::Words;
 use blkrep_types::{Extent, Nanos, RecordKind, Seq, VolumeIndex};
 use std::time::Duration;
@@ -68,6 +68,15 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         while let Some(at) = self.reissues.awaited.iter().position(within) {
             let awaited = self.reissues.awaited.swap_remove(at);
             self.end_awaiting(&awaited);
+        }
+    }
+
+    /// A request is refused: what is awaited within it came again, and is not done. A target may have it.
+    pub(super) fn came_in_vain(&mut self, new: &NewRequest) {
+        if let Some(extent) = new.extent {
+            let volume = new.volume;
+            let within = |each: &Awaited| each.volume == volume && extent.contains(each.extent);
+            self.doubt_awaited(within);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What failures, fences and restarts leave behind: nothing that may differ is forgotten.
 
 use super::*;
+use blkrep_types::OnLoss;
 
 /// What may be durable on neither side stays open for the comparison after a crash of the host.
 fn open(rig: &Rig) -> usize {
@@ -321,6 +322,52 @@ fn a_write_that_comes_again_does_not_wait_for_the_room_it_holds() {
         link.live.test(0) && link.is_following(),
         "and dirt meanwhile"
     );
+}
+
+/// A daemon was killed while a write was under way here that its target had got already. It came again, but
+/// the link was not back yet and its policy is `fail`: it was refused, and for a minute both ends said that
+/// they were equal and were not.
+#[test]
+fn a_write_that_comes_again_and_is_refused_is_dirt() {
+    let mut rig = Rig::without_log(OnBackingError::Pass, |_| ());
+    let mut log = PlainLog::after(Seq::new(9), 64 << 10);
+    let entry = NewEntry {
+        kind: RecordKind::Data { mirror: false },
+        volume: VOLUME,
+        extent: Some(extent(0, 4096)),
+        link: None,
+        local: true,
+    };
+    let held = log.append(&entry).unwrap().seq;
+    log.publish(held);
+    rig.group.set_log(log);
+    let mark = LinkMark {
+        following: true,
+        held,
+        acked: (RUN, held),
+        acked_known: true,
+        ..LinkMark::default()
+    };
+    rig.drivers.push(rig.group.add_worker());
+    rig.make_link_with(0, Some(mark), Some(name(held.get())), true);
+    rig.group.settle_entries(true);
+    let policy = LossPolicy {
+        on_loss: OnLoss::Fail,
+        timeout: Duration::ZERO,
+    };
+    rig.group.set_mode(link(0), Mode::Sync);
+    rig.group.set_loss_policy(link(0), policy);
+    for _ in 0..2 {
+        rig.pass(Duration::from_secs(1));
+        rig.take();
+    }
+    assert!(!rig.group.link(link(0)).unwrap().live.test(0));
+    let refused = rig.write(extent(0, 8192));
+    rig.take();
+    assert_eq!(rig.answers, [(refused, Err(Errno::EIO))]);
+    assert!(rig.group.link(link(0)).unwrap().live.test(0));
+    let log = rig.group.log.as_ref().unwrap();
+    assert_eq!(log.base(), log.head(), "nothing awaits it");
 }
 
 /// A group was attached again whose backing had been anybody's meanwhile. Its memory log was still there, and
