@@ -183,6 +183,9 @@ pub(crate) struct Connect {
     pub(crate) mode: Option<Mode>,
     #[command(flatten)]
     pub(crate) loss: Loss,
+    /// Spread what is sent over so many TCP connections, 1 to 16: sets `link.connections` of the group.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) connections: Option<u8>,
     /// Copy nothing that is there already: both ends hold the same, which is checked by digest.
     #[arg(long, conflicts_with = "mirror")]
     pub(crate) no_mirror: bool,

@@ -146,6 +146,7 @@ fn one(case: &Case, data: &Slice, compression: Compression) -> Result<Run> {
 
 fn settings(peer: SocketAddr, compression: Compression) -> Result<LinkSettings> {
     Ok(LinkSettings {
+        connections: 1,
         pace: Pace::default(),
         node: "source".to_owned().try_into().ok().context("a name")?,
         peer,

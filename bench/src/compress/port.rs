@@ -157,6 +157,10 @@ impl<I: Io> LinkPort<I> for Writes {
         self.framed.fetch_add(framed.get(), Ordering::Relaxed);
     }
 
+    fn again(&mut self, _io: &mut I) {
+        unreachable!("one connection");
+    }
+
     fn acked(&mut self, _io: &mut I, acks: &Acks) -> bool {
         self.acked = acks.durable.seq.get();
         true

@@ -10,7 +10,7 @@ use blkrep_types::{ByteLen, DataState, VolumeIndex};
 use blkrep_wire::limits::{PACKED_PLAIN_MAX, SOURCE_BODY_MAX, TARGET_BODY_MAX, buffer_bytes};
 use blkrep_wire::{
     Ack, Applying, Codecs, Decoder, Encoder, FRAME_HEADER_BYTES, Frame, Inflater, MapEnd, Message,
-    PeerRole, VERSION_PACKED, Welcome, WelcomeVolume,
+    PeerRole, SessionId, VERSION_PACKED, Welcome, WelcomeVolume,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{Read, Write};
@@ -147,6 +147,8 @@ fn welcome() -> Result<Welcome> {
         journal_used: ByteLen::ZERO,
         journal_capacity: ByteLen::new(1 << 30),
         codecs: Codecs::ZSTD,
+        connections: 1,
+        session: SessionId::NONE,
         volumes: vec![WelcomeVolume {
             index: VolumeIndex::new(0),
             len: ByteLen::new(1 << 30),

@@ -117,6 +117,8 @@ catalogue! {
     1220 LinkSimulated = "link-simulated", Info, "A simulated link measures what a real one would need.", "Nothing. It protects nothing: connect the group to a target.";
     1221 SessionStarted = "session-started", Info, "A schedule lets a link transmit.", "";
     1222 SessionEnded = "session-ended", Info, "A schedule holds a link back; its connection was closed, the log keeps what is written.", "";
+    1223 ConnectionLost = "connection-lost", Warning, "One of several connections of a link was lost, or could not be made; the stream goes on over the others, and what was on it is sent again.", "Nothing if it does not repeat: it is tried again by itself. Else check the network between the nodes.";
+    1224 ConnectionRestored = "connection-restored", Info, "One of several connections of a link that was lost is there again.", "";
     1230 QueueSpilling = "queue-spilling", Info, "Memory is full; newer writes go to the disk queue.", "";
     1231 QueueDrained = "queue-drained", Info, "The disk queue holds nothing any more.", "";
     1232 QueueAlert = "queue-alert", Warning, "The disk queue is above its alert level.", "Raise the link's limits, or `queue.disk-size`; what does not fit becomes dirty extents.";

@@ -131,6 +131,15 @@ pub struct LinkStatus {
     /// What the link does about compression.
     #[serde(default)]
     pub compression: CompressionState,
+    /// Connections that it sends over now; none while both ends do not talk.
+    #[serde(default)]
+    pub connections: u16,
+    /// How many it is to have.
+    #[serde(default)]
+    pub connections_wanted: u16,
+    /// Times that one of several was lost, since its driver began.
+    #[serde(default)]
+    pub connections_lost: u64,
     /// What its schedule does; `None` if it has none, or one that is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleStatus>,
@@ -274,6 +283,12 @@ pub struct TargetStatus {
     pub proven: Option<NodeName>,
     /// The source is connected now.
     pub connected: bool,
+    /// Connections that it sends over.
+    #[serde(default)]
+    pub connections: u16,
+    /// Bytes received on some of them whose turn has not come: what came before is under way on another.
+    #[serde(default)]
+    pub out_of_order_bytes: ByteLen,
     /// When the source was last heard.
     pub last_heard: Option<Timestamp>,
     /// What the data is worth.

@@ -64,9 +64,16 @@ impl Inner {
                     },
                     dirty_bytes: facts.dirty_bytes,
                     sent_bytes: facts.sent_bytes,
-                    bandwidth_limit: control.and_then(|control| control.settings().pace.rate()),
+                    bandwidth_limit: control
+                        .as_ref()
+                        .and_then(|control| control.settings().pace.rate()),
                     sent_compressed_bytes: facts.framed_bytes,
                     compression: compression(snapshot.packing),
+                    connections: u16::try_from(snapshot.connections).unwrap_or(u16::MAX),
+                    connections_wanted: control
+                        .as_ref()
+                        .map_or(1, |control| control.settings().connections.into()),
+                    connections_lost: snapshot.connections_lost,
                     proven: snapshot
                         .proven
                         .filter(|_| snapshot.connection == LinkConnection::Up),

@@ -77,6 +77,13 @@ impl LinkWatch for Watch {
                 let text = "what it would send is measured; it protects nothing";
                 (EventId::LinkSimulated, text.to_owned())
             }
+            LinkEvent::ConnectionLost { index, reason } => (
+                EventId::ConnectionLost,
+                format!("connection {index}: {reason}"),
+            ),
+            LinkEvent::ConnectionRestored { index } => {
+                (EventId::ConnectionRestored, format!("connection {index}"))
+            }
             LinkEvent::Down { reason } => (EventId::LinkDown, reason.clone()),
             LinkEvent::Refused(refusal) => (EventId::LinkRefused, refusal.text.clone()),
             LinkEvent::Foreign { history } => return self.foreign(history),
@@ -236,6 +243,7 @@ impl Inner {
             reconnect_interval: settings.reconnect_interval,
             compression: settings.compression,
             compression_level: settings.compression_level,
+            connections: settings.connections,
             simulated: to == NULL,
             simulated_rate: settings.simulated_rate,
         })

@@ -99,6 +99,14 @@ fn in_words(event: &TargetEvent) -> (EventId, String) {
         TargetEvent::Disconnected { source, reason } => {
             (EventId::LinkDown, format!("node {source}: {reason}"))
         }
+        TargetEvent::ConnectionLost {
+            source,
+            index,
+            reason,
+        } => (
+            EventId::ConnectionLost,
+            format!("connection {index} with node {source}: {reason}"),
+        ),
         TargetEvent::Refused { source, reason } => {
             (EventId::LinkRefused, format!("node {source}: {reason}"))
         }
@@ -538,6 +546,8 @@ fn unopened_status(name: GroupName, why: &Trouble) -> GroupStatus {
             source: None,
             proven: None,
             connected: false,
+            connections: 0,
+            out_of_order_bytes: ByteLen::ZERO,
             last_heard: None,
             data_state: DataState::Unknown,
             status: TargetState::NotLoaded,
@@ -574,6 +584,8 @@ fn replica_status(name: GroupName, proven: Option<NodeName>, status: &TargetStat
             source: Some(status.source.clone()),
             proven: proven.filter(|_| status.connected_since.is_some()),
             connected: status.connected_since.is_some(),
+            connections: u16::try_from(status.connections).unwrap_or(u16::MAX),
+            out_of_order_bytes: status.out_of_order,
             last_heard: status.last_heard.map(clock::timestamp),
             data_state: status.data_state,
             status: super::link_status::applying(status.applying),

@@ -10,8 +10,8 @@ use super::threads::{ThreadError, WorkerThread};
 use super::{Inner, NetHost, NetSocket};
 use crate::engine::source::{fence_closed, history_of_closed};
 use crate::engine::target::{
-    Acceptor, AcceptorLimits, Arrival, Opened, ReplicaFiles, ReplicaRequest, Route, Router,
-    TargetError, TargetPolicy,
+    Acceptor, AcceptorLimits, Arrival, Joining, Opened, ReplicaFiles, ReplicaRequest, Route,
+    Router, TargetError, TargetPolicy,
 };
 use blkrep_api::{EventId, NewEvent};
 use blkrep_core::source::Gate;
@@ -67,12 +67,23 @@ impl Router<NetSocket> for NodeRouter {
     fn route(&mut self, arrival: Arrival<NetSocket>) -> Route {
         match self.0.upgrade() {
             Some(inner) if !inner.stopping.load(Ordering::Acquire) => inner.route(arrival),
-            _ => refuse(
-                RefuseCode::Unavailable,
-                "the target is stopping; it is tried again".to_owned(),
-            ),
+            _ => stopping(),
         }
     }
+
+    fn join(&mut self, joining: Joining<NetSocket>) -> Route {
+        match self.0.upgrade() {
+            Some(inner) if !inner.stopping.load(Ordering::Acquire) => inner.join_session(joining),
+            _ => stopping(),
+        }
+    }
+}
+
+fn stopping() -> Route {
+    refuse(
+        RefuseCode::Unavailable,
+        "the target is stopping; it is tried again".to_owned(),
+    )
 }
 
 /// Commands change what a new replica depends on. The acceptor does not wait for one that takes
@@ -119,6 +130,27 @@ impl Inner {
             replica.proven = facts.node;
         }
         route
+    }
+
+    /// A further connection proves by itself who it is from.
+    fn join_session(&self, joining: Joining<NetSocket>) -> Route {
+        let Joining { socket, join } = joining;
+        let (facts, from) = (socket.facts(), socket.raw().peer());
+        if let Err(why) = self.trust.judge_link(&facts, from, &join.node) {
+            return refuse(RefuseCode::Untrusted, why);
+        }
+        let replica = self
+            .state()
+            .replicas
+            .get(&join.group)
+            .map(|replica| replica.control.clone());
+        let taken = replica.is_some_and(|control| control.join(socket, join));
+        if taken {
+            Route::Taken
+        } else {
+            let text = "no session of that group is here".to_owned();
+            refuse(RefuseCode::Unavailable, text)
+        }
     }
 
     fn route_trusted(&self, arrival: Arrival<NetSocket>) -> Route {

@@ -261,6 +261,8 @@ registry! {
         "Compress what is sent: `adaptive` where the line is the slower one and the data gets smaller, `on` always, for lines that are paid by the byte, or `off`. Needs a target that takes it.";
     LinkCompressionLevel = "link.compression-level", count(1, 9), "1", Live, true,
         "How hard zstd tries. A level above 1 takes more processor for a little less on the line; above 9 one batch would hold up acknowledgements for too long.";
+    LinkConnections = "link.connections", count(1, 16), "1", Live, true,
+        "TCP connections that a link spreads what it sends over, in order at the target. More than one helps where packets get lost: a line of 40 ms that loses one in a hundred gives a single connection a few Mbit/s, and sixteen nearly sixteen times that. Used from the next session on, if the target is new enough.";
     LinkSimulatedRate = "link.simulated-rate", size(10 * KIB, 100 * GIB, 1), "12500000B", Live, true,
         "Bytes a second of the line that a simulated link (`connect --to null`) is measured against: the queue it would need, the time of a mirror. The default is 100 Mbit/s.";
     LinkInFlight = "link.in-flight", size(MIB, 4 * GIB, 4 * KIB), "16MiB", Live, true,

@@ -56,6 +56,8 @@ pub struct GroupSettings {
     pub compression: Compression,
     /// How hard.
     pub compression_level: u8,
+    /// TCP connections of a link.
+    pub connections: u8,
     /// Bytes a second of the line that simulated links are measured against.
     pub simulated_rate: ByteLen,
     /// Sent and not acknowledged at most.
@@ -212,6 +214,7 @@ impl<F: Fn(Key) -> Value> Values<F> {
                 _ => Compression::Adaptive,
             },
             compression_level: self.count(Key::LinkCompressionLevel),
+            connections: self.count(Key::LinkConnections),
             simulated_rate: self.size(Key::LinkSimulatedRate),
             stream: StreamLimits {
                 in_flight: self.size(Key::LinkInFlight),

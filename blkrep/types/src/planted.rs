@@ -111,6 +111,11 @@ bugs! {
     ZeroBlockNotSent,
     /// An extent whose digest the target cannot tell counts as equal.
     UntoldDigestIsEqual,
+    // Several connections.
+    /// Batches are taken as they come over several connections.
+    BatchesAsTheyCome,
+    /// What was on a connection that was lost is not sent again.
+    LostBatchesNotSentAgain,
     // The disk queue.
     /// A segment is given back when the first of its operations is needed no more.
     SegmentClearedEarly,

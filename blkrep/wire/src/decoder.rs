@@ -4,6 +4,7 @@
 //! with the limits before a byte of the body is waited for; a frame leaves only if everything in it
 //! is right. After an error the decoder gives nothing more.
 
+use crate::connections::{Join, Place, read_again, read_joined};
 use crate::data::DataFrame;
 use crate::error::WireError;
 use crate::frame::{Frame, FrameKind, Message};
@@ -126,6 +127,12 @@ impl Decoder {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Bytes that were received and not given out.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.end - self.start
     }
 
     /// The next frame; `None` if more bytes are needed.
@@ -265,6 +272,10 @@ fn read_message(kind: FrameKind, bytes: &[u8]) -> Result<Message, WireError> {
         FrameKind::Pong => Message::Pong(read_pulse(kind, bytes)?),
         FrameKind::Error => Message::Error(Farewell::read(kind, bytes)?),
         FrameKind::Goodbye => Message::Goodbye(Farewell::read(kind, bytes)?),
+        FrameKind::Join => Message::Join(Box::new(Join::read(bytes)?)),
+        FrameKind::Joined => Message::Joined(read_joined(bytes)?),
+        FrameKind::Place => Message::Place(Place::read(bytes)?),
+        FrameKind::Again => Message::Again(read_again(bytes)?),
         FrameKind::Data | FrameKind::Packed => {
             return Err(WireError::Kind {
                 found: kind.number(),

@@ -3,6 +3,7 @@
 //! Owns the split between [`Message`], small and owned, and [`DataFrame`], whose bytes stay in the
 //! buffer they were received in.
 
+use crate::connections::{Join, Place};
 use crate::data::DataFrame;
 use crate::handshake::{Hello, Refuse, Start, Welcome};
 use crate::layout::DATA_HEAD_BYTES;
@@ -74,6 +75,14 @@ kinds! {
     Packed = 14 "packed",
     /// Target: what became of a note.
     Note = 15 "note",
+    /// Source: this connection is one more of a session.
+    Join = 16 "join",
+    /// Target: it is.
+    Joined = 17 "joined",
+    /// Source: where the next batch belongs among those of all connections.
+    Place = 18 "place",
+    /// Target: what was sent since this lap began has to be sent again.
+    Again = 19 "again",
 }
 
 impl FrameKind {
@@ -95,7 +104,11 @@ impl FrameKind {
             | Self::Ping
             | Self::Pong
             | Self::Error
-            | Self::Goodbye => TARGET_BODY_MAX,
+            | Self::Goodbye
+            | Self::Join
+            | Self::Joined
+            | Self::Place
+            | Self::Again => TARGET_BODY_MAX,
             Self::Note => NOTE_REPORT_BYTES_MAX,
         }
     }
@@ -145,6 +158,14 @@ pub enum Message {
     Error(Farewell),
     /// Either: I end this in order, and why.
     Goodbye(Farewell),
+    /// Source: this connection is one more of a session.
+    Join(Box<Join>),
+    /// Target: it is, with this index.
+    Joined(u8),
+    /// Source: where the next batch belongs among those of all connections.
+    Place(Place),
+    /// Target: a batch of this lap is lost; all of it that is not acknowledged has to be sent again.
+    Again(u32),
 }
 
 impl Message {
@@ -165,6 +186,10 @@ impl Message {
             Self::Pong(_) => FrameKind::Pong,
             Self::Error(_) => FrameKind::Error,
             Self::Goodbye(_) => FrameKind::Goodbye,
+            Self::Join(_) => FrameKind::Join,
+            Self::Joined(_) => FrameKind::Joined,
+            Self::Place(_) => FrameKind::Place,
+            Self::Again(_) => FrameKind::Again,
         }
     }
 }

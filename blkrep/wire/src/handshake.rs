@@ -3,18 +3,19 @@
 //! Owns what source and target tell each other before the first record: versions, names, histories,
 //! volumes, and where the stream begins. What follows from it is decided elsewhere.
 
+use crate::connections::SessionId;
 use crate::error::WireError;
 use crate::frame::FrameKind;
 use crate::layout::{
     HelloHead, HelloVolumeBytes, RefuseHead, StartBody, WelcomeHead, WelcomeVolumeBytes,
 };
-use crate::limits::{PATH_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::limits::{CONNECTIONS_MAX, PATH_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::packed::Codecs;
 use crate::read::{
     Body, clean, count, count_from_history, data_state_number, mirror_from, mirror_number,
     name_bytes, write_history,
 };
-use crate::version::VERSION_PACKED;
+use crate::version::{VERSION_CONNECTIONS, VERSION_PACKED};
 use blkrep_types::limits::GROUP_VOLUMES_MAX;
 use blkrep_types::{
     BlockSize, ByteLen, DataState, ExtentSize, Generation, GroupName, History, Incarnation,
@@ -240,6 +241,10 @@ pub struct Welcome {
     pub journal_capacity: ByteLen,
     /// In which codecs it takes packed frames; none before version 2.
     pub codecs: Codecs,
+    /// How many connections a session may have; 1 before version 3.
+    pub connections: u8,
+    /// What further connections name; none where there can be none.
+    pub session: SessionId,
     /// Its volumes, by index.
     pub volumes: Vec<WelcomeVolume>,
 }
@@ -266,6 +271,8 @@ impl Welcome {
             journal_used: ByteLen::ZERO,
             journal_capacity: ByteLen::ZERO,
             codecs: Codecs::NONE,
+            connections: 1,
+            session: SessionId::NONE,
             volumes,
         }
     }
@@ -286,7 +293,13 @@ impl Welcome {
             journal_used: self.journal_used.get().into(),
             journal_capacity: self.journal_capacity.get().into(),
             codecs: self.codecs.bits(),
-            reserved_end: [0; 15],
+            connections: match self.connections {
+                // As it was before there could be more.
+                0 | 1 => 0,
+                more => more,
+            },
+            reserved_end: [0; 6],
+            session: self.session.get().into(),
         };
         out.extend_from_slice(head.as_bytes());
         write_history(&self.history, out);
@@ -308,6 +321,15 @@ impl Welcome {
         let codecs = Codecs::from_bits(head.codecs).ok_or_else(|| body.wrong("codecs"))?;
         let known = head.version.get() >= VERSION_PACKED || codecs == Codecs::NONE;
         body.check(known, "codecs")?;
+        let session = SessionId::new(head.session.get());
+        let several = head.connections > 0;
+        let known = head.version.get() >= VERSION_CONNECTIONS || !several;
+        let right = match head.connections {
+            0 => true,
+            count => count > 1 && usize::from(count) <= CONNECTIONS_MAX,
+        };
+        body.check(known && right, "connections")?;
+        body.check(several == (session != SessionId::NONE), "session")?;
         let history = body.history(head.generation_count.get())?;
         let volume_count = usize::from(head.volume_count.get());
         body.check(volume_count <= GROUP_VOLUMES_MAX, "volume_count")?;
@@ -335,6 +357,8 @@ impl Welcome {
             journal_used: ByteLen::new(head.journal_used.get()),
             journal_capacity: ByteLen::new(head.journal_capacity.get()),
             codecs,
+            connections: head.connections.max(1),
+            session,
             volumes,
         };
         body.end()?;
@@ -488,6 +512,9 @@ pub struct Start {
     /// The target's data becomes a replica of the source's history, as `Hello` told it, whatever
     /// history it had: a mirror that makes it so follows at once.
     pub adopt: bool,
+    /// How many connections the session is to have; 1 before version 3. With more than one every batch
+    /// is told its place.
+    pub connections: u8,
 }
 
 impl Start {
@@ -497,7 +524,11 @@ impl Start {
             head: self.head.into(),
             generation: *self.generation.as_bytes(),
             flags: u8::from(self.adopt),
-            reserved: [0; 7],
+            connections: match self.connections {
+                0 | 1 => 0,
+                more => more,
+            },
+            reserved: [0; 6],
         };
         out.extend_from_slice(body.as_bytes());
     }
@@ -509,12 +540,15 @@ impl Start {
         let generation = Generation::from_bytes(start.generation);
         body.check(generation != Generation::NONE, "generation")?;
         let adopt = body.flag(start.flags, "flags")?;
+        let right = start.connections != 1 && usize::from(start.connections) <= CONNECTIONS_MAX;
+        body.check(right, "connections")?;
         body.end()?;
         Ok(Self {
             after: start.after.into(),
             head: start.head.into(),
             generation,
             adopt,
+            connections: start.connections.max(1),
         })
     }
 }

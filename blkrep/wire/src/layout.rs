@@ -70,7 +70,7 @@ layout! {
     WelcomeHead: 144 {
         version: U16, role: u8, data_state: u8, generation_count: U16, volume_count: U16,
         node: Name, reserved: [u8; 6], durable: WriteNameBytes, journal_used: U64,
-        journal_capacity: U64, codecs: u8, reserved_end: [u8; 15],
+        journal_capacity: U64, codecs: u8, connections: u8, reserved_end: [u8; 6], session: U64,
     }
 }
 layout! {
@@ -88,7 +88,7 @@ layout! {
     /// Body of `Start`.
     StartBody: 88 {
         after: WriteNameBytes, head: WriteNameBytes, generation: [u8; 16], flags: u8,
-        reserved: [u8; 7],
+        connections: u8, reserved: [u8; 6],
     }
 }
 layout! {
@@ -140,6 +140,25 @@ layout! {
 layout! {
     /// Body of `Ping` and `Pong`.
     PulseBody: 8 { stamp: U64 }
+}
+layout! {
+    /// Body of `Join`.
+    JoinBody: 216 {
+        version: U16, index: u8, reserved: [u8; 5], session: U64, node: Name, group: Name,
+        link: Name, reserved_end: [u8; 2],
+    }
+}
+layout! {
+    /// Body of `Joined`.
+    JoinedBody: 8 { index: u8, reserved: [u8; 7] }
+}
+layout! {
+    /// Body of `Place`.
+    PlaceBody: 16 { lap: U32, reserved: U32, batch: U64 }
+}
+layout! {
+    /// Body of `Again`.
+    AgainBody: 8 { lap: U32, reserved: U32 }
 }
 layout! {
     /// Body of `Error` and `Goodbye`, before its text.

@@ -41,6 +41,10 @@ const TABLES: &[(&str, usize, Fields)] = tables![
     DigestBytes,
     PulseBody,
     FarewellHead,
+    JoinBody,
+    JoinedBody,
+    PlaceBody,
+    AgainBody,
 ];
 
 /// The first columns of the rows of the table after the line `after`.
@@ -148,6 +152,11 @@ fn every_limit_is_on_the_page() {
             "at most {} bytes\nonce inflated",
             crate::limits::PACKED_PLAIN_MAX
         ),
+        format!(
+            "from version 3 on: 0, or 2 to {} |",
+            crate::limits::CONNECTIONS_MAX
+        ),
+        format!("a body of at most {} bytes", crate::limits::JOINED_BODY_MAX),
         format!("at most {} unless", blkrep_types::limits::REQUEST_BYTES_MAX),
     ] {
         assert!(PAGE.contains(&limit), "{limit}");

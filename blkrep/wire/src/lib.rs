@@ -7,6 +7,7 @@
 //! never touches a socket.
 #![forbid(unsafe_code)]
 
+mod connections;
 mod data;
 mod decoder;
 mod encoder;
@@ -21,6 +22,7 @@ mod stream;
 pub mod tls;
 mod version;
 
+pub use connections::{Join, Place, SessionId};
 pub use data::{DataFrame, DataPlan, Entry, Received};
 pub use decoder::Decoder;
 pub use encoder::{Encoder, Written};
@@ -33,5 +35,6 @@ pub use layout::{FRAME_HEADER_BYTES, RECORD_HEADER_BYTES};
 pub use packed::{Codecs, Inflater, Packer};
 pub use stream::{Ack, Applying, DigestReply, Farewell, FarewellCode, MapEnd, MapPart};
 pub use version::{
-    HANDSHAKE_VERSION, VERSION_MAX, VERSION_MIN, VERSION_NOTES, VERSION_PACKED, negotiate,
+    HANDSHAKE_VERSION, VERSION_CONNECTIONS, VERSION_MAX, VERSION_MIN, VERSION_NOTES,
+    VERSION_PACKED, negotiate,
 };

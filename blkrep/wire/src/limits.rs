@@ -22,6 +22,14 @@ const _: () = assert!(
     "any record can be packed"
 );
 
+/// Body of a frame from source to target on a connection that joined: a batch is no larger than what
+/// can be packed. A target keeps buffers for each of them.
+pub const JOINED_BODY_MAX: usize = PACKED_PLAIN_MAX;
+
+/// Connections of one session: enough for a line that loses one packet in a hundred; each costs the
+/// target its buffers.
+pub const CONNECTIONS_MAX: usize = 16;
+
 /// Body of a frame from target to source: map parts and digests are cut to fit.
 pub const TARGET_BODY_MAX: usize = 128 << 10;
 

@@ -15,6 +15,9 @@ pub const VERSION_PACKED: u16 = 2;
 /// The oldest version in which a source may send notes, and a target says what became of them.
 pub const VERSION_NOTES: u16 = 3;
 
+/// The oldest version in which a session can have several connections.
+pub const VERSION_CONNECTIONS: u16 = 3;
+
 /// The version in the header of every frame before the peers agreed on one.
 pub const HANDSHAKE_VERSION: u16 = 1;
 

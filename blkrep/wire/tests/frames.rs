@@ -9,7 +9,7 @@ use blkrep_types::{Extent, Incarnation, Record, RecordKind, Seq, VolumeIndex};
 use blkrep_wire::limits::{TARGET_BODY_MAX, buffer_bytes};
 use blkrep_wire::{DataPlan, Decoder, Encoder, Entry, Frame, FrameKind, Message, WireError};
 use proptest::prelude::*;
-use samples::{data_entries, messages};
+use samples::{data_entries, messages, messages_of_3};
 
 fn encode(message: &Message) -> Vec<u8> {
     let region = Region::heap(1 << 20);
@@ -23,12 +23,20 @@ fn encode_data(entries: &[Entry]) -> Vec<u8> {
     region.slice(0..len).with(<[u8]>::to_vec)
 }
 
-fn every_frame() -> Vec<(String, Vec<u8>)> {
+fn frames_of_1() -> Vec<(String, Vec<u8>)> {
     let mut frames: Vec<_> = messages()
         .iter()
         .map(|message| (message.kind().to_string(), encode(message)))
         .collect();
     frames.push(("data".to_owned(), encode_data(&data_entries())));
+    frames
+}
+
+fn every_frame() -> Vec<(String, Vec<u8>)> {
+    let mut frames = frames_of_1();
+    let more = messages_of_3();
+    let more = more.iter();
+    frames.extend(more.map(|message| (message.kind().to_string(), encode(message))));
     frames
 }
 
@@ -55,7 +63,8 @@ fn feed(decoder: &mut Decoder, mut bytes: &[u8]) {
 fn every_message_arrives_as_it_was_sent() {
     let region = Region::heap(1 << 20);
     let (mut encoder, mut decoder) = (Encoder::new(), decoder());
-    for message in messages() {
+    let all: Vec<_> = messages().into_iter().chain(messages_of_3()).collect();
+    for message in all.iter().cloned() {
         let len = encoder.message(&message, &region.whole()).unwrap();
         feed(&mut decoder, &region.slice(0..len).with(<[u8]>::to_vec));
         match decoder.next().unwrap().unwrap() {
@@ -64,7 +73,7 @@ fn every_message_arrives_as_it_was_sent() {
         }
         assert!(decoder.next().unwrap().is_none() && decoder.is_empty());
     }
-    let covered: Vec<_> = messages().iter().map(Message::kind).collect();
+    let covered: Vec<_> = all.iter().map(Message::kind).collect();
     let all = FrameKind::ALL
         .iter()
         .filter(|kind| ![FrameKind::Data, FrameKind::Packed, FrameKind::Note].contains(kind));
@@ -101,11 +110,57 @@ fn every_record_arrives_with_its_bytes() {
 fn the_bytes_of_version_1_never_change() {
     let golden = include_str!("golden/v1.txt");
     let mut found = String::new();
-    for (name, bytes) in every_frame() {
+    for (name, bytes) in frames_of_1() {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         found += &format!("{name} {hex}\n");
     }
     assert!(golden == found, "the frames are now:\n{found}");
+}
+
+#[test]
+fn the_bytes_of_version_3_never_change() {
+    let golden = include_str!("golden/v3.txt");
+    let mut found = String::new();
+    for message in messages_of_3() {
+        let bytes = encode(&message);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        found += &format!("{} {hex}\n", message.kind());
+    }
+    assert!(golden == found, "the frames are now:\n{found}");
+}
+
+/// What a field must not say, at its place in the body.
+#[test]
+fn what_no_session_can_have_is_refused() {
+    let of = |kind| {
+        let mut all = messages_of_3().into_iter();
+        encode(&all.find(|message| message.kind() == kind).unwrap())
+    };
+    for (kind, at, value, field) in [
+        (FrameKind::Join, 2, 0, "index"),
+        (FrameKind::Join, 2, 16, "index"),
+        (FrameKind::Joined, 0, 0, "index"),
+        (FrameKind::Joined, 0, 16, "index"),
+        (FrameKind::Welcome, 129, 1, "connections"),
+        (FrameKind::Welcome, 129, 17, "connections"),
+        (FrameKind::Welcome, 129, 0, "session"),
+        (FrameKind::Welcome, 0, 2, "connections"),
+        (FrameKind::Start, 81, 1, "connections"),
+        (FrameKind::Start, 81, 17, "connections"),
+        (FrameKind::Place, 4, 1, "reserved"),
+        (FrameKind::Again, 7, 1, "reserved"),
+    ] {
+        let mut bytes = of(kind);
+        bytes[32 + at] = value;
+        let crc = crc32fast::hash(&bytes[32..]);
+        bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..28]);
+        bytes[28..32].copy_from_slice(&crc.to_le_bytes());
+        let mut decoder = decoder();
+        feed(&mut decoder, &bytes);
+        let wrong = WireError::Field { kind, field };
+        assert_eq!(decoder.next().unwrap_err(), wrong, "{value} at {at}");
+    }
 }
 
 #[test]
@@ -348,7 +403,7 @@ proptest! {
     }
 
     #[test]
-    fn any_body_under_right_checksums_is_taken_or_refused(kind in 1_u16..15, body in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), any::<u8>()], 0..600), checked in 0_usize..600) {
+    fn any_body_under_right_checksums_is_taken_or_refused(kind in 1_u16..19, body in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), any::<u8>()], 0..600), checked in 0_usize..600) {
         let data = kind == FrameKind::Data.number();
         let checked = if data { checked.min(body.len()) } else { body.len() };
         let mut bytes = header(1, kind, u32::try_from(body.len()).unwrap(), u32::try_from(checked).unwrap(), 0);

@@ -100,6 +100,9 @@ impl Session<'_> {
                 "What differs at {to} in group {group} will be overwritten with this node's data."
             ));
         }
+        if let Some(count) = connect.connections {
+            self.set_connections(group, count)?;
+        }
         let reply: ConnectReply = self.client.post(
             route::CONNECT,
             &ConnectRequest {

@@ -55,6 +55,22 @@ impl Session<'_> {
         })
     }
 
+    /// Sets over how many connections a group's links send.
+    pub(super) fn set_connections(&self, group: &GroupName, count: u8) -> anyhow::Result<()> {
+        let assignment = SettingAssignment {
+            key: "link.connections".to_owned(),
+            value: Some(count.to_string()),
+        };
+        let _: SettingReply = self.client.post(
+            route::SET,
+            &SetRequest {
+                group: Some(group.clone()),
+                assignments: vec![assignment],
+            },
+        )?;
+        Ok(())
+    }
+
     pub(super) fn get(&self, get: &Get) -> anyhow::Result<Outcome> {
         let reply: SettingReply = self.client.get(
             route::SETTINGS,

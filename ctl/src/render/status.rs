@@ -160,6 +160,9 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
         write!(line, ", dirty {}", amount(link.dirty_bytes)).expect("a String takes all text");
     }
     write!(line, ", {}", sent(link)).expect("a String takes all text");
+    if let Some(connections) = connections(link) {
+        write!(line, ", {connections}").expect("a String takes all text");
+    }
     if link.bandwidth_limit.is_some() {
         let limit = rate_text(link.bandwidth_limit);
         write!(line, ", limit {limit}").expect("a String takes all text");
@@ -208,6 +211,18 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
             amount(mirror.bytes_remaining)
         );
     }
+}
+
+/// How many connections a link has, where it is to have several, and how many it lost.
+fn connections(link: &LinkStatus) -> Option<String> {
+    let several = link.connections.max(link.connections_wanted) > 1;
+    let talks = link.connection == ConnectionState::Connected;
+    let lost = match link.connections_lost {
+        0 => String::new(),
+        lost => format!(", {lost} lost"),
+    };
+    let (now, wanted) = (link.connections, link.connections_wanted);
+    (several && talks).then(|| format!("{now} of {wanted} connections{lost}"))
 }
 
 /// What a link's schedule does.
@@ -295,7 +310,14 @@ fn target(text: &mut String, painter: Painter, target: &TargetStatus) {
     let journal = amount(target.journal_bytes);
     let limit = amount(target.journal_limit_bytes);
     let dirty = amount(target.dirty_bytes);
-    put!(text, "    journal {journal} of {limit}, dirty {dirty}");
+    let mut line = format!("    journal {journal} of {limit}, dirty {dirty}");
+    if target.connections > 1 {
+        let waits = amount(target.out_of_order_bytes);
+        let connections = target.connections;
+        write!(line, ", {connections} connections, {waits} out of order")
+            .expect("a String takes all text");
+    }
+    put!(text, "{line}");
     if target.bookmarks > 0 {
         put!(text, "    bookmarks: {}", target.bookmarks);
     }
@@ -400,6 +422,9 @@ mod tests {
             sent_bytes: ByteLen::new(plain),
             sent_compressed_bytes: ByteLen::new(wire),
             compression,
+            connections: 1,
+            connections_wanted: 1,
+            connections_lost: 0,
             schedule: None,
             simulated: None,
             proven: None,
@@ -409,6 +434,22 @@ mod tests {
             refusal: None,
             last_error: None,
         }
+    }
+
+    #[test]
+    fn a_link_of_several_connections_says_how_many_there_are() {
+        let mut one = link(1000, 1000, CompressionState::On);
+        one.connection = ConnectionState::Connected;
+        assert_eq!(connections(&one), None);
+        one.connections_wanted = 4;
+        assert_eq!(connections(&one).as_deref(), Some("1 of 4 connections"));
+        (one.connections, one.connections_lost) = (4, 2);
+        assert_eq!(
+            connections(&one).as_deref(),
+            Some("4 of 4 connections, 2 lost")
+        );
+        one.connection = ConnectionState::Connecting;
+        assert_eq!(connections(&one), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::received::{Promoted, Received, not_now};
 use super::served::Served;
 use super::start::StartError;
 use blkrep::engine::source::forget_group;
-use blkrep::engine::target::{Arrival, Route, Router};
+use blkrep::engine::target::{Arrival, Joining, Route, Router};
 use blkrep_io::Host as _;
 use blkrep_io::sim::{SimHost, SimSocket};
 use blkrep_wire::{Hello, Welcome, WelcomeVolume};
@@ -131,6 +131,16 @@ impl Router<SimSocket> for Desk {
         match group_of(&arrival.hello.group) {
             Some(group) => self.route_to(group, arrival),
             None => not_now("no such group"),
+        }
+    }
+
+    fn join(&mut self, joining: Joining<SimSocket>) -> Route {
+        let Some(group) = group_of(&joining.join.group) else {
+            return not_now("no such group");
+        };
+        match self.hosted().received.get(&group) {
+            Some(received) => received.join(joining),
+            None => not_now("no such replica"),
         }
     }
 }

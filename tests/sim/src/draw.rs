@@ -53,6 +53,7 @@ impl Plan {
         };
         dress_links(&mut plan);
         dress_retries(&mut plan);
+        dress_connections(&mut plan);
         theme::dress(&mut plan);
         if plan.theme.is_none() {
             dress_queues(&mut plan);
@@ -136,6 +137,30 @@ fn dress_links(plan: &mut Plan) {
     for group in &mut plan.groups {
         group.throttle = random.one_in(3).then(|| throttle(random));
     }
+}
+
+/// Gives links of most plans several connections, of which single ones are lost. Drawn apart, as above.
+fn dress_connections(plan: &mut Plan) {
+    let mut random = SimRandom::new(plan.seed ^ 0x6a6f_696e_6564_0000);
+    let random = &mut random;
+    for group in &mut plan.groups {
+        group.connections = *pick(random, &[1, 2, 2, 3, 4]);
+    }
+    if plan.groups.iter().all(|group| group.connections == 1) {
+        return;
+    }
+    let nodes = plan.nodes;
+    let count = random.below(5);
+    plan.faults.extend(at_requests(random, count, |random| {
+        let one = random.index(nodes);
+        Fault::Sever {
+            one,
+            other: (one + 1 + random.index(nodes - 1)) % nodes,
+            which: random.index(8),
+            silent: random.one_in(3),
+        }
+    }));
+    plan.faults.sort_by_key(|(at, _)| *at);
 }
 
 /// Levels low enough for the little that is ever in a log.
@@ -310,6 +335,7 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
         modes: modes(random, targets.len()),
         losses: (0..targets.len()).map(|_| loss(random)).collect(),
         compression: Compression::Off,
+        connections: 1,
         throttle: None,
         targets,
         volumes: (0..random.between(1, 3)).map(|_| volume(random)).collect(),

@@ -80,6 +80,15 @@ impl Run {
                 self.later(span, Todo::After(After::Heal { from, to, both }));
             }
             Fault::Reset { one, other } => self.world.reset_connections(host(one), host(other)),
+            Fault::Sever {
+                one,
+                other,
+                which,
+                silent,
+            } => {
+                let world = &self.world;
+                world.sever_connection(host(one), host(other), which, silent);
+            }
             Fault::Garble {
                 from,
                 to,

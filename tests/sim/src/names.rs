@@ -185,6 +185,10 @@ impl<P: LinkPort<SimIo>> LinkPort<SimIo> for NamedPort<P> {
         self.port.release(through, framed);
     }
 
+    fn again(&mut self, io: &mut SimIo) {
+        self.port.again(io);
+    }
+
     fn acked(&mut self, io: &mut SimIo, acks: &Acks) -> bool {
         self.port.acked(io, acks)
     }

@@ -44,6 +44,17 @@ pub enum Fault {
         /// The other.
         other: usize,
     },
+    /// One connection of two nodes is reset, or goes silent.
+    Sever {
+        /// The one.
+        one: usize,
+        /// The other.
+        other: usize,
+        /// Which, counted from the oldest on and around.
+        which: usize,
+        /// Nothing passes on it any more, and neither end is told.
+        silent: bool,
+    },
     /// A disk answers with errors.
     Disk {
         /// Whose.
@@ -405,6 +416,8 @@ pub struct GroupPlan {
     pub losses: Vec<LossPolicy>,
     /// Whether its links pack what they send.
     pub compression: Compression,
+    /// How many connections its links want.
+    pub connections: u8,
     /// Length of each volume in bytes.
     pub volumes: Vec<u64>,
     /// Block size of the volumes.
@@ -510,6 +523,7 @@ impl Fault {
             Self::Crash { .. }
             | Self::Cut { .. }
             | Self::Reset { .. }
+            | Self::Sever { .. }
             | Self::Stall { .. }
             | Self::Garble { .. }
             | Self::Delay { .. }

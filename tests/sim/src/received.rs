@@ -6,7 +6,7 @@ use super::cluster::{Cluster, node_name, replica_dir};
 use super::start::StartError;
 use super::tasks::Watch;
 use blkrep::engine::target::{
-    Arrival, Opened, Promotion, ReplicaFiles, ReplicaRequest, Route, TargetCommandError,
+    Arrival, Joining, Opened, Promotion, ReplicaFiles, ReplicaRequest, Route, TargetCommandError,
     TargetControl, TargetError, TargetPolicy, TargetSettings, TargetStatus, TargetWorker,
 };
 use blkrep_core::target::RetryPolicy;
@@ -148,6 +148,15 @@ impl Received {
         // If its worker is just ending the socket goes with the attempt.
         let _ = self.control.session(socket, hello, version);
         Route::Taken
+    }
+
+    /// Gives it a further connection of its session.
+    #[must_use]
+    pub fn join(&self, joining: Joining<SimSocket>) -> Route {
+        match self.control.join(joining.socket, joining.join) {
+            true => Route::Taken,
+            false => not_now("the replica is closing"),
+        }
     }
 
     /// Ends its worker in order.

@@ -64,6 +64,8 @@ report! {
     cuts,
     /// Resets of connections.
     resets,
+    /// Single connections that were reset or went silent.
+    severed,
     /// Disks that answered with errors.
     disk_errors,
     /// Disks that answered late.
@@ -180,6 +182,7 @@ impl Report {
             Fault::Crash { .. } => {}
             Fault::Cut { .. } => self.cuts += 1,
             Fault::Reset { .. } => self.resets += 1,
+            Fault::Sever { .. } => self.severed += 1,
             Fault::Disk { .. } => self.disk_errors += 1,
             Fault::Stall { .. } => self.stalls += 1,
             Fault::Garble { .. } => self.garbles += 1,

@@ -105,6 +105,7 @@ impl Served {
             }
             let peer: SocketAddr = link.peer.parse().expect("as it was written");
             let control = LinkControl::new(LinkSettings {
+                connections: self.cluster.plan.groups[self.group].connections,
                 node: node_name(self.node),
                 peer,
                 heartbeat: Duration::from_secs(1),

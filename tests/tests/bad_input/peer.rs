@@ -11,7 +11,7 @@ use blkrep_types::{
 use blkrep_wire::limits::{SOURCE_BODY_MAX, buffer_bytes};
 use blkrep_wire::{
     Codecs, Decoder, Encoder, Frame, Hello, HelloVolume, MapEnd, Message, PeerRole, Refuse,
-    VERSION_MAX, VERSION_MIN, Welcome, WelcomeVolume,
+    SessionId, VERSION_MAX, VERSION_MIN, Welcome, WelcomeVolume,
 };
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -174,6 +174,8 @@ pub(crate) fn welcome(len: u64, history: History, durable: WriteName) -> Welcome
         journal_used: ByteLen::ZERO,
         journal_capacity: ByteLen::new(1 << 24),
         codecs: Codecs::NONE,
+        connections: 1,
+        session: SessionId::NONE,
         volumes: vec![WelcomeVolume {
             index: VolumeIndex::new(0),
             len: ByteLen::new(len),

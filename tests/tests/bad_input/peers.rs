@@ -134,6 +134,7 @@ fn a_stream_of_an_unknown_generation_or_from_the_future_is_not_taken() {
             head: name,
             generation: of.current(),
             adopt,
+            connections: 1,
         }));
         match peer.message() {
             Some(Message::Error(farewell) | Message::Goodbye(farewell)) => {

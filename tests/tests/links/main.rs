@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs, dead_code)]
 
 mod compression;
+mod connections;
 #[path = "../bad_input/lab.rs"]
 mod lab;
 mod queue;

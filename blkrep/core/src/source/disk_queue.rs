@@ -276,7 +276,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         for part in &write.parts {
             // What a driver reads now stays where it reads it.
             let read = |link: &super::link::Link<W>| {
-                part.seq > link.released && part.seq <= link.last_handed_out()
+                part.seq > link.released && part.seq <= link.last_read()
             };
             let read = self.links.iter().flatten().any(read);
             let away = (result.is_ok() && !read).then_some(Away {
@@ -395,7 +395,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             return looked;
         }
         let before = Seq::new(first.get().saturating_sub(1));
-        let mut seq = looked.max(link.last_handed_out()).max(before);
+        let mut seq = looked.max(link.last_read()).max(before);
         seq = seq.max(log.base().1);
         let end = self.queue.settled.min(log.head().1);
         for _ in 0..LOOK {

@@ -103,8 +103,10 @@ pub(super) struct Link<W> {
     pub(super) transmit: Transmit,
     pub(super) mirror: Mirror,
     pub(super) worker: Option<WorkerId>,
-    /// The next place to hand out in this connection.
+    /// The next place to hand out for the first time in this connection.
     pub(super) next: Seq,
+    /// The next place to hand out again, before `next`: what was sent there may be lost.
+    pub(super) again: Option<Seq>,
     /// Places up to here are no longer read by the driver.
     pub(super) released: Seq,
     /// Acknowledged as received.
@@ -172,6 +174,7 @@ impl<W: Words> Link<W> {
             mirror: Mirror::new(start.mark.is_some_and(|mark| mark.mirror_open)),
             worker: None,
             next: Seq::ZERO,
+            again: None,
             released: Seq::ZERO,
             received: Seq::ZERO,
             in_flight: InFlight::default(),
@@ -248,7 +251,7 @@ impl<W: Words> Link<W> {
 
     /// What the log must keep for it: nothing after this place may be freed.
     pub(super) fn holds_after(&self) -> Seq {
-        let read = if self.released < self.last_handed_out() {
+        let read = if self.released < self.last_read() {
             self.released
         } else {
             Seq::new(u64::MAX)
@@ -260,8 +263,44 @@ impl<W: Words> Link<W> {
         }
     }
 
+    /// The last place that the target may know of in this connection.
     pub(super) const fn last_handed_out(&self) -> Seq {
         Seq::new(self.next.get().saturating_sub(1))
+    }
+
+    /// The next place to hand out.
+    pub(super) fn cursor(&self) -> Seq {
+        self.again.unwrap_or(self.next)
+    }
+
+    /// The last place before it.
+    pub(super) fn last_read(&self) -> Seq {
+        Seq::new(self.cursor().get().saturating_sub(1))
+    }
+
+    /// One more was handed out.
+    pub(super) fn advance(&mut self) {
+        let after = self.cursor().next();
+        if self.again.take().is_none() {
+            self.next = after;
+        } else if after < self.next {
+            self.again = Some(after);
+        }
+    }
+
+    /// The stream goes on there and not where it was.
+    pub(super) const fn go_to(&mut self, next: Seq) {
+        self.next = next;
+        self.again = None;
+    }
+
+    /// The target has everything up to here: none of it is handed out again. The log may free it.
+    pub(super) fn need_not_again(&mut self, through: Seq) {
+        if self.again.is_some_and(|again| again <= through) {
+            let after = through.next();
+            self.again = (after < self.next).then_some(after);
+            self.released = self.last_read();
+        }
     }
 
     pub(super) fn mark(&self) -> LinkMark {

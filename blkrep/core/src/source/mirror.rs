@@ -280,10 +280,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let link = self.link_mut(index).expect("it flows");
         let before = Seq::new(slot.seq.get() - 1);
         if !link.is_following() {
-            if link.released == link.last_handed_out() {
+            if link.released == link.last_read() {
                 link.released = before;
             }
-            link.next = slot.seq;
+            link.go_to(slot.seq);
             link.held = before;
             link.in_flight = InFlight::begins_after(before);
             link.set_position(Position::Following);

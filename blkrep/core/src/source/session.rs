@@ -209,7 +209,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     fn begin_anew(&mut self, index: LinkIndex) -> WriteName {
         let head = self.head_name();
         let link = self.link_mut(index).expect("a handshake has its link");
-        link.next = head.seq.next();
+        link.go_to(head.seq.next());
         link.released = head.seq;
         head
     }
@@ -234,7 +234,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             seq = seq.next();
         }
         let link = self.link_mut(index).expect("a handshake has its link");
-        link.next = after.next();
+        link.go_to(after.next());
         if planted!(ResumeOneTooLate) {
             link.next = link.next.next();
         }
@@ -257,7 +257,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             self.turn_behind(index);
         }
         let link = self.link_mut(index).expect("a handshake has its link");
-        link.next = head.next();
+        link.go_to(head.next());
         link.released = head;
         link.received = blkrep_types::Seq::ZERO;
         link.mirror.restart_compare();
@@ -314,6 +314,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         let was_up = link.connection == Connection::Up;
         link.connect_to(Connection::Down);
+        link.again = None;
         link.released = link.last_handed_out();
         link.plan = None;
         link.prepared = None;

@@ -58,8 +58,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         let (head, limit) = (log.head().1, self.options.stream.in_flight);
         let (mut records, mut bytes) = (0, 0);
-        while link.next <= head {
-            let entry = log.entry(link.next);
+        while link.cursor() <= head {
+            let entry = log.entry(link.cursor());
             if !entry.published {
                 return false;
             }
@@ -77,14 +77,17 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 return true;
             }
             let wire = u64::try_from(len).expect("64-bit platform");
-            if !link.in_flight.allows(wire, limit) {
+            // What is handed out again is under way already.
+            if link.again.is_none() && !link.in_flight.allows(wire, limit) {
                 return false;
             }
             records += 1;
             bytes += len;
-            link.in_flight.add(wire);
+            if link.again.is_none() {
+                link.in_flight.add(wire);
+            }
             link.sent_bytes += wire;
-            link.next = link.next.next();
+            link.advance();
             out.push(Outgoing {
                 record,
                 position,
@@ -99,16 +102,17 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     pub fn has_records(&self, index: LinkIndex, read: impl Fn(Seq) -> Option<usize>) -> bool {
         self.link(index).is_some_and(|link| {
             let flows = link.connection == Connection::Up && link.transmit == Transmit::Started;
-            let there = link.next <= self.log_ref().head().1;
+            let there = link.cursor() <= self.log_ref().head().1;
             let follows = flows && link.is_following() && there;
             follows && {
-                let entry = self.log_ref().entry(link.next);
+                let entry = self.log_ref().entry(link.cursor());
                 let unable = !link.notes && matches!(entry.record.kind, RecordKind::Note { .. });
                 let ours = entry.link.is_none_or(|owner| owner == index) && !unable;
-                let here = entry.away.is_none() || !ours || read(link.next).is_some();
+                let here = entry.away.is_none() || !ours || read(link.cursor()).is_some();
                 let bytes = data_len(&record_for(&entry, index, link.notes)) as u64;
                 let limit = self.options.stream.in_flight;
-                entry.published && here && link.in_flight.allows(bytes, limit)
+                let may = link.again.is_some() || link.in_flight.allows(bytes, limit);
+                entry.published && here && may
             }
         })
     }
@@ -119,8 +123,25 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             return;
         };
         link.framed_bytes += framed.get();
-        link.released = link.released.max(through.min(link.last_handed_out()));
+        link.released = link.released.max(through.min(link.last_read()));
         self.free_and_go_on();
+    }
+
+    /// What was handed out in this connection and is not acknowledged as received may be lost: it is handed
+    /// out again, from the first on. The driver reads nothing now.
+    pub fn send_again(&mut self, index: LinkIndex) {
+        let Some(link) = self.link_mut(index) else {
+            return;
+        };
+        let flows = link.connection == Connection::Up && link.is_following();
+        let from = link.received.max(link.held);
+        if !flows || from >= link.last_handed_out() || planted!(LostBatchesNotSentAgain) {
+            return;
+        }
+        link.again = Some(from.next());
+        link.released = from;
+        let base = self.log_ref().base().1;
+        assert!(from >= base, "the log holds what the target may lack");
     }
 
     /// Takes an acknowledgement. False if it names a write that was not sent.
@@ -160,6 +181,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             link.progress_at = now;
             permits = link.mirror.begun_at.is_some_and(|begun| seq >= begun);
         }
+        let got = link.received.max(link.held);
+        link.need_not_again(got);
         if planted!(ClearDirtyAtAck) && durable.is_some_and(|seq| seq >= link.last_handed_out()) {
             link.live.clear_all();
         }

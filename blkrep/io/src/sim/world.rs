@@ -332,6 +332,14 @@ impl SimWorld {
         state.flush_network();
     }
 
+    /// Resets one connection between two hosts, the one with this number counted from the oldest on and
+    /// around; or, silently, nothing passes on it any more.
+    pub fn sever_connection(&self, a: NodeId, b: NodeId, which: usize, silent: bool) {
+        let mut state = self.lock();
+        state.network.sever(a, b, which, silent);
+        state.flush_network();
+    }
+
     /// Makes a file's disk do something wrong.
     ///
     /// # Panics

@@ -41,6 +41,8 @@ pub struct LinkSettings {
     pub compression: Compression,
     /// How hard the compressor tries.
     pub compression_level: u8,
+    /// How many connections a session is to have, if the target grants them; used from the next one on.
+    pub connections: u8,
     /// Nothing is sent: what would be is measured. `peer` means nothing then.
     pub simulated: bool,
     /// Bytes a second of the line that a simulated link is measured against.
@@ -108,6 +110,10 @@ pub struct LinkSnapshot {
     pub wire_bytes_received: u64,
     /// What was measured, of a link that sends nothing.
     pub meter: Option<Meter>,
+    /// Connections that batches go over; none while the stream does not flow.
+    pub connections: usize,
+    /// Times one of several was lost, since the driver began.
+    pub connections_lost: u64,
     /// What it does about compression.
     pub packing: Packing,
     /// Times the stream began.
@@ -136,6 +142,18 @@ pub enum LinkEvent {
     },
     /// A link that sends nothing began to measure.
     Simulated,
+    /// One of several connections was lost, or could not be made; the stream goes on over the others.
+    ConnectionLost {
+        /// Which one.
+        index: usize,
+        /// Why, in words.
+        reason: String,
+    },
+    /// It is there again.
+    ConnectionRestored {
+        /// Which one.
+        index: usize,
+    },
     /// A connection whose stream flowed ended.
     Down {
         /// Why, in words.

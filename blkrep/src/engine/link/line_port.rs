@@ -67,6 +67,10 @@ impl<I: Io, P: LinkPort<I>> LinkPort<LineIo<I>> for LinePort<P> {
         self.0.release(through, framed);
     }
 
+    fn again(&mut self, io: &mut LineIo<I>) {
+        self.0.again(io.inner());
+    }
+
     fn acked(&mut self, io: &mut LineIo<I>, acks: &Acks) -> bool {
         self.0.acked(io.inner(), acks)
     }

@@ -12,6 +12,7 @@ mod pacing;
 mod packing;
 mod progress;
 mod session;
+mod sides;
 mod simulated;
 mod worker;
 

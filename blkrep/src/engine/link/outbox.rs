@@ -8,7 +8,7 @@ use blkrep_io::{Region, Slice};
 use blkrep_types::Nanos;
 use blkrep_types::limits::REQUEST_BYTES_MAX;
 use blkrep_wire::{
-    Encoder, Entry, FRAME_HEADER_BYTES, Message, Packer, RECORD_HEADER_BYTES, Written,
+    Encoder, Entry, FRAME_HEADER_BYTES, Message, Packer, Place, RECORD_HEADER_BYTES, Written,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,13 +22,18 @@ const BUFFERS: usize = 3;
 pub(super) const BATCH_RECORDS_MAX: usize = 256;
 
 /// Bytes of one buffer: the largest record, or as much of small ones, in a frame; page-aligned.
-const BUFFER_BYTES: usize =
-    (BATCH_BYTES_MAX + FRAME_HEADER_BYTES + RECORD_HEADER_BYTES * (BATCH_RECORDS_MAX + 1))
-        .next_multiple_of(4096);
+const BUFFER_BYTES: usize = (BATCH_BYTES_MAX
+    + PLACE_BYTES_MAX
+    + FRAME_HEADER_BYTES
+    + RECORD_HEADER_BYTES * (BATCH_RECORDS_MAX + 1))
+    .next_multiple_of(4096);
 const _: () = assert!(
     BATCH_BYTES_MAX as u64 == REQUEST_BYTES_MAX,
     "a buffer takes any record"
 );
+
+/// Bytes of what says where a batch belongs, which goes before it.
+const PLACE_BYTES_MAX: usize = FRAME_HEADER_BYTES + 16;
 
 /// Memory of one outbox.
 pub const OUTBOX_BYTES: usize = (BUFFERS + 1) * BUFFER_BYTES;
@@ -68,13 +73,18 @@ pub(super) struct Taken {
 
 impl Outbox {
     pub(super) fn new() -> Self {
-        let region: Arc<Region> = Region::heap(OUTBOX_BYTES);
+        Self::with(BUFFERS)
+    }
+
+    /// With so many buffers.
+    pub(super) fn with(buffers: usize) -> Self {
+        let region: Arc<Region> = Region::heap((buffers + 1) * BUFFER_BYTES);
         let buffer = |index: usize| region.slice(index * BUFFER_BYTES..(index + 1) * BUFFER_BYTES);
         Self {
-            free: (0..BUFFERS).map(buffer).collect(),
-            queue: VecDeque::with_capacity(BUFFERS),
+            free: (0..buffers).map(buffer).collect(),
+            queue: VecDeque::with_capacity(buffers),
             sending: false,
-            spare: buffer(BUFFERS),
+            spare: buffer(buffers),
             first_since: None,
         }
     }
@@ -96,12 +106,28 @@ impl Outbox {
         !self.free.is_empty()
     }
 
-    /// Queues a frame of records; its length.
+    /// Bytes that were queued and are not sent.
+    pub(super) fn queued(&self) -> usize {
+        self.queue
+            .iter()
+            .map(|filled| filled.len - filled.sent)
+            .sum()
+    }
+
+    /// Queues a frame of records, after its place where it needs one; the length of both.
     ///
     /// # Panics
     /// If there is no room, or the records are more than one batch.
-    pub(super) fn data(&mut self, encoder: &mut Encoder, entries: &[Entry]) -> usize {
-        let queued = self.fresh(|buffer| encoder.data(entries, buffer));
+    pub(super) fn data(
+        &mut self,
+        encoder: &mut Encoder,
+        place: Option<Place>,
+        entries: &[Entry],
+    ) -> usize {
+        let queued = self.fresh(|buffer| {
+            let at = put_place(encoder, place, buffer);
+            Some(at + encoder.data(entries, &buffer.part(at..buffer.len()))?)
+        });
         assert!(queued, "one batch fits a buffer, and one was free");
         self.queue.back().expect("just queued").len
     }
@@ -113,16 +139,20 @@ impl Outbox {
     pub(super) fn packed(
         &mut self,
         encoder: &mut Encoder,
+        place: Option<Place>,
         entries: &[Entry],
         packer: &mut Packer,
     ) -> usize {
         let mut buffer = self.free.pop().expect("there is room");
-        let written = encoder.packed(entries, packer, &self.spare, &buffer);
+        let at = put_place(encoder, place, &buffer);
+        let plain = self.spare.part(at..self.spare.len());
+        let written = encoder.packed(entries, packer, &plain, &buffer.part(at..buffer.len()));
         let len = match written.expect("one batch fits a buffer") {
-            Written::Packed(len) => len,
+            Written::Packed(len) => at + len,
             Written::Plain(len) => {
+                self.spare.copy_from(&buffer.part(0..at));
                 std::mem::swap(&mut buffer, &mut self.spare);
-                len
+                at + len
             }
         };
         self.queue.push_back(Filled {
@@ -219,6 +249,14 @@ impl Outbox {
         });
         true
     }
+}
+
+/// Writes what says where a batch belongs; its length.
+fn put_place(encoder: &mut Encoder, place: Option<Place>, buffer: &Slice) -> usize {
+    place.map_or(0, |place| {
+        let len = encoder.message(&Message::Place(place), buffer);
+        len.expect("a buffer has room for it")
+    })
 }
 
 #[cfg(test)]
@@ -321,7 +359,7 @@ mod tests {
             while outbox.has_room() {
                 queued += 1;
                 let entry = entry(queued, queued % 3 != 0);
-                let len = outbox.packed(&mut encoder, &[entry], &mut packer);
+                let len = outbox.packed(&mut encoder, None, &[entry], &mut packer);
                 assert_eq!(len < 64 << 10, queued.is_multiple_of(3), "write {queued}");
             }
             let slice = outbox.next_send(NOW, usize::MAX).unwrap();
@@ -344,7 +382,7 @@ mod tests {
     fn the_line_is_measured_from_the_first_place_in_the_queue_on() {
         let (mut outbox, mut encoder) = (Outbox::new(), Encoder::new());
         for seq in 1..3 {
-            outbox.data(&mut encoder, &[entry(seq, true)]);
+            outbox.data(&mut encoder, None, &[entry(seq, true)]);
         }
         let at = |millis: u64| Nanos::new(millis * 1_000_000);
         let first = outbox.next_send(at(10), usize::MAX).unwrap();
@@ -363,7 +401,7 @@ mod tests {
             (4, false),
             "since it was the first"
         );
-        outbox.data(&mut encoder, &[entry(3, true)]);
+        outbox.data(&mut encoder, None, &[entry(3, true)]);
         let third = outbox.next_send(at(90), usize::MAX).unwrap();
         let taken = outbox.sent(at(91), third.len()).unwrap();
         assert_eq!(millis(taken), 1, "an idle line is not a slow one");

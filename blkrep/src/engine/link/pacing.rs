@@ -49,6 +49,7 @@ impl Eq for Pace {}
 pub(super) struct Pacing {
     pace: Pace,
     seat: Seat,
+    /// Of sends that have not ended.
     granted: usize,
     held_until: Option<Nanos>,
 }
@@ -75,7 +76,8 @@ impl Pacing {
     pub(super) fn ask(&mut self, now: Nanos, want: usize) -> Option<usize> {
         match self.pace.lock().ask(self.seat, now, want) {
             Grant::Bytes(bytes) => {
-                (self.granted, self.held_until) = (bytes, None);
+                self.granted = self.granted.saturating_add(bytes);
+                self.held_until = None;
                 Some(bytes)
             }
             Grant::NotBefore(then) => {
@@ -85,9 +87,12 @@ impl Pacing {
         }
     }
 
-    /// The send ended after so many bytes.
-    pub(super) fn sent(&mut self, bytes: usize) {
-        let unsent = std::mem::take(&mut self.granted).saturating_sub(bytes);
+    /// A send that was granted so many bytes ended after as many.
+    pub(super) fn sent(&mut self, granted: usize, bytes: usize) {
+        // What another limit granted is not given back to this one.
+        let granted = granted.min(self.granted);
+        self.granted -= granted;
+        let unsent = granted.saturating_sub(bytes);
         if unsent > 0 {
             self.pace.lock().give_back(self.seat, unsent);
         }

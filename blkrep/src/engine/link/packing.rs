@@ -9,7 +9,7 @@ use super::session::Lines;
 use blkrep_core::compression::{Compression, Packing as State, Policy};
 use blkrep_io::{Io, Slice};
 use blkrep_types::{ByteLen, Nanos, planted};
-use blkrep_wire::{Codecs, Packer};
+use blkrep_wire::{Codecs, Packer, Place};
 
 /// Compression of one link.
 #[derive(Debug, Default)]
@@ -62,16 +62,24 @@ impl Packing {
 }
 
 impl Lines {
-    /// Queues a frame of the entries; its bytes on the wire.
-    pub(super) fn frame<I: Io>(&mut self, io: &I) -> ByteLen {
+    /// Queues a frame of the entries on this connection, with its place where there are several; its bytes
+    /// on the wire.
+    pub(super) fn frame<I: Io>(&mut self, io: &I, way: usize, place: Option<Place>) -> ByteLen {
         let lens = self.entries.iter().filter_map(|entry| entry.bytes.as_ref());
         let plain: usize = lens.map(Slice::len).sum();
         let now = io.now();
+        let (outbox, encoder) = match way.checked_sub(1) {
+            None => (&mut self.outbox, &mut self.encoder),
+            Some(at) => {
+                let side = &mut self.sides[at];
+                (&mut side.outbox, &mut side.encoder)
+            }
+        };
         let framed = match self.packing.packer(now, plain) {
-            None => self.outbox.data(&mut self.encoder, &self.entries),
+            None => outbox.data(encoder, place, &self.entries),
             Some(packer) => {
                 let begun = io.exact_now();
-                let framed = self.outbox.packed(&mut self.encoder, &self.entries, packer);
+                let framed = outbox.packed(encoder, place, &self.entries, packer);
                 let spent = io.exact_now().since(begun);
                 self.packing.policy.packed(now, spent, plain, framed);
                 framed

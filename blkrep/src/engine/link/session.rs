@@ -12,6 +12,7 @@ use super::control::{LinkConnection, LinkEvent, LinkSnapshot, LinkWatch, PeerFac
 use super::outbox::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Outbox};
 use super::packing::Packing;
 use super::progress::Progress;
+use super::sides::Out;
 use super::simulated::NullPeer;
 use crate::engine::source::{Batch, LinkPort};
 use blkrep_core::source::{
@@ -19,11 +20,13 @@ use blkrep_core::source::{
     WelcomeFacts,
 };
 use blkrep_io::Io;
-use blkrep_types::{ByteLen, ByteOffset, DataState, Extent, Generation, History, Nanos, WriteName};
+use blkrep_types::{
+    ByteLen, ByteOffset, DataState, Extent, Generation, History, Nanos, NodeName, WriteName,
+};
 use blkrep_wire::{
     Ack, Applying, Decoder, Encoder, Entry, Farewell, FarewellCode, Frame, Hello, HelloVolume,
-    MapEnd, MapPart, Message, Refuse, RefuseCode, Start, VERSION_MAX, VERSION_MIN, VERSION_NOTES,
-    Welcome,
+    Join, MapEnd, MapPart, Message, Place, Refuse, RefuseCode, SessionId, Start, VERSION_MAX,
+    VERSION_MIN, VERSION_NOTES, Welcome,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +112,10 @@ pub(super) struct Lines {
     pub(super) encoder: Encoder,
     pub(super) decoder: Decoder,
     pub(super) outbox: Outbox,
+    /// Further connections.
+    pub(super) sides: Vec<Out>,
+    /// The version that was agreed on.
+    pub(super) version: u16,
     pub(super) packing: Packing,
     /// The target of a link that sends nothing.
     pub(super) null: Option<NullPeer>,
@@ -117,6 +124,9 @@ pub(super) struct Lines {
     pub(super) batch: Batch,
     pub(super) entries: Vec<Entry>,
 }
+
+/// Data bytes that are asked of the log at a time where there are several connections.
+const BATCH_BYTES_OF_SEVERAL: usize = BATCH_BYTES_MAX / 4;
 
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,12 +149,25 @@ pub(super) struct Session {
     /// The last write that is durable at the peer, once it said it, with the current generation of
     /// its data.
     held: WriteName,
+    /// How many connections it is to have: what was wished for, then what both agreed on.
+    connections: u8,
+    /// What further connections name.
+    id: SessionId,
+    /// The version that was agreed on.
+    version: u16,
+    /// Where the next batch belongs.
+    place: Place,
     pub(super) progress: Progress,
 }
 
 impl Session {
     /// Queues what is said first.
-    pub(super) fn greet(hello: HelloFacts, message: Hello, lines: &mut Lines) -> Self {
+    pub(super) fn greet(
+        hello: HelloFacts,
+        message: Hello,
+        connections: u8,
+        lines: &mut Lines,
+    ) -> Self {
         let queued = lines
             .outbox
             .message(&mut lines.encoder, &Message::Hello(Box::new(message)));
@@ -154,6 +177,10 @@ impl Session {
             hello,
             stage: Stage::Greeting,
             held: WriteName::NONE,
+            connections,
+            id: SessionId::NONE,
+            version: VERSION_MIN,
+            place: Place::default(),
             progress: Progress::default(),
         }
     }
@@ -166,6 +193,43 @@ impl Session {
 
     pub(super) fn is_streaming(&self) -> bool {
         matches!(self.stage, Stage::Streaming(_))
+    }
+
+    /// How many connections it is to have.
+    pub(super) const fn connections(&self) -> u8 {
+        self.connections
+    }
+
+    /// What a further connection says first.
+    pub(super) fn join(&self, node: &NodeName, index: u8) -> Join {
+        Join {
+            version: self.version,
+            index,
+            session: self.id,
+            node: node.clone(),
+            group: self.hello.group.clone(),
+            link: self.hello.link.clone(),
+        }
+    }
+
+    /// A batch may be lost: what was not acknowledged as received is sent again, as the next lap.
+    pub(super) fn go_back<I: Io, P: LinkPort<I>>(&mut self, io: &mut I, port: &mut P) {
+        self.place = Place {
+            lap: self
+                .place
+                .lap
+                .checked_add(1)
+                .expect("fewer losses than that"),
+            batch: 0,
+        };
+        port.again(io);
+    }
+
+    /// The target has lost a batch of this lap.
+    fn on_again<I: Io, P: LinkPort<I>>(&mut self, io: &mut I, port: &mut P, lap: u32) {
+        if lap == self.place.lap {
+            self.go_back(io, port);
+        }
     }
 
     /// Takes what a target says that is not there; true if it said something.
@@ -244,6 +308,10 @@ impl Session {
                 port.note(io, &report);
                 Ok(())
             }
+            (Stage::Streaming(_), Message::Again(lap)) if self.connections > 1 => {
+                self.on_again(io, port, lap);
+                Ok(())
+            }
             (_, message) => Err(self.out_of_place(&message.kind().to_string())),
         }
     }
@@ -268,6 +336,10 @@ impl Session {
                 welcome.version
             )));
         }
+        lines.version = welcome.version;
+        self.connections = self.connections.min(welcome.connections);
+        self.id = welcome.session;
+        self.version = welcome.version;
         lines.encoder.agree(welcome.version);
         lines.decoder.agree(welcome.version);
         lines.packing.connected(welcome.codecs);
@@ -449,6 +521,7 @@ impl Session {
             head: start.head,
             generation: start.generation,
             adopt: self.adopts(&start),
+            connections: self.connections,
         });
         if !lines.outbox.message(&mut lines.encoder, &message) {
             return Err(Ending::protocol(
@@ -480,8 +553,15 @@ impl Session {
         port: &mut P,
         lines: &mut Lines,
     ) {
-        while self.is_streaming() && lines.outbox.has_room() {
-            port.next(io, BATCH_RECORDS_MAX, BATCH_BYTES_MAX, &mut lines.batch);
+        let bytes_max = match self.connections {
+            1 => BATCH_BYTES_MAX,
+            // What one of them has, all others wait for.
+            _ => BATCH_BYTES_OF_SEVERAL,
+        };
+        while self.is_streaming()
+            && let Some(way) = lines.way()
+        {
+            port.next(io, BATCH_RECORDS_MAX, bytes_max, &mut lines.batch);
             let Some(last) = lines.batch.records.last() else {
                 if lines.batch.more {
                     // Published while the group went to sleep: nobody else will wake us for it.
@@ -504,7 +584,9 @@ impl Session {
                             .then(|| port.bytes(outgoing)),
                     }
                 }));
-            let framed = lines.frame(io);
+            let place = (self.connections > 1).then_some(self.place);
+            self.place.batch += 1;
+            let framed = lines.frame(io, way, place);
             lines.entries.clear();
             port.release(through, framed);
             if !lines.batch.more {

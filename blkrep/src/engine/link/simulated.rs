@@ -10,8 +10,8 @@ use blkrep_core::source::HelloFacts;
 use blkrep_types::{ByteLen, DataState, Generation, History, Incarnation, Nanos, Seq, WriteName};
 use blkrep_types::{NodeName, Note, NoteReport, NoteState, RecordKind};
 use blkrep_wire::{
-    Ack, Applying, Codecs, DigestReply, Entry, MapEnd, Message, PeerRole, VERSION_MAX, Welcome,
-    WelcomeVolume,
+    Ack, Applying, Codecs, DigestReply, Entry, MapEnd, Message, PeerRole, SessionId, VERSION_MAX,
+    Welcome, WelcomeVolume,
 };
 use std::collections::VecDeque;
 
@@ -64,6 +64,8 @@ impl NullPeer {
             journal_used: ByteLen::ZERO,
             journal_capacity: JOURNAL,
             codecs: Codecs::ZSTD,
+            connections: 1,
+            session: SessionId::NONE,
             volumes: facts.volumes.iter().map(volume).collect(),
         };
         let end = MapEnd {

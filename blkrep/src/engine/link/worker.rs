@@ -9,10 +9,11 @@
 //! ```
 
 use super::control::{LinkConnection, LinkControl, LinkEvent, LinkSettings, LinkWatch};
-use super::outbox::{OUTBOX_BYTES, Outbox};
+use super::outbox::{OUTBOX_BYTES, Outbox, Taken};
 use super::pacing::Pacing;
 use super::packing::Packing;
 use super::session::{Ending, Lines, Next, Session, hello_message};
+use super::sides::{Side, side_of};
 use super::simulated::NullPeer;
 use crate::engine::source::{Batch, LinkPort, PORT_TOKEN};
 use blkrep_io::{Completion, Io, Op, Region, Token, Worker};
@@ -47,6 +48,8 @@ struct Wire<S> {
     socket: Option<S>,
     sending: bool,
     receiving: bool,
+    /// Bytes that the limit granted to the send under way.
+    granted: usize,
     opened: Nanos,
     last_heard: Nanos,
     last_said: Nanos,
@@ -86,12 +89,16 @@ enum State<S> {
 
 /// The driver of one link's connection, on a thread and ring of its own.
 pub struct LinkWorker<I: Io, P: LinkPort<I>> {
-    port: P,
+    pub(super) port: P,
     control: LinkControl,
-    settings: LinkSettings,
+    pub(super) settings: LinkSettings,
     state: State<I::Socket>,
-    lines: Lines,
-    pacing: Pacing,
+    pub(super) lines: Lines,
+    pub(super) pacing: Pacing,
+    /// Further connections, made when they are wanted first.
+    pub(super) sides: Vec<Side<I::Socket>>,
+    /// The connection that is asked first whether it has something to send.
+    first: usize,
     /// Tells operations of this connection from those of earlier ones.
     epoch: u64,
     attempts: u32,
@@ -123,6 +130,8 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
                 encoder: Encoder::new(),
                 decoder: Decoder::new(buffer, TARGET_BODY_MAX),
                 outbox: Outbox::new(),
+                sides: Vec::new(),
+                version: 0,
                 packing: Packing::default(),
                 null: None,
                 snapshot: super::LinkSnapshot::default(),
@@ -133,6 +142,8 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
                 },
                 entries: Vec::new(),
             },
+            sides: Vec::new(),
+            first: 0,
             epoch: 0,
             attempts: 0,
             stopping: false,
@@ -195,12 +206,18 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             let null = NullPeer::new(&facts, held, now, &self.settings, meter);
             self.lines.null = Some(null);
         }
-        let session = Box::new(Session::greet(facts, hello, &mut self.lines));
+        let session = Box::new(Session::greet(
+            facts,
+            hello,
+            self.settings.connections,
+            &mut self.lines,
+        ));
         let wire = Wire {
             socket,
             opened: now,
             sending: false,
             receiving: false,
+            granted: 0,
             last_heard: now,
             last_said: now,
         };
@@ -237,6 +254,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             let reason = ending.text.clone();
             self.lines.watch.event(&LinkEvent::Down { reason });
         }
+        self.close_sides(io);
         self.port.down(io, ending.reason);
         self.lines.snapshot.connected_since = None;
         self.lines.snapshot.last_error = Some(ending.text.clone());
@@ -288,7 +306,34 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         }
     }
 
+    /// Sends what waits, on every connection, beginning with another one each time: a limit that they share
+    /// may not reach to the last of them.
     fn send(&mut self, io: &mut I) {
+        let ways = 1 + self.sides.len();
+        self.first = (self.first + 1) % ways;
+        for way in (self.first..ways).chain(0..self.first) {
+            let held = match way.checked_sub(1) {
+                None => {
+                    self.send_main(io);
+                    self.pacing.held_until().is_some()
+                }
+                Some(at) => !self.side_send(io, at),
+            };
+            if held {
+                self.held_back(io.now());
+                return;
+            }
+        }
+    }
+
+    /// What waits to be sent waits for a limit of ours.
+    fn held_back(&mut self, now: Nanos) {
+        if let State::Open { session, .. } = &mut self.state {
+            session.progress.held_back(now);
+        }
+    }
+
+    fn send_main(&mut self, io: &mut I) {
         let (token, now) = (self.token(SEND), io.now());
         let allowed = self.allowed(now);
         if allowed == 0 {
@@ -304,6 +349,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         };
         if let Some(slice) = self.lines.outbox.next_send(now, allowed) {
             wire.sending = true;
+            wire.granted = allowed;
             wire.last_said = now;
             io.submit(token, Op::Send { socket, slice });
         }
@@ -311,25 +357,45 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
 
     /// How many bytes may be sent now. The last words of a connection wait for no limit.
     fn allowed(&mut self, now: Nanos) -> usize {
-        let State::Open { session, .. } = &mut self.state else {
-            self.pacing.forget();
+        self.pacing.forget();
+        if !matches!(self.state, State::Open { .. }) {
             return usize::MAX;
-        };
+        }
         let Some(waiting) = self.lines.outbox.waiting(now) else {
-            self.pacing.forget();
             return 0;
         };
-        let allowed = self.pacing.ask(now, waiting);
-        if allowed.is_none() {
-            session.progress.held_back(now);
-        }
-        allowed.unwrap_or(0)
+        self.pacing.ask(now, waiting).unwrap_or(0)
+    }
+
+    /// The line took a buffer of one connection; all of them together take as many times that.
+    pub(super) fn line_took(&mut self, now: Nanos, mut taken: Taken) {
+        taken.bytes = taken
+            .bytes
+            .saturating_mul(self.lines.snapshot.connections.max(1));
+        self.lines.packing.line_took(now, &taken);
+    }
+
+    /// Does something with the session, if there is one.
+    pub(super) fn with_session(
+        &mut self,
+        io: &mut I,
+        body: impl FnOnce(&mut Self, &mut I, &mut Session),
+    ) {
+        let state = std::mem::replace(&mut self.state, State::Finished);
+        self.state = match state {
+            State::Open { wire, mut session } => {
+                body(self, io, &mut session);
+                State::Open { wire, session }
+            }
+            other => other,
+        };
     }
 
     fn on_sent(&mut self, io: &mut I, result: Result<u32, Errno>) {
         let now = io.now();
         let wire = self.wire().expect("a send belongs to a connection");
         wire.sending = false;
+        let granted = std::mem::take(&mut wire.granted);
         let waited = now.since(wire.last_said);
         if let State::Open { session, .. } = &mut self.state {
             session.progress.line_took(now, waited);
@@ -338,9 +404,9 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             Ok(0) => Some("the target closed the connection".to_owned()),
             Ok(count) => {
                 let count = usize::try_from(count).expect("64-bit platform");
-                self.pacing.sent(count);
+                self.pacing.sent(granted, count);
                 if let Some(taken) = self.lines.outbox.sent(now, count) {
-                    self.lines.packing.line_took(now, &taken);
+                    self.line_took(now, taken);
                 }
                 self.lines.snapshot.wire_bytes_sent += count as u64;
                 None
@@ -516,6 +582,12 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             self.end(io, ending);
             return true;
         }
+        self.with_session(io, |worker, io, session| {
+            worker.step_sides(io, session, now)
+        });
+        let State::Open { wire, session } = &mut self.state else {
+            return false;
+        };
         session.pump(io, &mut self.port, &mut self.lines);
         match session.hear_null(io, &mut self.port, &mut self.lines) {
             Err(ending) => {
@@ -539,7 +611,9 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
     fn drained(&mut self, io: &I) -> bool {
         let state = std::mem::replace(&mut self.state, State::Finished);
         match state {
-            State::Closing { wire, next } if !wire.sending && !wire.receiving => {
+            State::Closing { wire, next }
+                if !wire.sending && !wire.receiving && self.sides_drained() =>
+            {
                 self.lines.outbox.reset();
                 self.idle(io, &next);
                 true
@@ -563,6 +637,9 @@ impl<I: Io, P: LinkPort<I>> Worker<I> for LinkWorker<I, P> {
         if completion.token & PORT_TOKEN != 0 {
             self.port.on_completion(io, completion);
             return;
+        }
+        if side_of(completion.token) > 0 {
+            return self.side_done(io, completion);
         }
         let current = completion.token >> 8 == self.epoch;
         match completion.token & 0xff {
@@ -602,6 +679,8 @@ impl<I: Io, P: LinkPort<I>> Worker<I> for LinkWorker<I, P> {
                 let silence = stuck.map_or(silence, |stuck| silence.min(stuck));
                 let held = self.pacing.held_until();
                 let silence = held.map_or(silence, |held| silence.min(held));
+                let sides = self.sides_due(session);
+                let silence = sides.map_or(silence, |due| silence.min(due));
                 // With something on its way the next heartbeat waits for its completion.
                 let beats = session.is_answered() && self.lines.outbox.is_empty();
                 Some(if beats {

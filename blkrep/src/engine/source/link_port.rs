@@ -322,6 +322,12 @@ impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
         self.ahead.passed(through);
     }
 
+    fn again(&mut self, _io: &mut H::Io) {
+        let link = self.link;
+        self.shared.nudge(|state| state.group.send_again(link));
+        self.ahead.forget();
+    }
+
     fn acked(&mut self, io: &mut H::Io, acks: &Acks) -> bool {
         let link = self.link;
         let (right, changed) = self.turn(io, |state| {

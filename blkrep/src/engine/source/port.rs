@@ -60,7 +60,8 @@ pub trait LinkPort<I: Io>: fmt::Debug + Send {
 
     /// Takes the next records in order, at most `bytes_max` bytes of data (but at least one
     /// record) and `records_max` records, and stops before the first whose bytes are not yet
-    /// complete. `batch.records` is cleared first. Nothing is handed out twice in one connection.
+    /// complete. `batch.records` is cleared first. Nothing is handed out twice in one session but
+    /// after [`LinkPort::again`].
     fn next(&mut self, io: &mut I, records_max: usize, bytes_max: usize, batch: &mut Batch);
 
     /// The bytes of a record handed out and not yet released.
@@ -70,6 +71,10 @@ pub trait LinkPort<I: Io>: fmt::Debug + Send {
     /// copied, or the kernel has sent them. They, and what was handed out with them, became
     /// `framed` bytes on the wire.
     fn release(&mut self, through: Seq, framed: ByteLen);
+
+    /// What was handed out and not acknowledged as received may be lost: the next records are those again,
+    /// from the first on. Nothing that was handed out is read any more.
+    fn again(&mut self, io: &mut I);
 
     /// Takes an acknowledgement. False if it names a write that was never sent: the peer is
     /// wrong, close the connection.

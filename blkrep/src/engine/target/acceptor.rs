@@ -9,7 +9,7 @@ use blkrep_io::{Completion, Host, Io, Op, Region, Slice, Token, Worker};
 use blkrep_types::{Errno, History, Nanos};
 use blkrep_wire::limits::{HELLO_BODY_MAX, TARGET_BODY_MAX};
 use blkrep_wire::{
-    Decoder, Encoder, FRAME_HEADER_BYTES, Frame, Hello, MapEnd, Message, Refuse, RefuseCode,
+    Decoder, Encoder, FRAME_HEADER_BYTES, Frame, Hello, Join, MapEnd, Message, Refuse, RefuseCode,
     VERSION_MAX, VERSION_MIN, Welcome, negotiate,
 };
 use std::fmt;
@@ -48,6 +48,15 @@ pub struct Arrival<S> {
     pub version: u16,
 }
 
+/// A connection that wants to be one more of a session.
+#[derive(Debug)]
+pub struct Joining<S> {
+    /// The connection.
+    pub socket: S,
+    /// What it said.
+    pub join: Box<Join>,
+}
+
 /// What becomes of an arrival.
 #[derive(Debug)]
 pub enum Route {
@@ -71,6 +80,9 @@ pub enum Route {
 pub trait Router<S>: Send {
     /// Takes an arrival, or says no.
     fn route(&mut self, arrival: Arrival<S>) -> Route;
+
+    /// Takes a further connection of a session, or says no.
+    fn join(&mut self, joining: Joining<S>) -> Route;
 }
 
 /// A refusal as bytes; `None` if there is no memory for it.
@@ -238,6 +250,11 @@ impl<H: Host> Acceptor<H> {
                 return Some(stranger);
             }
             Ok(Some(Frame::Message(Message::Hello(hello)))) if stranger.decoder.is_empty() => hello,
+            Ok(Some(Frame::Message(Message::Join(join)))) => {
+                let socket = stranger.socket.clone();
+                let route = self.router.join(Joining { socket, join });
+                return follow(io, stranger, route);
+            }
             Ok(Some(frame)) => {
                 let text = format!("the connection began with a frame '{}'", frame.kind());
                 (self.heard_rubbish)(&text);
@@ -263,27 +280,37 @@ impl<H: Host> Acceptor<H> {
             hello,
             version,
         };
-        match self.router.route(arrival) {
-            Route::Taken => return None,
-            Route::Refuse {
-                code,
-                history,
-                text,
-            } => {
-                refuse(io, &mut stranger, code, history, text);
-            }
-            Route::Answer(welcome) => {
-                let end = MapEnd {
-                    part_count: 0,
-                    unknown: true,
-                };
-                if let Some(slice) = encode(&[Message::Welcome(welcome), Message::MapEnd(end)]) {
-                    answer(io, &mut stranger, slice);
-                }
+        let route = self.router.route(arrival);
+        follow(io, stranger, route)
+    }
+}
+
+/// Does what the router says; `None` if the stranger is one no longer.
+fn follow<I: Io>(
+    io: &mut I,
+    mut stranger: Stranger<I::Socket>,
+    route: Route,
+) -> Option<Stranger<I::Socket>> {
+    match route {
+        Route::Taken => return None,
+        Route::Refuse {
+            code,
+            history,
+            text,
+        } => {
+            refuse(io, &mut stranger, code, history, text);
+        }
+        Route::Answer(welcome) => {
+            let end = MapEnd {
+                part_count: 0,
+                unknown: true,
+            };
+            if let Some(slice) = encode(&[Message::Welcome(welcome), Message::MapEnd(end)]) {
+                answer(io, &mut stranger, slice);
             }
         }
-        Some(stranger)
     }
+    Some(stranger)
 }
 
 fn listen<I: Io>(io: &mut I, stranger: &mut Stranger<I::Socket>) {

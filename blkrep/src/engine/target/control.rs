@@ -13,14 +13,16 @@ use blkrep_types::{
     ByteLen, DataState, Errno, GroupName, History, LinkName, Nanos, NodeName, NoteId, NoteReport,
     WriteName,
 };
-use blkrep_wire::{Applying, Hello};
+use blkrep_wire::limits::CONNECTIONS_MAX;
+use blkrep_wire::{Applying, Hello, Join};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Commands that wait at once; the control plane asks one at a time.
-const COMMANDS_MAX: usize = 16;
+/// Commands that wait at once: the control plane asks one at a time, and all connections of a session may
+/// join together.
+const COMMANDS_MAX: usize = 16 + CONNECTIONS_MAX;
 
 /// What happened at a target, for events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,12 @@ pub enum TargetEvent {
     Connected { source: NodeName },
     /// It is no longer.
     Disconnected { source: NodeName, reason: String },
+    /// One of several connections was lost; the source sends again what was on it.
+    ConnectionLost {
+        source: NodeName,
+        index: u8,
+        reason: String,
+    },
     /// A source was refused.
     Refused { source: NodeName, reason: String },
     /// The worth of the data changed.
@@ -124,6 +132,11 @@ pub struct TargetStatus {
     pub link: LinkName,
     /// The source is connected, since then.
     pub connected_since: Option<Nanos>,
+    /// How many connections it has.
+    pub connections: usize,
+    /// Bytes received whose turn has not come: what came before them is still under way on another
+    /// connection.
+    pub out_of_order: ByteLen,
     /// When it was last heard.
     pub last_heard: Option<Nanos>,
     /// What the data is worth.
@@ -213,6 +226,10 @@ pub(super) enum Command<S> {
         hello: Box<Hello>,
         version: u16,
     },
+    Join {
+        socket: S,
+        join: Box<Join>,
+    },
     Pause(bool, Reply<()>),
     Retry(RetryPolicy),
     Promote {
@@ -294,6 +311,13 @@ impl<S> TargetControl<S> {
             version,
         })
         .is_ok()
+    }
+
+    /// Hands over a connection whose `Join` was read. False, and the connection dropped, if the worker
+    /// takes none.
+    #[must_use]
+    pub fn join(&self, socket: S, join: Box<Join>) -> bool {
+        self.leave(Command::Join { socket, join }).is_ok()
     }
 
     /// Pauses or resumes applying.
@@ -393,6 +417,7 @@ impl<S> TargetControl<S> {
                 Command::Pause(_, reply) => reply(Err(TargetCommandError::Closing)),
                 Command::Promote { reply, .. } => reply(Err(TargetCommandError::Closing)),
                 Command::Session { .. }
+                | Command::Join { .. }
                 | Command::Retry(_)
                 | Command::TaskEnded(..)
                 | Command::Stop => {}

@@ -10,6 +10,8 @@ mod applying;
 mod base;
 mod control;
 mod files;
+mod joined;
+mod joining;
 mod journaling;
 mod keeping;
 mod notes;
@@ -25,7 +27,7 @@ mod signature;
 mod tests;
 mod worker;
 
-pub use acceptor::{Acceptor, AcceptorLimits, Arrival, Route, Router};
+pub use acceptor::{Acceptor, AcceptorLimits, Arrival, Joining, Route, Router};
 pub use base::BaseShape;
 pub use control::{
     Promotion, PromotionVolume, TargetCommandError, TargetControl, TargetEvent, TargetStatus,

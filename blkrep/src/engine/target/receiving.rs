@@ -2,17 +2,17 @@
 
 use super::control::TargetEvent;
 use super::journaling::SocketOf;
-use super::session::{Beginning, Phase, Session};
+use super::session::{Beginning, Phase, Session, Waiting};
 use super::worker::{Kind, Mode, TargetWorker, token};
 use blkrep_core::target::{
-    Adoption, DenialKind, Offer, Shape, StreamOffer, Taken, begin_stream, check_volumes,
+    Adoption, DenialKind, Offer, Order, Shape, StreamOffer, Taken, begin_stream, check_volumes,
 };
 use blkrep_io::{Host, Io, Op};
 use blkrep_types::{ByteLen, Generation, Nanos, WriteName, planted};
-use blkrep_wire::limits::SOURCE_BODY_MAX;
+use blkrep_wire::limits::{CONNECTIONS_MAX, SOURCE_BODY_MAX};
 use blkrep_wire::{
-    Ack, Codecs, Decoder, FarewellCode, Frame, Hello, Message, PeerRole, RefuseCode, Start,
-    VERSION_NOTES, VERSION_PACKED, Welcome, WelcomeVolume,
+    Ack, Codecs, Decoder, FarewellCode, Frame, Hello, Message, PeerRole, RefuseCode, SessionId,
+    Start, VERSION_CONNECTIONS, VERSION_NOTES, VERSION_PACKED, Welcome, WelcomeVolume,
 };
 
 impl<H: Host> TargetWorker<H> {
@@ -25,7 +25,7 @@ impl<H: Host> TargetWorker<H> {
         version: u16,
     ) {
         if let Err((code, text)) = self.judge_hello(&hello) {
-            self.refuse(io, socket, &hello, code, text);
+            self.refuse(io, socket, &hello.node, code, text);
             return;
         }
         if let Some(session) = &mut self.session {
@@ -87,8 +87,19 @@ impl<H: Host> TargetWorker<H> {
         Ok(())
     }
 
-    fn begin_session(&mut self, socket: SocketOf<H>, hello: Box<Hello>, version: u16, now: Nanos) {
+    fn begin_session(
+        &mut self,
+        io: &mut H::Io,
+        socket: SocketOf<H>,
+        hello: Box<Hello>,
+        version: u16,
+    ) {
         self.serial += 1;
+        let (connections, id) = match version >= VERSION_CONNECTIONS {
+            // Zero is no session.
+            true => (CONNECTIONS_MAX, SessionId::new(io.random().max(1))),
+            false => (1, SessionId::NONE),
+        };
         let (receive, send) = self.session_buffers();
         let inflater = (version >= VERSION_PACKED)
             .then(|| self.inflater())
@@ -107,6 +118,8 @@ impl<H: Host> TargetWorker<H> {
                 Some(_) => Codecs::ZSTD,
                 None => Codecs::NONE,
             },
+            connections: u8::try_from(connections).expect("a few"),
+            session: id,
             volumes: volumes
                 .map(|(base, volume)| WelcomeVolume {
                     index: volume.index,
@@ -124,8 +137,10 @@ impl<H: Host> TargetWorker<H> {
             socket,
             hello,
             serial: self.serial,
-            now,
+            now: io.now(),
             decoder,
+            version,
+            id,
             out: send,
             takes_notes: version >= VERSION_NOTES,
             welcome: Message::Welcome(Box::new(welcome)),
@@ -143,12 +158,13 @@ impl<H: Host> TargetWorker<H> {
         {
             // Much may have happened while it waited for its turn.
             match self.judge_hello(&hello) {
-                Ok(()) => self.begin_session(socket, hello, version, io.now()),
-                Err((code, text)) => self.refuse(io, socket, &hello, code, text),
+                Ok(()) => self.begin_session(io, socket, hello, version),
+                Err((code, text)) => self.refuse(io, socket, &hello.node, code, text),
             }
         }
         self.take_frames();
         self.receive(io);
+        self.pump_joined(io);
         self.say(io);
         self.close_if_done(io);
     }
@@ -156,30 +172,45 @@ impl<H: Host> TargetWorker<H> {
     /// Frames that are whole, as long as their records find room.
     fn take_frames(&mut self) {
         loop {
-            self.consume();
-            let Some(session) = &mut self.session else {
+            let used = self.consume();
+            let heard = self.take_frame();
+            if !self.take_joined() && !heard && !used {
                 return;
-            };
-            if session.frame.is_some() || session.phase() == Phase::Closing {
-                return;
-            }
-            match session.decoder.next() {
-                Ok(None) => return,
-                // A source does not wait for the replica to be taken over: the frame does.
-                Ok(Some(Frame::Data(frame))) => match session.phase() {
-                    Phase::Adopting | Phase::Streaming => {
-                        self.received_bytes += frame.data_bytes() as u64;
-                        session.frame = Some((frame, 0));
-                    }
-                    Phase::Greeting | Phase::Awaiting | Phase::Closing => {
-                        let text = "records came before the stream was begun".to_owned();
-                        session.end(FarewellCode::Protocol, text);
-                    }
-                },
-                Ok(Some(Frame::Message(message))) => self.take_message(message),
-                Err(error) => session.end(FarewellCode::Protocol, error.to_string()),
             }
         }
+    }
+
+    /// The next frame of the first connection; true if there was one.
+    fn take_frame(&mut self) -> bool {
+        let Some(session) = &mut self.session else {
+            return false;
+        };
+        if session.waiting.is_some() || session.phase() == Phase::Closing {
+            return false;
+        }
+        match session.decoder.next() {
+            Ok(None) => return false,
+            // A source does not wait for the replica to be taken over: the frame does.
+            Ok(Some(Frame::Data(frame))) => match session.phase() {
+                Phase::Adopting | Phase::Streaming => {
+                    let place = session.place.take();
+                    if place.is_some() == session.order.is_some() {
+                        self.received_bytes += frame.data_bytes() as u64;
+                        session.waiting = Some(Waiting::new(frame, place));
+                    } else {
+                        let text = "a batch had no place".to_owned();
+                        session.end(FarewellCode::Protocol, text);
+                    }
+                }
+                Phase::Greeting | Phase::Awaiting | Phase::Closing => {
+                    let text = "records came before the stream was begun".to_owned();
+                    session.end(FarewellCode::Protocol, text);
+                }
+            },
+            Ok(Some(Frame::Message(message))) => self.take_message(message),
+            Err(error) => session.end(FarewellCode::Protocol, error.to_string()),
+        }
+        true
     }
 
     fn take_message(&mut self, message: Message) {
@@ -190,6 +221,9 @@ impl<H: Host> TargetWorker<H> {
             Message::Ping(stamp) => session.pong(stamp),
             Message::Pong(_) => {}
             Message::Start(start) if session.phase() == Phase::Awaiting => self.start_stream(start),
+            Message::Place(place) if session.order.is_some() && session.place.is_none() => {
+                session.place = Some(place);
+            }
             Message::Error(farewell) | Message::Goodbye(farewell) => {
                 session.drop_it(&farewell.text);
             }
@@ -201,7 +235,11 @@ impl<H: Host> TargetWorker<H> {
             | Message::Start(_)
             | Message::Ack(_)
             | Message::Digests(_)
-            | Message::Note(_) => {
+            | Message::Note(_)
+            | Message::Join(_)
+            | Message::Joined(_)
+            | Message::Place(_)
+            | Message::Again(_) => {
                 let text = format!("a frame '{}' has no place here", message.kind());
                 session.end(FarewellCode::Protocol, text);
             }
@@ -212,6 +250,13 @@ impl<H: Host> TargetWorker<H> {
         let Some(session) = &mut self.session else {
             return;
         };
+        let several = start.connections > 1;
+        if several && session.id == SessionId::NONE {
+            let text = "it was not granted several connections".to_owned();
+            session.end(FarewellCode::Protocol, text);
+            return;
+        }
+        session.order = several.then(Order::default);
         let offer = Offer {
             history: session.hello.history.clone(),
             incarnation: session.hello.incarnation,
@@ -298,40 +343,47 @@ impl<H: Host> TargetWorker<H> {
         self.event(&TargetEvent::Connected { source: node });
     }
 
-    /// Puts the records of the frame in hand into the journal's next batch, as many as fit.
-    fn consume(&mut self) {
+    /// Puts the records of the batch whose turn it is into the journal's next one, as many as fit. True if
+    /// that was all of them.
+    fn consume(&mut self) -> bool {
         let streaming = |session: &&mut Session<_>| session.phase() == Phase::Streaming;
         let Some(session) = self.session.as_mut().filter(streaming) else {
-            return;
+            return false;
         };
-        let Some((frame, used)) = session.frame.take() else {
-            return;
+        let Some((from, mut batch)) = session.next_batch() else {
+            return false;
         };
         let cursor = self.applier.cursor().batch;
-        for (taken, received) in (used..).zip(frame.entries().skip(used)) {
+        let used = batch.used;
+        for (taken, received) in (used..).zip(batch.frame.entries().skip(used)) {
             if !self.journaling.can_take(&received.record, cursor) {
-                session.frame = Some((frame, taken));
-                return;
+                batch.used = taken;
+                session.put_back(from, batch);
+                return false;
             }
             match self.incoming.take(&received.record) {
                 Ok(Taken::New) => self.journaling.take(&received),
                 Ok(Taken::Duplicate) => {}
                 Err(error) => {
                     session.end(FarewellCode::Order, error.to_string());
-                    return;
+                    return false;
                 }
             }
+        }
+        if let Some(order) = &mut session.order {
+            order.taken();
         }
         if session.hello.mode == blkrep_types::Mode::Memory {
             session.ack_due = true;
         }
+        true
     }
 
     fn receive(&mut self, io: &mut H::Io) {
         let Some(session) = &mut self.session else {
             return;
         };
-        let hungry = session.frame.is_none() && session.phase() != Phase::Closing;
+        let hungry = session.waiting.is_none() && session.phase() != Phase::Closing;
         if !hungry || session.receiving {
             return;
         }
@@ -351,7 +403,7 @@ impl<H: Host> TargetWorker<H> {
             .as_mut()
             .filter(|session| session.serial == serial)
         else {
-            unreachable!("a connection stays until its operations are done")
+            return self.joined_received(serial, result);
         };
         session.receiving = false;
         match result {
@@ -408,7 +460,7 @@ impl<H: Host> TargetWorker<H> {
             .as_mut()
             .filter(|session| session.serial == serial)
         else {
-            unreachable!("a connection stays until its operations are done")
+            return self.joined_sent(io, serial, result);
         };
         let slice = session.sending.take().expect("a send was under way");
         match result {
@@ -454,7 +506,7 @@ impl<H: Host> TargetWorker<H> {
         // Pending operations complete with an error or nothing.
         io.shutdown(&session.socket);
         session.closed = true;
-        if session.receiving || session.sending.is_some() {
+        if session.receiving || session.sending.is_some() || !session.joined.is_empty() {
             return;
         }
         let event = TargetEvent::Disconnected {

@@ -4,13 +4,14 @@
 //! One send and one receive are under way at most; what is to be said is made when the send before
 //! it is done, so that it is as new as it can be.
 
-use blkrep_core::target::Part;
+use super::joined::Joined;
+use blkrep_core::target::{Order, Part, Turn};
 use blkrep_io::Slice;
 use blkrep_types::{ExtentIndex, Nanos, NoteReport, VolumeIndex, planted};
 use blkrep_wire::limits::{DIGESTS_MAX, MAP_PART_BYTES_MAX};
 use blkrep_wire::{
     DataFrame, Decoder, DigestReply, Encoder, Farewell, FarewellCode, Hello, MapEnd, MapPart,
-    Message,
+    Message, Place, SessionId,
 };
 use std::collections::VecDeque;
 
@@ -56,6 +57,26 @@ impl Phase {
     }
 }
 
+/// A batch that is not used up.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) frame: DataFrame,
+    /// How many of its records are.
+    pub(super) used: usize,
+    /// Among the batches of all connections, where there are several.
+    place: Option<Place>,
+}
+
+impl Waiting {
+    pub(super) const fn new(frame: DataFrame, place: Option<Place>) -> Self {
+        Self {
+            frame,
+            used: 0,
+            place,
+        }
+    }
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Session<S> {
@@ -72,8 +93,19 @@ pub(super) struct Session<S> {
     /// What is left of the frame that is being sent.
     pub(super) sending: Option<Slice>,
     pub(super) out: Slice,
-    /// A data frame that is not used up, and how many of its records are.
-    pub(super) frame: Option<(DataFrame, usize)>,
+    /// The batch in hand.
+    pub(super) waiting: Option<Waiting>,
+    /// What the source said of the next batch.
+    pub(super) place: Option<Place>,
+    /// The version that was agreed on.
+    pub(super) version: u16,
+    /// What further connections name.
+    pub(super) id: SessionId,
+    /// The order of batches, where there are several connections.
+    pub(super) order: Option<Order>,
+    pub(super) joined: Vec<Joined<S>>,
+    /// The source is to hear that a batch of this lap is lost.
+    again: Option<u32>,
     pub(super) pongs: Vec<u64>,
     digests: Vec<DigestReply>,
     notes: VecDeque<NoteReport>,
@@ -118,6 +150,8 @@ pub(super) struct Beginning<S> {
     pub(super) out: Slice,
     pub(super) takes_notes: bool,
     pub(super) welcome: Message,
+    pub(super) version: u16,
+    pub(super) id: SessionId,
 }
 
 impl<S: Clone> Session<S> {
@@ -134,7 +168,13 @@ impl<S: Clone> Session<S> {
             receiving: false,
             sending: None,
             out: beginning.out,
-            frame: None,
+            waiting: None,
+            place: None,
+            version: beginning.version,
+            id: beginning.id,
+            order: None,
+            joined: Vec::new(),
+            again: None,
             pongs: Vec::new(),
             digests: Vec::new(),
             notes: VecDeque::new(),
@@ -172,7 +212,7 @@ impl<S: Clone> Session<S> {
             return;
         }
         self.become_phase(Phase::Closing);
-        self.frame = None;
+        self.waiting = None;
         self.reason.clone_from(&text);
         let farewell = Farewell { code, text };
         self.farewell = Some(match code {
@@ -191,11 +231,66 @@ impl<S: Clone> Session<S> {
     pub(super) fn drop_it(&mut self, reason: &str) {
         if self.phase != Phase::Closing {
             self.become_phase(Phase::Closing);
-            self.frame = None;
+            self.waiting = None;
             reason.clone_into(&mut self.reason);
         }
         self.farewell = None;
         self.closed = true;
+    }
+
+    /// The batch whose turn it is, with the number of its connection here. Those that come again are
+    /// dropped.
+    pub(super) fn next_batch(&mut self) -> Option<(usize, Waiting)> {
+        let mut at: usize = 0;
+        loop {
+            let slot = match at.checked_sub(1) {
+                None => &mut self.waiting,
+                Some(index) => &mut self.joined.get_mut(index)?.waiting,
+            };
+            let turn = match (slot.as_ref().map(|waiting| waiting.place), &mut self.order) {
+                (None, _) => Turn::Later,
+                (Some(Some(place)), Some(order)) => order.turn(place.lap, place.batch),
+                (Some(_), _) => Turn::Now,
+            };
+            match turn {
+                Turn::Now => return slot.take().map(|waiting| (at, waiting)),
+                Turn::Later => {}
+                Turn::Stale => *slot = None,
+                Turn::Repeated => {
+                    let text = "two batches have the same place".to_owned();
+                    self.end(FarewellCode::Protocol, text);
+                    return None;
+                }
+            }
+            at += 1;
+        }
+    }
+
+    /// What is left of a batch waits for room.
+    pub(super) fn put_back(&mut self, at: usize, waiting: Waiting) {
+        let slot = match at.checked_sub(1) {
+            None => &mut self.waiting,
+            Some(index) => &mut self.joined[index].waiting,
+        };
+        *slot = Some(waiting);
+    }
+
+    /// A batch of this lap may be lost.
+    pub(super) fn break_lap(&mut self) {
+        if let Some(lap) = self.order.as_mut().and_then(Order::lose) {
+            self.again = Some(lap);
+        }
+    }
+
+    /// Bytes that wait for their turn.
+    pub(super) fn out_of_order(&self) -> usize {
+        let main = self.order.and(self.waiting.as_ref());
+        let main = main.map(|waiting| (waiting, self.decoder.held()));
+        let joined = self.joined.iter();
+        let joined = joined.filter_map(|each| Some((each.waiting.as_ref()?, each.held())));
+        let all = joined.chain(main);
+        all.map(|(waiting, behind)| waiting.frame.data_bytes() + behind)
+            .sum()
     }
 
     pub(super) fn pong(&mut self, stamp: u64) {
@@ -245,6 +340,9 @@ impl<S: Clone> Session<S> {
             Phase::Awaiting | Phase::Adopting | Phase::Streaming => {
                 if let Some(stamp) = self.pongs.pop() {
                     return Some(Message::Pong(stamp));
+                }
+                if let Some(lap) = self.again.take() {
+                    return Some(Message::Again(lap));
                 }
                 if !self.digests.is_empty() {
                     let count = self.digests.len().min(DIGESTS_MAX);

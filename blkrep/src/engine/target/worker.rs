@@ -7,7 +7,8 @@
 
 use super::applying::Applying;
 use super::control::{Command, TargetControl, TargetEvent, TargetStatus, TargetWatch};
-use super::files::{Opened, ReplicaFiles};
+use super::files::{FileOf, Opened, ReplicaFiles};
+use super::joined::JoinedBuffers;
 use super::journaling::{Journaling, SocketOf};
 use super::keeping::{Journal, open_journal};
 use super::notes::Notes;
@@ -15,7 +16,7 @@ use super::policy::{TargetError, TargetSettings};
 use super::session::{Phase, Session};
 use blkrep_core::target::{Applier, Facts, Incoming};
 use blkrep_io::{Completion, Host, Io, Op, Region, Slice, Token, Worker};
-use blkrep_types::{Errno, Nanos, WriteName};
+use blkrep_types::{ByteLen, Errno, Nanos, NodeName, WriteName};
 use blkrep_wire::limits::{PACKED_PLAIN_MAX, SOURCE_BODY_MAX, TARGET_BODY_MAX, buffer_bytes};
 use blkrep_wire::{FRAME_HEADER_BYTES, Hello, Inflater, RefuseCode};
 use std::fmt;
@@ -87,6 +88,9 @@ pub(super) enum Mode {
     Done,
 }
 
+/// An operation that is to be begun.
+type NextOp<H> = (Token, Op<FileOf<H>, SocketOf<H>>);
+
 /// The worker of one replica.
 pub struct TargetWorker<H: Host> {
     pub(super) files: ReplicaFiles<H>,
@@ -105,7 +109,8 @@ pub struct TargetWorker<H: Host> {
     pub(super) next_session: Option<(SocketOf<H>, Box<Hello>, u16)>,
     /// How the connection wants to take the replica over.
     pub(super) adopting: Option<blkrep_wire::Start>,
-    pub(super) refusals: Vec<(u64, SocketOf<H>)>,
+    /// What is left to say of each.
+    refusals: Vec<(u64, SocketOf<H>, Slice)>,
     pub(super) serial: u64,
     pub(super) mode: Mode,
     /// Operations under way.
@@ -117,6 +122,10 @@ pub struct TargetWorker<H: Host> {
     pub(super) trouble: Option<String>,
     /// Not before then the facts are written again.
     pub(super) persist_at: Option<Nanos>,
+    /// Of further connections that are gone.
+    pub(super) joined_buffers: Vec<JoinedBuffers>,
+    /// Operations of further connections that are to be begun.
+    pub(super) joined_ops: Vec<NextOp<H>>,
     receive_buffer: Slice,
     inflate_buffer: Slice,
     send_buffer: Slice,
@@ -195,6 +204,8 @@ impl<H: Host> TargetWorker<H> {
             last_heard: None,
             trouble: None,
             persist_at: None,
+            joined_buffers: Vec::new(),
+            joined_ops: Vec::new(),
             shown: None,
             show_due: false,
         };
@@ -301,6 +312,7 @@ impl<H: Host> TargetWorker<H> {
                 } => {
                     self.offered(io, socket, hello, version);
                 }
+                Command::Join { socket, join } => self.join(io, socket, &join),
                 Command::Pause(paused, reply) => {
                     self.facts.set_paused(paused);
                     let done = self.persist();
@@ -478,6 +490,10 @@ impl<H: Host> TargetWorker<H> {
             source: replica.source.clone(),
             link: replica.link.clone(),
             connected_since: self.streaming_since(),
+            connections: self.session.as_ref().map_or(0, |s| 1 + s.joined.len()),
+            out_of_order: self.session.as_ref().map_or(ByteLen::ZERO, |session| {
+                ByteLen::new(session.out_of_order() as u64)
+            }),
             last_heard: self.last_heard,
             data_state: self.facts.state(),
             applying: self.applying_word(),
@@ -506,7 +522,7 @@ impl<H: Host> TargetWorker<H> {
             Kind::Load => self.load_done(rest, result),
             Kind::Receive => self.received(rest, result),
             Kind::Send => self.sent(io, rest, result),
-            Kind::Refusal => self.refusal_sent(io, rest),
+            Kind::Refusal => self.refusal_sent(io, rest, result),
         }
     }
 
@@ -515,14 +531,14 @@ impl<H: Host> TargetWorker<H> {
         &mut self,
         io: &mut H::Io,
         socket: SocketOf<H>,
-        hello: &Hello,
+        source: &NodeName,
         code: RefuseCode,
         text: String,
     ) {
         /// Refusals under way at once; more than these are simply closed.
         const REFUSALS_MAX: usize = 4;
         self.event(&TargetEvent::Refused {
-            source: hello.node.clone(),
+            source: source.clone(),
             reason: text.clone(),
         });
         if self.refusals.len() >= REFUSALS_MAX {
@@ -535,7 +551,8 @@ impl<H: Host> TargetWorker<H> {
             return;
         };
         self.serial += 1;
-        self.refusals.push((self.serial, socket.clone()));
+        self.refusals
+            .push((self.serial, socket.clone(), slice.clone()));
         self.submit(
             io,
             token(Kind::Refusal, self.serial),
@@ -543,11 +560,20 @@ impl<H: Host> TargetWorker<H> {
         );
     }
 
-    fn refusal_sent(&mut self, io: &mut H::Io, serial: u64) {
-        if let Some(at) = self.refusals.iter().position(|(each, _)| *each == serial) {
-            let (_, socket) = self.refusals.swap_remove(at);
-            io.shutdown(&socket);
+    fn refusal_sent(&mut self, io: &mut H::Io, serial: u64, result: Result<u32, Errno>) {
+        let Some(at) = self.refusals.iter().position(|each| each.0 == serial) else {
+            return;
+        };
+        let (_, socket, left) = &mut self.refusals[at];
+        let sent = usize::try_from(result.unwrap_or(0)).expect("64-bit platform");
+        if sent > 0 && sent < left.len() {
+            *left = left.part(sent..left.len());
+            let (socket, slice) = (socket.clone(), left.clone());
+            let op = Op::Send { socket, slice };
+            return self.submit(io, token(Kind::Refusal, serial), op);
         }
+        io.shutdown(socket);
+        self.refusals.swap_remove(at);
     }
 }
 
@@ -593,8 +619,13 @@ impl<H: Host> Worker<H::Io> for TargetWorker<H> {
         }
         let open = self.session.as_ref().filter(|session| !session.closed);
         let session = open.map(|session| {
-            let silent = session.heard.after(session.hello.timeout);
-            silent.min(session.said.after(session.hello.heartbeat))
+            let (beat, silence) = (session.hello.heartbeat, session.hello.timeout);
+            let own = (session.heard, session.said);
+            let joined = session.joined.iter().filter(|joined| !joined.shut);
+            let joined = joined.map(|joined| (joined.heard, joined.said()));
+            let all = joined.chain([own]);
+            let due = all.map(|(heard, said)| heard.after(silence).min(said.after(beat)));
+            due.min().expect("a session has a connection")
         });
         let show = self.show_due.then_some(self.shown).flatten();
         let show = show.map(|shown| shown.after(SHOW_INTERVAL));

@@ -8,8 +8,9 @@ use blkrep_types::{
     VolumeIndex, VolumeName, WriteName,
 };
 use blkrep_wire::{
-    Ack, Applying, Codecs, DigestReply, Entry, Farewell, FarewellCode, Hello, HelloVolume, MapEnd,
-    MapPart, Message, PeerRole, Refuse, RefuseCode, Start, Welcome, WelcomeVolume,
+    Ack, Applying, Codecs, DigestReply, Entry, Farewell, FarewellCode, Hello, HelloVolume, Join,
+    MapEnd, MapPart, Message, PeerRole, Place, Refuse, RefuseCode, SessionId, Start, Welcome,
+    WelcomeVolume,
 };
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ fn welcome() -> Welcome {
         journal_used: ByteLen::new(4096),
         journal_capacity: ByteLen::new(256 << 20),
         codecs: Codecs::NONE,
+        connections: 1,
+        session: SessionId::NONE,
         volumes: vec![volume(0), volume(1)],
     }
 }
@@ -138,6 +141,7 @@ pub(crate) fn messages() -> Vec<Message> {
             head: name(1200),
             generation: generation(0xa2),
             adopt: true,
+            connections: 1,
         }),
         Message::Ack(ack()),
         Message::Digests(digests()),
@@ -148,6 +152,37 @@ pub(crate) fn messages() -> Vec<Message> {
             "write 12 came after write 10",
         )),
         Message::Goodbye(farewell(FarewellCode::Stopping, "daemon stops")),
+    ]
+}
+
+/// What version 3 has beside them, in order of its number, after what it changes.
+pub(crate) fn messages_of_3() -> Vec<Message> {
+    let session = SessionId::new(0x1122_3344_5566_7788);
+    let mut welcome = welcome();
+    (welcome.version, welcome.connections, welcome.session) = (3, 16, session);
+    vec![
+        Message::Welcome(Box::new(welcome)),
+        Message::Start(Start {
+            after: name(1000),
+            head: name(1200),
+            generation: generation(0xa2),
+            adopt: false,
+            connections: 4,
+        }),
+        Message::Join(Box::new(Join {
+            version: 3,
+            index: 2,
+            session,
+            node: NodeName::new("north").unwrap(),
+            group: GroupName::new("pg").unwrap(),
+            link: LinkName::new("south").unwrap(),
+        })),
+        Message::Joined(2),
+        Message::Place(Place {
+            lap: 3,
+            batch: 0x0102_0304_0506,
+        }),
+        Message::Again(3),
     ]
 }
 

@@ -133,6 +133,7 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
         older: None,
         groups: vec![GroupPlan {
             compression: Compression::On,
+            connections: 1,
             home: SOURCE,
             targets: vec![TARGET],
             modes: vec![Mode::Async],

@@ -1,6 +1,7 @@
 //! The group with a log in plain memory: what is promised at every step, whatever the order.
 #![allow(clippy::unwrap_used)]
 
+mod again;
 mod any_order;
 mod disk_queue;
 mod leaving;

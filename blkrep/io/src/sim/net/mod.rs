@@ -137,6 +137,8 @@ struct End {
     wire_bytes: usize,
     /// Deliveries held back by a cut or a dead host.
     stalled: u32,
+    /// Nothing of what is on the way, or ever will be, arrives.
+    mute: bool,
 }
 
 impl End {
@@ -153,6 +155,7 @@ impl End {
             wire: VecDeque::new(),
             wire_bytes: 0,
             stalled: 0,
+            mute: false,
         }
     }
 }
@@ -468,7 +471,7 @@ impl Network {
             return;
         };
         let (from, to) = (ends[end].node, ends[1 - end].node);
-        let passes = self.passes(from, to);
+        let passes = self.passes(from, to) && !ends[end].mute;
         let ends = self.connections.get_mut(&id).expect("just seen");
         if !passes {
             ends[end].stalled += 1;

@@ -124,17 +124,39 @@ impl Network {
         self.retry_stalled();
     }
 
+    /// The connections between two nodes, oldest first.
+    fn between(&self, a: NodeId, b: NodeId) -> Vec<u64> {
+        let between = self.connections.iter().filter(|(_, ends)| {
+            (ends[0].node, ends[1].node) == (a, b) || (ends[0].node, ends[1].node) == (b, a)
+        });
+        between.map(|(id, _)| *id).collect()
+    }
+
+    /// One connection between two nodes is reset at both ends; or nothing passes on it any more, and
+    /// neither end is told.
+    pub(in crate::sim) fn sever(&mut self, a: NodeId, b: NodeId, which: usize, silent: bool) {
+        let between = self.between(a, b);
+        let Some(id) = between.get(which % between.len().max(1)) else {
+            return;
+        };
+        if !silent {
+            self.reset_these(&[*id]);
+            return;
+        }
+        let ends = self.connections.get_mut(id).expect("just listed");
+        for end in ends.iter_mut() {
+            end.mute = true;
+        }
+    }
+
     /// Every connection between two nodes is reset at both ends.
     pub(in crate::sim) fn reset(&mut self, a: NodeId, b: NodeId) {
-        let between: Vec<u64> = self
-            .connections
-            .iter()
-            .filter(|(_, ends)| {
-                (ends[0].node, ends[1].node) == (a, b) || (ends[0].node, ends[1].node) == (b, a)
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for id in between {
+        let between = self.between(a, b);
+        self.reset_these(&between);
+    }
+
+    fn reset_these(&mut self, between: &[u64]) {
+        for id in between.iter().copied() {
             let ends = self.connections.get_mut(&id).expect("just listed");
             for end in ends.iter_mut() {
                 end.reset = true;

@@ -66,6 +66,7 @@ impl Rig {
             pace: Pace::default(),
             compression: Compression::Off,
             compression_level: 1,
+            connections: 1,
             simulated: false,
             simulated_rate: ByteLen::new(1 << 20),
         });

@@ -13,8 +13,8 @@ use blkrep_types::{
 use blkrep_wire::limits::{PACKED_PLAIN_MAX, SOURCE_BODY_MAX, buffer_bytes};
 use blkrep_wire::{
     Ack, Applying, Codecs, DataFrame, Decoder, DigestReply, Encoder, Frame, Hello, Inflater,
-    MapEnd, MapPart, Message, PeerRole, Refuse, RefuseCode, Start, VERSION_PACKED, Welcome,
-    WelcomeVolume,
+    MapEnd, MapPart, Message, PeerRole, Refuse, RefuseCode, SessionId, Start, VERSION_PACKED,
+    Welcome, WelcomeVolume,
 };
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -99,6 +99,8 @@ pub(super) fn welcome(durable: u64) -> Welcome {
         journal_used: ByteLen::ZERO,
         journal_capacity: ByteLen::new(1 << 20),
         codecs: Codecs::NONE,
+        connections: 1,
+        session: SessionId::NONE,
         volumes: vec![volume(0), volume(1)],
     }
 }

@@ -46,6 +46,11 @@ pub(super) struct Group {
     /// Records whose bytes are complete.
     pub(super) published: usize,
     next: usize,
+    /// The most that was handed out, and acknowledged as received.
+    sent: u64,
+    received: u64,
+    /// Times that the stream went back.
+    pub(super) agains: u64,
     pub(super) released: u64,
     pub(super) framed: u64,
     pub(super) durable: u64,
@@ -174,6 +179,7 @@ impl<I: Io> LinkPort<I> for ListPort {
                 });
             }
             group.next = usize::try_from(welcome.durable.seq.get()).unwrap();
+            group.received = welcome.durable.seq.get();
             Ok(())
         })
     }
@@ -253,10 +259,20 @@ impl<I: Io> LinkPort<I> for ListPort {
         });
     }
 
+    fn again(&mut self, _io: &mut I) {
+        self.with(|group| {
+            group.sent = group.sent.max(group.next as u64);
+            group.next = usize::try_from(group.received).unwrap();
+            group.agains += 1;
+        });
+    }
+
     fn acked(&mut self, _io: &mut I, acks: &Acks) -> bool {
         self.with(|group| {
-            let known = acks.received.seq.get() <= group.next as u64;
+            let known = acks.received.seq.get() <= group.sent.max(group.next as u64);
             if known {
+                group.received = group.received.max(acks.received.seq.get());
+                group.next = group.next.max(usize::try_from(group.received).unwrap());
                 group.durable = group.durable.max(acks.durable.seq.get());
             }
             known

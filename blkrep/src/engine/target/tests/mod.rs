@@ -11,4 +11,5 @@ mod retrying;
 mod rig;
 mod rot;
 mod rules;
+mod several;
 mod source;

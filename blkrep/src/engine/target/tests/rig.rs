@@ -139,6 +139,21 @@ impl Router<SimSocket> for TestRouter {
             refuse(RefuseCode::Unavailable, "the replica is closing".to_owned())
         }
     }
+
+    fn join(&mut self, joining: Joining<SimSocket>) -> Route {
+        let control = self.control.lock().unwrap();
+        let taken = control
+            .as_ref()
+            .is_some_and(|control| control.join(joining.socket, joining.join));
+        match taken {
+            true => Route::Taken,
+            false => Route::Refuse {
+                code: RefuseCode::Unavailable,
+                history: History::new(),
+                text: "no such replica".to_owned(),
+            },
+        }
+    }
 }
 
 /// The daemon on the target host.
@@ -331,7 +346,7 @@ impl Rig {
         }
     }
 
-    fn turn(&mut self, ring: blkrep_io::sim::RingId) {
+    pub(super) fn turn(&mut self, ring: blkrep_io::sim::RingId) {
         if let Some((io, source)) = self.sources.iter_mut().find(|(io, _)| io.id() == ring) {
             io.turn(source);
             return;

@@ -277,7 +277,7 @@ impl Book {
         }
     }
 
-    fn hello(&self) -> Hello {
+    pub(super) fn hello(&self) -> Hello {
         let volume = |index: u16| HelloVolume {
             index: VolumeIndex::new(index),
             name: VolumeName::new(&format!("v{index}")).unwrap(),
@@ -327,6 +327,7 @@ impl Book {
             head,
             generation,
             adopt: false,
+            connections: 1,
         };
         if known && ready {
             if parts && !self.mirroring {
@@ -500,7 +501,12 @@ impl ScriptedSource {
                 self.end(io);
             }
             Message::Ping(_) | Message::Pong(_) => {}
-            Message::Hello(_) | Message::Start(_) => panic!("a target sent {}", message.kind()),
+            Message::Hello(_)
+            | Message::Start(_)
+            | Message::Join(_)
+            | Message::Joined(_)
+            | Message::Place(_)
+            | Message::Again(_) => panic!("a target sent {}", message.kind()),
         }
     }
 
