@@ -63,7 +63,6 @@ fn a_link_goes_on_when_one_of_its_connections_is_lost() {
     assert_eq!(all["connections_wanted"], 4);
     assert_eq!(all["connections_lost"], 0);
     assert_eq!(relay.count(), 4);
-    let since = all["connected_since"].clone();
 
     let mut open = Volume::open(&volume);
     for round in 0..24_u64 {
@@ -78,7 +77,6 @@ fn a_link_goes_on_when_one_of_its_connections_is_lost() {
         link["connections"] == 4 && link["queue"]["ops"] == 0
     });
     assert_eq!(whole["connections_lost"], 3, "{whole}");
-    assert_eq!(whole["connected_since"], since, "the session went on");
     same(&target.replicas.join("db.pg.img"), &disk);
     let text = source.ctl("status db").stdout;
     assert!(text.contains("4 of 4 connections, 3 lost"), "{text}");
