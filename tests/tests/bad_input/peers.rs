@@ -3,8 +3,10 @@
 use crate::lab::{Lab, MIB, Node, same, until};
 use crate::peer::{NO_MAP, Peer, generation, hello, history, welcome};
 use crate::volume::Volume;
-use blkrep_types::{ByteLen, History, Incarnation, Seq, WriteName};
-use blkrep_wire::{Hello, Message, PeerRole, RefuseCode, Start};
+use blkrep_types::{ByteLen, GroupName, History, Incarnation, LinkName, NodeName, Seq, WriteName};
+use blkrep_wire::{
+    Hello, Join, Message, PeerRole, RefuseCode, SessionId, Start, VERSION_CONNECTIONS,
+};
 use serde_json::Value;
 use std::net::TcpListener;
 
@@ -34,6 +36,33 @@ fn history_of(node: &Node) -> History {
         Seq::ZERO,
     );
     history
+}
+
+#[test]
+fn a_connection_that_joins_no_living_session_is_refused_and_the_session_goes_on() {
+    let lab = Lab::new();
+    let (mut source, mut target, mut volume) = pair(&lab);
+    for group in ["db", "nobody"] {
+        let mut peer = Peer::connect(&target.address);
+        peer.say(&Message::Join(Box::new(Join {
+            version: VERSION_CONNECTIONS,
+            index: 1,
+            session: SessionId::new(7),
+            node: NodeName::new("a").unwrap(),
+            group: GroupName::new(group).unwrap(),
+            link: LinkName::new("b").unwrap(),
+        })));
+        let refuse = peer.refusal();
+        assert_eq!(refuse.code, RefuseCode::Unavailable);
+        assert!(refuse.text.len() > 20, "it says why: {refuse:?}");
+        peer.closes();
+    }
+    target.event("link-refused", "the session it wants to join is over");
+    volume.write(0, &vec![9; 1 << 20]).unwrap();
+    source.equal("db");
+    same(&target.replicas.join("db.pg.img"), &lab.path("disk"));
+    source.alive();
+    target.alive();
 }
 
 #[test]
