@@ -141,18 +141,35 @@ impl Place {
     }
 }
 
-pub(crate) fn write_again(lap: u32, out: &mut Vec<u8>) {
-    let body = AgainBody {
-        lap: lap.into(),
-        reserved: 0.into(),
-    };
-    out.extend_from_slice(body.as_bytes());
+/// Target: batches are lost; all that is not acknowledged has to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Again {
+    /// The lap of which one may be lost. A source in a later one has begun anew already.
+    pub lap: u32,
+    /// Connections that the target has no more, a bit for each index: nothing may be sent on them.
+    pub lost: u16,
 }
 
-pub(crate) fn read_again(bytes: &[u8]) -> Result<u32, WireError> {
-    let mut body = Body::new(FrameKind::Again, bytes);
-    let again: AgainBody = body.take("body")?;
-    body.check(again.reserved.get() == 0, "reserved")?;
-    body.end()?;
-    Ok(again.lap.get())
+impl Again {
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
+        let body = AgainBody {
+            lap: self.lap.into(),
+            lost: self.lost.into(),
+            reserved: 0.into(),
+        };
+        out.extend_from_slice(body.as_bytes());
+    }
+
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut body = Body::new(FrameKind::Again, bytes);
+        let again: AgainBody = body.take("body")?;
+        body.check(again.reserved.get() == 0, "reserved")?;
+        // The first connection is that on which this is said.
+        body.check(again.lost.get() & 1 == 0, "lost")?;
+        body.end()?;
+        Ok(Self {
+            lap: again.lap.get(),
+            lost: again.lost.get(),
+        })
+    }
 }

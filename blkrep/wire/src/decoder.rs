@@ -4,7 +4,7 @@
 //! with the limits before a byte of the body is waited for; a frame leaves only if everything in it
 //! is right. After an error the decoder gives nothing more.
 
-use crate::connections::{Join, Place, read_again, read_joined};
+use crate::connections::{Again, Join, Place, read_joined};
 use crate::data::DataFrame;
 use crate::error::WireError;
 use crate::frame::{Frame, FrameKind, Message};
@@ -275,7 +275,7 @@ fn read_message(kind: FrameKind, bytes: &[u8]) -> Result<Message, WireError> {
         FrameKind::Join => Message::Join(Box::new(Join::read(bytes)?)),
         FrameKind::Joined => Message::Joined(read_joined(bytes)?),
         FrameKind::Place => Message::Place(Place::read(bytes)?),
-        FrameKind::Again => Message::Again(read_again(bytes)?),
+        FrameKind::Again => Message::Again(Again::read(bytes)?),
         FrameKind::Data | FrameKind::Packed => {
             return Err(WireError::Kind {
                 found: kind.number(),

@@ -3,7 +3,7 @@
 //! Owns the version and the running number of one direction of a connection, and a scratch buffer,
 //! so that nothing is allocated once it has grown.
 
-use crate::connections::{write_again, write_joined};
+use crate::connections::write_joined;
 use crate::data::{DataPlan, Entry, write_data};
 use crate::frame::{FrameKind, Message};
 use crate::layout::{FRAME_HEADER_BYTES, FrameHeader, HEADER_CHECKED_BYTES, MAGIC};
@@ -168,6 +168,6 @@ fn write_body(message: &Message, out: &mut Vec<u8>) {
         Message::Join(join) => join.write(out),
         Message::Joined(index) => write_joined(*index, out),
         Message::Place(place) => place.write(out),
-        Message::Again(lap) => write_again(*lap, out),
+        Message::Again(again) => again.write(out),
     }
 }

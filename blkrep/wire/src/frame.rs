@@ -3,7 +3,7 @@
 //! Owns the split between [`Message`], small and owned, and [`DataFrame`], whose bytes stay in the
 //! buffer they were received in.
 
-use crate::connections::{Join, Place};
+use crate::connections::{Again, Join, Place};
 use crate::data::DataFrame;
 use crate::handshake::{Hello, Refuse, Start, Welcome};
 use crate::layout::DATA_HEAD_BYTES;
@@ -164,8 +164,8 @@ pub enum Message {
     Joined(u8),
     /// Source: where the next batch belongs among those of all connections.
     Place(Place),
-    /// Target: a batch of this lap is lost; all of it that is not acknowledged has to be sent again.
-    Again(u32),
+    /// Target: a batch is lost; all that is not acknowledged has to be sent again.
+    Again(Again),
 }
 
 impl Message {

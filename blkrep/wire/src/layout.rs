@@ -158,7 +158,7 @@ layout! {
 }
 layout! {
     /// Body of `Again`.
-    AgainBody: 8 { lap: U32, reserved: U32 }
+    AgainBody: 8 { lap: U32, lost: U16, reserved: U16 }
 }
 layout! {
     /// Body of `Error` and `Goodbye`, before its text.

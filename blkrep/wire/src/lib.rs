@@ -22,7 +22,7 @@ mod stream;
 pub mod tls;
 mod version;
 
-pub use connections::{Join, Place, SessionId};
+pub use connections::{Again, Join, Place, SessionId};
 pub use data::{DataFrame, DataPlan, Entry, Received};
 pub use decoder::Decoder;
 pub use encoder::{Encoder, Written};

@@ -64,11 +64,11 @@ fn every_message_arrives_as_it_was_sent() {
     let region = Region::heap(1 << 20);
     let (mut encoder, mut decoder) = (Encoder::new(), decoder());
     let all: Vec<_> = messages().into_iter().chain(messages_of_3()).collect();
-    for message in all.iter().cloned() {
-        let len = encoder.message(&message, &region.whole()).unwrap();
+    for message in &all {
+        let len = encoder.message(message, &region.whole()).unwrap();
         feed(&mut decoder, &region.slice(0..len).with(<[u8]>::to_vec));
         match decoder.next().unwrap().unwrap() {
-            Frame::Message(found) => assert_eq!(found, message),
+            Frame::Message(found) => assert_eq!(found, *message),
             Frame::Data(data) => panic!("{data:?} where {message:?} was sent"),
         }
         assert!(decoder.next().unwrap().is_none() && decoder.is_empty());
@@ -148,6 +148,7 @@ fn what_no_session_can_have_is_refused() {
         (FrameKind::Start, 81, 1, "connections"),
         (FrameKind::Start, 81, 17, "connections"),
         (FrameKind::Place, 4, 1, "reserved"),
+        (FrameKind::Again, 4, 1, "lost"),
         (FrameKind::Again, 7, 1, "reserved"),
     ] {
         let mut bytes = of(kind);

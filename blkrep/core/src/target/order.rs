@@ -55,13 +55,15 @@ impl Order {
         self.next += 1;
     }
 
-    /// A batch of this lap may be lost: nothing more of it is taken. The lap, if that is news.
-    pub const fn lose(&mut self) -> Option<u32> {
-        if self.broken {
-            return None;
-        }
+    /// A batch of this lap may be lost: nothing more of it is taken.
+    pub const fn lose(&mut self) {
         self.broken = true;
-        Some(self.lap)
+    }
+
+    /// The lap.
+    #[must_use]
+    pub const fn lap(&self) -> u32 {
+        self.lap
     }
 }
 
@@ -87,15 +89,15 @@ mod tests {
     fn a_lap_that_lost_a_batch_is_over_and_the_next_one_begins_anew() {
         let mut order = Order::default();
         order.taken();
-        assert_eq!(order.lose(), Some(0));
-        assert_eq!(order.lose(), None, "once");
+        order.lose();
+        assert_eq!(order.lap(), 0);
         assert_eq!(order.turn(0, 1), Turn::Stale);
         assert_eq!(order.turn(0, 0), Turn::Stale);
         assert_eq!(order.turn(1, 2), Turn::Later);
         assert_eq!(order.turn(0, 2), Turn::Stale, "a straggler");
         assert_eq!(order.turn(1, 0), Turn::Now);
         order.taken();
-        assert_eq!(order.lose(), Some(1));
+        order.lose();
         assert_eq!(order.turn(1, 1), Turn::Stale);
         assert_eq!(order.turn(3, 0), Turn::Now, "a lap may be without a batch");
     }

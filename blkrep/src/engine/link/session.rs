@@ -24,9 +24,9 @@ use blkrep_types::{
     ByteLen, ByteOffset, DataState, Extent, Generation, History, Nanos, NodeName, WriteName,
 };
 use blkrep_wire::{
-    Ack, Applying, Decoder, Encoder, Entry, Farewell, FarewellCode, Frame, Hello, HelloVolume,
-    Join, MapEnd, MapPart, Message, Place, Refuse, RefuseCode, SessionId, Start, VERSION_MAX,
-    VERSION_MIN, VERSION_NOTES, Welcome,
+    Ack, Again, Applying, Decoder, Encoder, Entry, Farewell, FarewellCode, Frame, Hello,
+    HelloVolume, Join, MapEnd, MapPart, Message, Place, Refuse, RefuseCode, SessionId, Start,
+    VERSION_MAX, VERSION_MIN, VERSION_NOTES, Welcome,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,6 +157,8 @@ pub(super) struct Session {
     version: u16,
     /// Where the next batch belongs.
     place: Place,
+    /// Connections that the target has no more, a bit for each.
+    pub(super) lost_there: u16,
     pub(super) progress: Progress,
 }
 
@@ -181,6 +183,7 @@ impl Session {
             id: SessionId::NONE,
             version: VERSION_MIN,
             place: Place::default(),
+            lost_there: 0,
             progress: Progress::default(),
         }
     }
@@ -226,8 +229,9 @@ impl Session {
     }
 
     /// The target has lost a batch of this lap.
-    fn on_again<I: Io, P: LinkPort<I>>(&mut self, io: &mut I, port: &mut P, lap: u32) {
-        if lap == self.place.lap {
+    fn on_again<I: Io, P: LinkPort<I>>(&mut self, io: &mut I, port: &mut P, again: Again) {
+        self.lost_there |= again.lost;
+        if again.lap == self.place.lap {
             self.go_back(io, port);
         }
     }
@@ -308,8 +312,8 @@ impl Session {
                 port.note(io, &report);
                 Ok(())
             }
-            (Stage::Streaming(_), Message::Again(lap)) if self.connections > 1 => {
-                self.on_again(io, port, lap);
+            (Stage::Streaming(_), Message::Again(again)) if self.connections > 1 => {
+                self.on_again(io, port, again);
                 Ok(())
             }
             (_, message) => Err(self.out_of_place(&message.kind().to_string())),

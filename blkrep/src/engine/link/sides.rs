@@ -137,7 +137,12 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             self.sides.push(Side::new());
             self.lines.sides.push(Out::new());
         }
+        let lost = std::mem::take(&mut session.lost_there);
         for at in 0..wanted {
+            if lost >> (at + 1) & 1 == 1 && self.lines.sides[at].open {
+                let text = "the target has it no more".to_owned();
+                self.lose_side(io, session, at, text);
+            }
             self.step_side(io, session, at, now);
         }
         let open = self.lines.sides.iter().filter(|out| out.open).count();

@@ -64,6 +64,8 @@ pub(super) struct Joined<S> {
     /// It is being shut, and why.
     pub(super) gone: Option<String>,
     pub(super) shut: bool,
+    /// The lap is broken because of it.
+    pub(super) counted: bool,
 }
 
 /// What came of a look at what was received.
@@ -109,6 +111,7 @@ impl<S> Joined<S> {
             waiting: None,
             gone: None,
             shut: false,
+            counted: false,
         }
     }
 

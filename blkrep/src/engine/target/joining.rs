@@ -131,9 +131,13 @@ impl<H: Host> TargetWorker<H> {
         let Some(session) = &mut self.session else {
             return;
         };
-        let lost = session.joined.iter().any(|each| each.gone.is_some());
+        let mut all = session.joined.iter();
+        let lost = all.any(|each| each.gone.is_some() && !each.counted);
         if lost && session.phase() != Phase::Closing {
             session.break_lap();
+            for each in &mut session.joined {
+                each.counted |= each.gone.is_some();
+            }
         }
         while let Some(session) = &mut self.session
             && let Some(at) = session.joined.iter().position(Joined::is_over)

@@ -10,8 +10,8 @@ use blkrep_io::Slice;
 use blkrep_types::{ExtentIndex, Nanos, NoteReport, VolumeIndex, planted};
 use blkrep_wire::limits::{DIGESTS_MAX, MAP_PART_BYTES_MAX};
 use blkrep_wire::{
-    DataFrame, Decoder, DigestReply, Encoder, Farewell, FarewellCode, Hello, MapEnd, MapPart,
-    Message, Place, SessionId,
+    Again, DataFrame, Decoder, DigestReply, Encoder, Farewell, FarewellCode, Hello, MapEnd,
+    MapPart, Message, Place, SessionId,
 };
 use std::collections::VecDeque;
 
@@ -104,8 +104,8 @@ pub(super) struct Session<S> {
     /// The order of batches, where there are several connections.
     pub(super) order: Option<Order>,
     pub(super) joined: Vec<Joined<S>>,
-    /// The source is to hear that a batch of this lap is lost.
-    again: Option<u32>,
+    /// The source is to hear that a batch is lost.
+    again: Option<Again>,
     pub(super) pongs: Vec<u64>,
     digests: Vec<DigestReply>,
     notes: VecDeque<NoteReport>,
@@ -277,9 +277,23 @@ impl<S: Clone> Session<S> {
 
     /// A batch of this lap may be lost.
     pub(super) fn break_lap(&mut self) {
-        if let Some(lap) = self.order.as_mut().and_then(Order::lose) {
-            self.again = Some(lap);
-        }
+        let Some(order) = &mut self.order else {
+            return;
+        };
+        order.lose();
+        // Whoever is not told which it is would go on sending there: its end may never be heard.
+        let lives = |index: u8| {
+            let mut all = self.joined.iter();
+            all.any(|each| each.index == index && each.gone.is_none())
+        };
+        let gone = self.joined.iter().filter(|each| each.gone.is_some());
+        let gone = gone.filter(|each| !lives(each.index));
+        let lost = gone.fold(0, |lost, each| lost | 1 << each.index);
+        let before = self.again.map_or(0, |again| again.lost);
+        self.again = Some(Again {
+            lap: order.lap(),
+            lost: lost | before,
+        });
     }
 
     /// Bytes that wait for their turn.
@@ -341,8 +355,8 @@ impl<S: Clone> Session<S> {
                 if let Some(stamp) = self.pongs.pop() {
                     return Some(Message::Pong(stamp));
                 }
-                if let Some(lap) = self.again.take() {
-                    return Some(Message::Again(lap));
+                if let Some(again) = self.again.take() {
+                    return Some(Message::Again(again));
                 }
                 if !self.digests.is_empty() {
                     let count = self.digests.len().min(DIGESTS_MAX);

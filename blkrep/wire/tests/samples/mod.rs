@@ -8,8 +8,8 @@ use blkrep_types::{
     VolumeIndex, VolumeName, WriteName,
 };
 use blkrep_wire::{
-    Ack, Applying, Codecs, DigestReply, Entry, Farewell, FarewellCode, Hello, HelloVolume, Join,
-    MapEnd, MapPart, Message, PeerRole, Place, Refuse, RefuseCode, SessionId, Start, Welcome,
+    Ack, Again, Applying, Codecs, DigestReply, Entry, Farewell, FarewellCode, Hello, HelloVolume,
+    Join, MapEnd, MapPart, Message, PeerRole, Place, Refuse, RefuseCode, SessionId, Start, Welcome,
     WelcomeVolume,
 };
 use std::time::Duration;
@@ -182,7 +182,7 @@ pub(crate) fn messages_of_3() -> Vec<Message> {
             lap: 3,
             batch: 0x0102_0304_0506,
         }),
-        Message::Again(3),
+        Message::Again(Again { lap: 3, lost: 6 }),
     ]
 }
 

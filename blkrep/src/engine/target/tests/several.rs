@@ -10,7 +10,7 @@ use blkrep_types::{
 };
 use blkrep_wire::limits::{HELLO_BODY_MAX, TARGET_BODY_MAX, buffer_bytes};
 use blkrep_wire::{
-    Ack, Decoder, Encoder, Entry, FRAME_HEADER_BYTES, Frame, Join, Message, Place, Refuse,
+    Ack, Again, Decoder, Encoder, Entry, FRAME_HEADER_BYTES, Frame, Join, Message, Place, Refuse,
     SessionId, Start, VERSION_CONNECTIONS, Welcome,
 };
 use std::collections::VecDeque;
@@ -33,7 +33,7 @@ struct Hand {
     peer: Option<std::net::SocketAddr>,
     welcome: Option<Welcome>,
     ack: Option<Ack>,
-    again: Vec<u32>,
+    again: Vec<Again>,
     joined: Vec<u8>,
     refused: Vec<Refuse>,
     farewell: Option<String>,
@@ -98,7 +98,7 @@ impl Hand {
                 Message::Welcome(welcome) => self.welcome = Some(*welcome),
                 Message::Joined(index) => self.joined.push(index),
                 Message::Refuse(refuse) => self.refused.push(refuse),
-                Message::Again(lap) => self.again.push(lap),
+                Message::Again(again) => self.again.push(again),
                 Message::Ack(ack) => self.ack = Some(ack),
                 Message::Error(bye) | Message::Goodbye(bye) => self.farewell = Some(bye.text),
                 _ => {}
@@ -301,7 +301,7 @@ fn what_was_on_a_connection_that_is_lost_is_asked_for_again() {
     several.io.shutdown(&socket);
     drop(socket);
     several.run();
-    assert_eq!(several.hand.again, [0]);
+    assert_eq!(several.hand.again, [Again { lap: 0, lost: 4 }]);
     assert!(
         several
             .rig
@@ -330,7 +330,7 @@ fn the_next_lap_goes_on_where_the_target_is() {
     several.io.shutdown(&socket);
     drop(socket);
     several.run();
-    assert_eq!(several.hand.again, [0]);
+    assert_eq!(several.hand.again, [Again { lap: 0, lost: 2 }]);
     let session = several.hand.welcome.clone().unwrap().session;
     let again = several.join(1, session);
     several.run();
