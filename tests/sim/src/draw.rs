@@ -634,7 +634,7 @@ mod tests {
         assert!((100..250).contains(&queued.count()));
         let faults = plans.iter().flat_map(|plan| &plan.faults);
         let kinds: HashSet<_> = faults.map(|(_, fault)| discriminant(fault)).collect();
-        assert_eq!(kinds.len(), 14);
+        assert_eq!(kinds.len(), 15);
         let commands = plans.iter().flat_map(|plan| &plan.commands);
         let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
         assert_eq!(kinds.len(), 17);

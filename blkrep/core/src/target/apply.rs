@@ -82,8 +82,8 @@ pub struct Applier {
     /// The last record that the cursor passed while applying.
     passed: WriteName,
     flights: Flights,
-    /// Up to here a released hold is applied: the mirrors in it need no hold of their own.
-    release: Option<Place>,
+    /// Up to here a released hold is applied, from this batch on: the mirrors in it need no hold of their own.
+    release: Option<(Place, u64)>,
     /// Digests are answered for records after this one: others were asked in another connection.
     asked_after: Option<Place>,
     /// Digests up to here were answered while holding.
@@ -281,7 +281,7 @@ impl Applier {
         }
         let name = self.name(record);
         let place = (record.incarnation, record.seq);
-        let released = self.release.is_some_and(|end| place < end);
+        let released = self.release.is_some_and(|(end, _)| place < end);
         if facts.state() == DataState::Ok && !released {
             if kind == MirrorKind::Full {
                 if !planted!(FullMirrorStaysOk) {
@@ -317,7 +317,8 @@ impl Applier {
             }
             facts.mirror_ends();
         }
-        if self.release == Some((name.incarnation, name.seq)) {
+        let ended = (name.incarnation, name.seq);
+        if self.release.is_some_and(|(end, _)| end == ended) {
             self.release = None;
         }
         self.pass(name);
@@ -347,7 +348,7 @@ impl Applier {
             }
             (RecordKind::MirrorEnd, _) => {
                 self.cursor = *from;
-                self.release = Some(place);
+                self.release = Some((place, from.batch));
                 self.mode = Mode::Applying;
                 return None;
             }
@@ -489,12 +490,17 @@ impl Applier {
         }
     }
 
-    /// The oldest batch that is still needed: all before it are in the base.
+    /// The oldest batch that is still needed: all before it are in the base. A released hold is needed from
+    /// its begin until its end is applied: whoever walks the journal anew has to know what is a state of the
+    /// source and what is the middle of a mirror.
     #[must_use]
     pub fn needed_from(&self) -> u64 {
-        let held = match &self.mode {
-            Mode::Holding { from, .. } => from.batch,
-            Mode::Applying => self.cursor.batch,
+        let held = match (&self.mode, self.release) {
+            (Mode::Holding { from, .. }, _) => from.batch,
+            (Mode::Applying, Some((_, begun))) if !planted!(ReleasedHoldFreedEarly) => {
+                begun.min(self.cursor.batch)
+            }
+            (Mode::Applying, _) => self.cursor.batch,
         };
         self.flights
             .oldest_batch()
