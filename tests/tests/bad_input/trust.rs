@@ -130,7 +130,11 @@ fn nothing_of_the_data_is_seen_on_the_wire() {
 fn a_bit_that_flips_ends_the_connection_and_nothing_of_it_is_applied() {
     let lab = Lab::new();
     let (source, mut target, meddler, mut volume) = replicated(&lab);
-    let before = target.group("db").unwrap();
+    // A status may be a moment older than the stream.
+    let before = until("the target says whose data it has", || {
+        let group = target.group("db")?;
+        (group["generation"] != "00000000000000000000000000000000").then_some(group)
+    });
     for round in 0..4_u8 {
         meddler
             .flip_after
