@@ -162,8 +162,6 @@ bugs! {
     BaseFlushRetriedOnly,
     /// A base write that failed is forgotten.
     BaseWriteErrorIgnored,
-    /// A mirror that is applied from the journal is freed as it goes: a start in the middle takes it for no mirror.
-    ReleasedHoldFreedEarly,
     /// A base write that failed and is to be tried again is not.
     FailedWriteNotRetried,
     /// A batch that is read back lacks its last record.

@@ -497,10 +497,8 @@ impl Applier {
     pub fn needed_from(&self) -> u64 {
         let held = match (&self.mode, self.release) {
             (Mode::Holding { from, .. }, _) => from.batch,
-            (Mode::Applying, Some((_, begun))) if !planted!(ReleasedHoldFreedEarly) => {
-                begun.min(self.cursor.batch)
-            }
-            (Mode::Applying, _) => self.cursor.batch,
+            (Mode::Applying, Some((_, begun))) => begun.min(self.cursor.batch),
+            (Mode::Applying, None) => self.cursor.batch,
         };
         self.flights
             .oldest_batch()

@@ -73,6 +73,31 @@ fn a_difference_mirror_is_held_until_its_end_is_durable() {
     );
 }
 
+/// A held mirror was being applied, a pause stopped that in the middle, what was applied was freed, and the target
+/// was killed: its successor saw no begin of a mirror, and ran a task in the middle of one (simulator, seed 102499).
+#[test]
+fn a_released_mirror_is_kept_in_the_journal_until_its_end_is_applied() {
+    let mut world = World::new();
+    let begin = record(1, RecordKind::MirrorBegin(MirrorKind::Difference), None);
+    for held in [begin, data(2, 0, 2, true), data(3, 1, 1, true)] {
+        assert_eq!(feed(&mut world, &[held]), 0);
+    }
+    let end = record(4, RecordKind::MirrorEnd, None);
+    assert_eq!(feed(&mut world, &[end]), 1, "released: it is applied now");
+    world.complete(0);
+    world.run(10);
+    assert_eq!(
+        world.applier.applied(),
+        name(2),
+        "the other block is under way"
+    );
+    assert!(!world.applier.is_exact(), "in the middle of a mirror");
+    assert_eq!(world.applier.needed_from(), 1, "its begin is kept");
+    world.drain();
+    assert!(world.applier.is_exact());
+    assert_eq!(world.applier.needed_from(), 5, "all of it is applied");
+}
+
 #[test]
 fn a_digest_is_told_of_what_was_there_and_not_where_something_is_held() {
     let mut world = World::new();
