@@ -29,14 +29,19 @@ pub struct Order {
 }
 
 impl Order {
-    /// What is done with a batch. One of a later lap ends the laps before.
-    pub fn turn(&mut self, lap: u32, batch: u64) -> Turn {
+    /// The source is in this lap: the laps before are over.
+    pub fn reach(&mut self, lap: u32) {
         if lap > self.lap {
             *self = Self {
                 lap,
                 ..Self::default()
             };
         }
+    }
+
+    /// What is done with a batch. One of a later lap ends the laps before.
+    pub fn turn(&mut self, lap: u32, batch: u64) -> Turn {
+        self.reach(lap);
         if lap < self.lap || self.broken {
             return Turn::Stale;
         }
@@ -83,6 +88,18 @@ mod tests {
         order.taken();
         assert_eq!(order.turn(0, 1), Turn::Repeated);
         assert_eq!(order.turn(0, 3), Turn::Later);
+    }
+
+    #[test]
+    fn a_lap_that_the_source_speaks_of_ends_those_before() {
+        let mut order = Order::default();
+        order.reach(2);
+        assert_eq!(order.turn(1, 0), Turn::Stale);
+        assert_eq!(order.turn(2, 0), Turn::Now);
+        order.taken();
+        order.reach(1);
+        order.reach(2);
+        assert_eq!(order.turn(2, 1), Turn::Now, "it goes on where it was");
     }
 
     #[test]

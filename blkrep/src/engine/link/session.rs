@@ -215,6 +215,11 @@ impl Session {
         }
     }
 
+    /// Where the next batch belongs.
+    pub(super) const fn place(&self) -> Place {
+        self.place
+    }
+
     /// A batch may be lost: what was not acknowledged as received is sent again, as the next lap.
     pub(super) fn go_back<I: Io, P: LinkPort<I>>(&mut self, io: &mut I, port: &mut P) {
         self.place = Place {

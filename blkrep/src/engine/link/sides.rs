@@ -72,6 +72,8 @@ pub(super) struct Side<S> {
     last_said: Nanos,
     /// That it is not there was told.
     told: bool,
+    /// The lap that was spoken of on it.
+    lap: Option<u32>,
 }
 
 impl<S: Clone> Side<S> {
@@ -90,6 +92,7 @@ impl<S: Clone> Side<S> {
             last_heard: Nanos::default(),
             last_said: Nanos::default(),
             told: false,
+            lap: None,
         }
     }
 
@@ -145,8 +148,21 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             }
             self.step_side(io, session, at, now);
         }
+        self.tell_lap(session);
         let open = self.lines.sides.iter().filter(|out| out.open).count();
         self.lines.snapshot.connections = 1 + open;
+    }
+
+    /// Says on every further connection which lap it is, once: a target that waits for a batch of an earlier lap
+    /// cannot know otherwise that it does not come any more.
+    fn tell_lap(&mut self, session: &Session) {
+        let place = session.place();
+        for (side, out) in self.sides.iter_mut().zip(&mut self.lines.sides) {
+            let news = out.open && side.lap != Some(place.lap);
+            if news && out.outbox.message(&mut out.encoder, &Message::Place(place)) {
+                side.lap = Some(place.lap);
+            }
+        }
     }
 
     fn step_side(&mut self, io: &mut I, session: &mut Session, at: usize, now: Nanos) {
@@ -396,6 +412,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
                 }
                 side.decoder.agree(self.lines.version);
                 side.stage = Stage::Open;
+                side.lap = None;
                 out.open = true;
                 if std::mem::take(&mut side.told) {
                     let index = at + 1;

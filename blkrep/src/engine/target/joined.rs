@@ -178,7 +178,8 @@ impl<S> Joined<S> {
 
     fn message(&mut self, message: &Message) {
         match message {
-            Message::Place(place) if self.place.is_none() => self.place = Some(*place),
+            // Without a batch behind it, it only says which lap the source is in.
+            Message::Place(place) => self.place = Some(*place),
             Message::Ping(stamp) => {
                 if self.pongs.len() < PONGS_MAX {
                     self.pongs.push(*stamp);
@@ -190,6 +191,11 @@ impl<S> Joined<S> {
             }
             other => self.drop_it(format!("a frame '{}' has no place here", other.kind())),
         }
+    }
+
+    /// The lap that the source spoke of last.
+    pub(super) fn lap(&self) -> Option<u32> {
+        self.place.map(|place| place.lap)
     }
 
     /// What is said next, as bytes.

@@ -72,7 +72,12 @@ impl<H: Host> TargetWorker<H> {
             }
             match joined.hear() {
                 Heard::Nothing => {}
-                Heard::Taken => moved = true,
+                Heard::Taken => {
+                    moved = true;
+                    if let (Some(order), Some(lap)) = (&mut session.order, joined.lap()) {
+                        order.reach(lap);
+                    }
+                }
                 Heard::Batch(bytes) => {
                     self.received_bytes += bytes;
                     moved = true;

@@ -351,7 +351,7 @@ impl<H: Host> TargetWorker<H> {
             return false;
         };
         let Some((from, mut batch)) = session.next_batch() else {
-            return false;
+            return session.is_stuck();
         };
         let cursor = self.applier.cursor().batch;
         let used = batch.used;

@@ -266,6 +266,20 @@ impl<S: Clone> Session<S> {
         }
     }
 
+    /// With no batch whose turn it is: if every connection that lives has one whose turn has not come, the one
+    /// before them was on a connection that is lost, of a lap that nobody knew of then. True if so: all of them
+    /// are stale now.
+    pub(super) fn is_stuck(&mut self) -> bool {
+        let mut living = self.joined.iter().filter(|each| each.gone.is_none());
+        let stuck = self.order.is_some()
+            && self.waiting.is_some()
+            && living.all(|each| each.waiting.is_some());
+        if stuck {
+            self.break_lap();
+        }
+        stuck
+    }
+
     /// What is left of a batch waits for room.
     pub(super) fn put_back(&mut self, at: usize, waiting: Waiting) {
         let slot = match at.checked_sub(1) {

@@ -249,6 +249,14 @@ impl Several {
         }
     }
 
+    /// The kernel tells both ends that a connection is no more.
+    fn lose(&mut self, way: usize) {
+        let socket = self.hand.ways[way].socket.take().unwrap();
+        self.io.shutdown(&socket);
+        drop(socket);
+        self.run();
+    }
+
     fn received(&self) -> u64 {
         let ack = self.hand.ack.unwrap();
         let own = |name: WriteName| name.incarnation == Incarnation::new(1);
@@ -297,10 +305,7 @@ fn what_was_on_a_connection_that_is_lost_is_asked_for_again() {
     several.hand.batch(1, 0, 2, first + 2);
     several.run();
     assert_eq!(several.received(), first);
-    let socket = several.hand.ways[2].socket.take().unwrap();
-    several.io.shutdown(&socket);
-    drop(socket);
-    several.run();
+    several.lose(2);
     assert_eq!(several.hand.again, [Again { lap: 0, lost: 4 }]);
     assert!(
         several
@@ -326,10 +331,7 @@ fn the_next_lap_goes_on_where_the_target_is() {
     several.hand.batch(0, 0, 0, first);
     several.hand.batch(0, 0, 2, first + 2);
     several.run();
-    let socket = several.hand.ways[1].socket.take().unwrap();
-    several.io.shutdown(&socket);
-    drop(socket);
-    several.run();
+    several.lose(1);
     assert_eq!(several.hand.again, [Again { lap: 0, lost: 2 }]);
     let session = several.hand.welcome.clone().unwrap().session;
     let again = several.join(1, session);
@@ -341,6 +343,51 @@ fn the_next_lap_goes_on_where_the_target_is() {
     assert_eq!(several.received(), first + 2);
     assert_eq!(several.hand.farewell, None);
     check(&mut several, first, 3);
+}
+
+/// A connection was lost that carried a batch of a lap of which the target had heard nothing yet. It waited for that
+/// batch on another connection, and behind it stood the lap that would have told it (simulator, seed 201371).
+#[test]
+fn a_lap_that_is_spoken_of_elsewhere_ends_the_wait_for_one_that_is_over() {
+    let mut several = Several::new(605, 3);
+    let first = several.first();
+    several.lose(2);
+    assert_eq!(several.hand.again, [Again { lap: 0, lost: 4 }]);
+    several.hand.batch(0, 1, 1, first + 1);
+    several.hand.batch(0, 2, 0, first);
+    several.hand.batch(0, 2, 1, first + 1);
+    several.run();
+    assert_eq!(
+        several.received(),
+        first - 1,
+        "write 0 of lap 1 may still come"
+    );
+    several
+        .hand
+        .say(1, &Message::Place(Place { lap: 2, batch: 0 }));
+    several.run();
+    assert_eq!(several.received(), first + 1);
+    several.hand.batch(1, 2, 2, first + 2);
+    several.run();
+    assert_eq!(several.received(), first + 2, "what follows has its place");
+    assert_eq!(several.hand.farewell, None);
+    check(&mut several, first, 3);
+}
+
+#[test]
+fn a_batch_that_no_living_connection_can_bring_is_asked_for_again() {
+    let mut several = Several::new(606, 2);
+    let first = several.first();
+    several.lose(1);
+    several.hand.batch(0, 1, 1, first + 1);
+    several.run();
+    let asked = several.hand.again.last().unwrap();
+    assert_eq!((several.hand.again.len(), asked.lap), (2, 1));
+    several.hand.batch(0, 2, 0, first);
+    several.hand.batch(0, 2, 1, first + 1);
+    several.run();
+    assert_eq!(several.received(), first + 1);
+    check(&mut several, first, 2);
 }
 
 /// A refusal that the kernel did not take at once was cut there: whoever was refused never heard why.
