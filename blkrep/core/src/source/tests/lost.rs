@@ -279,10 +279,8 @@ fn a_target_that_lacks_what_it_acknowledged_is_never_taken_for_one_that_has_it()
     }
 }
 
-/// A write of a dead daemon that is to be issued again holds the log's oldest place; with the log
-/// full, it would have waited for the room that it held itself.
-#[test]
-fn a_write_that_comes_again_does_not_wait_for_the_room_it_holds() {
+/// A write of a dead daemon is in the log, which its target has already and which is to be issued again.
+fn with_a_write_of_a_dead_daemon(promised: bool) -> Rig {
     let mut rig = Rig::without_log(OnBackingError::Pass, |_| ());
     let mut log = PlainLog::after(Seq::new(9), 64 << 10);
     let entry = NewEntry {
@@ -303,7 +301,15 @@ fn a_write_that_comes_again_does_not_wait_for_the_room_it_holds() {
         ..LinkMark::default()
     };
     rig.drivers.push(rig.group.add_worker());
-    rig.make_link(0, Some(mark), Some(name(held.get())));
+    rig.make_link_with(0, Some(mark), Some(name(held.get())), promised);
+    rig
+}
+
+/// A write of a dead daemon that is to be issued again holds the log's oldest place; with the log
+/// full, it would have waited for the room that it held itself.
+#[test]
+fn a_write_that_comes_again_does_not_wait_for_the_room_it_holds() {
+    let mut rig = with_a_write_of_a_dead_daemon(false);
     rig.group.settle_entries(true);
     for at in 1..16 {
         rig.write(extent(at * 4096, 4096));
@@ -329,27 +335,7 @@ fn a_write_that_comes_again_does_not_wait_for_the_room_it_holds() {
 /// they were equal and were not.
 #[test]
 fn a_write_that_comes_again_and_is_refused_is_dirt() {
-    let mut rig = Rig::without_log(OnBackingError::Pass, |_| ());
-    let mut log = PlainLog::after(Seq::new(9), 64 << 10);
-    let entry = NewEntry {
-        kind: RecordKind::Data { mirror: false },
-        volume: VOLUME,
-        extent: Some(extent(0, 4096)),
-        link: None,
-        local: true,
-    };
-    let held = log.append(&entry).unwrap().seq;
-    log.publish(held);
-    rig.group.set_log(log);
-    let mark = LinkMark {
-        following: true,
-        held,
-        acked: (RUN, held),
-        acked_known: true,
-        ..LinkMark::default()
-    };
-    rig.drivers.push(rig.group.add_worker());
-    rig.make_link_with(0, Some(mark), Some(name(held.get())), true);
+    let mut rig = with_a_write_of_a_dead_daemon(true);
     rig.group.settle_entries(true);
     let policy = LossPolicy {
         on_loss: OnLoss::Fail,
