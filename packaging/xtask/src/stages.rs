@@ -21,7 +21,7 @@ const SEEDS: u64 = 3000;
 const SEEDS_FULL: u64 = 100_000;
 
 /// Seeds that no planted bug may survive, for every change and in a whole campaign.
-const HUNTED: u64 = 3_000;
+const HUNTED: u64 = 10_000;
 const HUNTED_FULL: u64 = 20_000;
 
 /// Seconds that each fuzz target gets beyond its corpus, for every change and in a whole campaign.

@@ -19,7 +19,7 @@ use blkrep_core::source::Gate;
 use blkrep_io::Host as _;
 use blkrep_io::sim::{ProcessId, RingId, SimHost};
 use blkrep_store::superblock::ReplicaRole;
-use blkrep_wire::Hello;
+use blkrep_wire::{Hello, VERSION_MAX, VERSION_PACKED};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,7 +74,11 @@ impl Daemon {
         let (listener, _) = self.desk.host.listen(any).map_err(busy)?;
         let mut limits = AcceptorLimits::default();
         if self.desk.cluster.plan.older == Some(self.desk.node) {
-            limits.versions.1 -= 1;
+            // One that knows neither notes nor several connections, or nothing but plain frames.
+            limits.versions.1 = match self.desk.cluster.plan.seed % 2 {
+                0 => VERSION_PACKED - 1,
+                _ => VERSION_MAX - 1,
+            };
         }
         let rubbish = self.desk.cluster.told.of(format!("node{}", self.desk.node));
         let acceptor = Acceptor::<SimHost>::new(

@@ -457,7 +457,7 @@ pub struct Plan {
     pub options: SimOptions,
     /// Hosts.
     pub nodes: usize,
-    /// The one that speaks the version before the newest, if one does.
+    /// The one that speaks an older version, if one does.
     pub older: Option<usize>,
     /// How fast their clocks go, in thousandths.
     pub clocks: Vec<u32>,
