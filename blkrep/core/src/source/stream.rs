@@ -183,11 +183,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         let got = link.received.max(link.held);
         link.need_not_again(got);
+        link.mirror.pace.acked(got);
         if planted!(ClearDirtyAtAck) && durable.is_some_and(|seq| seq >= link.last_handed_out()) {
             link.live.clear_all();
         }
-        let got = link.received.max(link.held);
-        link.mirror.pace.acked(got);
         if permits {
             link.first_mirror = None;
             link.overwrite = false;
