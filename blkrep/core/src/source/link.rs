@@ -498,8 +498,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
 
     /// The following link that has got least.
     pub(super) fn slowest(&self) -> Option<LinkIndex> {
-        self.link_indices()
-            .filter_map(|index| self.link(index).map(|link| (index, link)))
+        self.each_link()
             .filter(|(_, link)| link.is_following())
             .min_by_key(|(_, link)| link.held)
             .map(|(index, _)| index)

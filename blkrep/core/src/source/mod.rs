@@ -560,6 +560,12 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.log.as_ref().expect("a group with links has a log")
     }
 
+    /// The links there are. Of those that were removed the places stay.
+    fn each_link(&self) -> impl Iterator<Item = (LinkIndex, &Link<W>)> {
+        self.link_indices()
+            .filter_map(|index| Some((index, self.link(index)?)))
+    }
+
     fn link_indices(&self) -> impl Iterator<Item = LinkIndex> + use<L, W> {
         (0..self.links.len()).map(LinkIndex::new)
     }

@@ -120,14 +120,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if !self.has_links() {
             return Err(NoteDenied::NoLinks);
         }
-        let following = |group: &Self, index| group.link(index).is_some_and(|l| l.is_following());
-        let all = self.link_indices();
-        let follow: Vec<_> = all.filter(|index| following(self, *index)).collect();
-        if follow.is_empty() {
+        if !self.any_following() {
             return Err(NoteDenied::Behind);
         }
-        let able = |index: &LinkIndex| self.link(*index).is_some_and(|link| link.notes);
-        if !follow.iter().any(able) {
+        let mut links = self.links.iter().flatten();
+        if !links.any(|link| link.is_following() && link.notes) {
             return Err(NoteDenied::Unable);
         }
         let entry = NewEntry {
@@ -165,9 +162,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             seq,
         };
         let report = NoteReport::of(note, name, NoteState::Queued);
-        let links = self.link_indices().collect::<Vec<_>>().into_iter();
-        let links = links.map(|index| {
-            let link = self.link(index).expect("just listed");
+        let links = self.each_link().map(|(index, link)| {
             let fate = match link.is_following() {
                 true => Fate::OnItsWay,
                 false => Fate::Dropped(NoteState::Skipped, OVERRUN),

@@ -75,6 +75,19 @@ fn a_note_takes_the_next_place_and_its_way_is_told() {
     assert_eq!(events(&mut rig), [(link(0), NoteState::Done)], "told once");
 }
 
+/// The first link of a group was disconnected, and the place it had was asked for a link: the daemon
+/// ended in a panic.
+#[test]
+fn a_note_is_for_the_links_that_are_left() {
+    let mut rig = Rig::new(2, 1 << 20, OnBackingError::Pass);
+    rig.group.link_down(link(0), DownReason::Asked);
+    rig.group.remove_link(link(0));
+    put(&mut rig, 1).unwrap();
+    assert_eq!(state(&rig, 1, 1), NoteState::Queued);
+    let found = rig.group.note(NoteId::from_bytes([1; 16])).unwrap();
+    assert_eq!(found.links.len(), 1);
+}
+
 #[test]
 fn what_the_log_gives_up_is_skipped_and_said_so() {
     let mut rig = Rig::new(1, 1 << 20, OnBackingError::Pass);
