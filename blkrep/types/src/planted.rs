@@ -68,6 +68,8 @@ bugs! {
     /// What is acknowledged while a mirror is open counts as if the target's state had it.
     AcksCountInMirror,
     // What is dirty, open, and covered.
+    /// A group's first link does not reckon with writes that were complete before it and not durable.
+    UnnotedWritesForgotten,
     /// A dirty bit is cleared before the block's entry is in the log, which may have no room.
     ClearDirtyBeforeEntry,
     /// A dirty bit is cleared again when the block is acknowledged, whatever happened since.

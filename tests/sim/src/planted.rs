@@ -4,6 +4,8 @@
 //! showed it is run again without. A bug enters; the seeds it took and the complaint leave.
 
 use super::campaign;
+use super::plan::Plan;
+use super::theme::Theme;
 use blkrep_types::planted::Bug;
 use std::fmt;
 use std::ops::Range;
@@ -13,6 +15,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Seeds that no planted bug may survive.
 pub const SEEDS_MAX: u64 = 20_000;
 
+/// What shows by chance once in thousands of seeds is looked for in those of its theme.
+const THEMED: [(Bug, Theme); 3] = [
+    (Bug::SyncWaitsForReceived, Theme::BothDie),
+    (Bug::UnnotedWritesForgotten, Theme::FirstLink),
+    (Bug::BaseFlushRetriedOnly, Theme::FailedFlush),
+];
+
 /// Characters of a judge's words that a table shows.
 const WORDS_MAX: usize = 160;
 
@@ -21,21 +30,27 @@ const WORDS_MAX: usize = 160;
 pub struct Hunt {
     /// The mistake.
     pub bug: Bug,
-    /// Seeds that were run until it was noticed, that one included; all of them if it never was.
+    /// Seeds until it was noticed, that one included; all of them if it never was. Those of other themes than the mistake's own
+    /// count, though nobody runs them.
     pub seeds: u64,
     /// The seed that showed it and what its judge said.
     pub caught: Option<(u64, String)>,
 }
 
 impl Hunt {
-    /// Runs the seeds with the mistake made until one fails that does not fail without it.
+    /// Runs the seeds with the mistake made until one fails that does not fail without it; of a mistake that has a theme, those
+    /// of that theme.
     #[must_use]
     pub fn run(bug: Bug, seeds: Range<u64>) -> Self {
         let first = seeds.start;
+        let theme = THEMED.iter().find(|(of, _)| *of == bug).map(|(_, theme)| *theme);
         let mut caught = None;
         let mut ran = 0;
         for seed in seeds {
             ran = seed - first + 1;
+            if theme.is_some() && Plan::of(seed).theme != theme {
+                continue;
+            }
             if let Err(why) = bug.with(|| campaign::seed(seed))
                 && campaign::seed(seed).is_ok()
             {

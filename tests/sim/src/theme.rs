@@ -23,7 +23,7 @@ const FOR_LONG: Duration = Duration::from_secs(60);
 /// What is likely to come together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Theme {
-    /// A flush of the source's backing fails while everything rests, and the power goes after it.
+    /// A flush of the source's backing, or of a target's base, fails, and the power goes after it.
     FailedFlush,
     /// Everything rests while a target cannot be reached, and the power goes after it.
     RestBehindCut,
@@ -37,10 +37,14 @@ pub enum Theme {
     OldNames,
     /// Maps and journals rot where they say something, or one copy of a record is not written.
     Rot,
+    /// In `sync` mode, while a target's journal is slow, both ends lose their power.
+    BothDie,
+    /// A group is without any link for a while and never flushed, and its source loses power soon after it has one again.
+    FirstLink,
 }
 
 /// Each of them.
-pub const THEMES: [Theme; 7] = [
+pub const THEMES: [Theme; 9] = [
     Theme::FailedFlush,
     Theme::RestBehindCut,
     Theme::MirrorBehind,
@@ -48,6 +52,8 @@ pub const THEMES: [Theme; 7] = [
     Theme::FullJournal,
     Theme::OldNames,
     Theme::Rot,
+    Theme::BothDie,
+    Theme::FirstLink,
 ];
 
 /// An episode: one group, its source and one of its targets.
@@ -91,6 +97,8 @@ fn play(plan: &mut Plan, random: &mut SimRandom, theme: Theme) {
         Theme::FullJournal => stage.twice(Stage::full_journal),
         Theme::OldNames => stage.old_names(),
         Theme::Rot => stage.twice(Stage::rot),
+        Theme::BothDie => stage.twice(Stage::both_die),
+        Theme::FirstLink => stage.twice(Stage::first_link),
     }
     let missing = FAULTS_MIN.saturating_sub(plan.faults.len());
     plan.faults.extend(faults.into_iter().take(missing));
@@ -134,6 +142,18 @@ fn fit(plan: &mut Plan, random: &mut SimRandom, theme: Theme) {
         }
         Theme::OldNames => group.think_nanos_max = 50_000_000,
         Theme::Rot => group.journal_bytes = 4 << 20,
+        Theme::BothDie => {
+            group.modes.fill(Mode::Sync);
+            group.think_nanos_max = random.between(1_000_000, 20_000_000);
+        }
+        Theme::FirstLink => {
+            plan.write_cache = true;
+            plan.takeovers.clear();
+            group.targets.truncate(1);
+            group.habits.flushes = 0;
+            group.habits.fua = 0;
+            group.think_nanos_max = random.between(1_000_000, 20_000_000);
+        }
     }
 }
 
@@ -198,9 +218,13 @@ impl Stage<'_> {
         }
     }
 
-    fn power_cut_of_source(&mut self, at: u64) {
-        let fault = self.crash(self.home, Crash::Power);
+    fn power_cut(&mut self, node: usize, at: u64) {
+        let fault = self.crash(node, Crash::Power);
         self.fault(at, fault);
+    }
+
+    fn power_cut_of_source(&mut self, at: u64) {
+        self.power_cut(self.home, at);
     }
 
     fn cut(&mut self, span: Duration) -> Fault {
@@ -236,10 +260,13 @@ impl Stage<'_> {
     }
 
     fn failed_flush(&mut self, at: u64) {
-        let pause = millis(self.random, 200, 600);
-        self.rest(at, pause);
+        let node = *self.pick(&[self.home, self.home, self.target]);
+        if node == self.home {
+            let pause = millis(self.random, 200, 600);
+            self.rest(at, pause);
+        }
         let disk = Fault::Disk {
-            node: self.home,
+            node,
             kind: FaultKind::Sync,
             errno: Errno::EIO,
             times: 1,
@@ -252,8 +279,47 @@ impl Stage<'_> {
             true => 1,
             false => self.random.between(2, 60),
         };
-        self.power_cut_of_source(at + 1 + wait);
+        self.power_cut(node, at + 1 + wait);
         self.calm_after(at + 1 + wait);
+    }
+
+    /// Completed is what the target's journal has, which takes its time.
+    fn both_die(&mut self, at: u64) {
+        let wait = self.random.between(3, 30);
+        let stall = Fault::Stall {
+            node: self.target,
+            place: Place::Journals,
+            span: millis(self.random, 20, 300),
+        };
+        self.fault(at + wait - 1, stall);
+        for _ in 0..3 {
+            let probe = Probe {
+                group: 0,
+                link: self.link,
+                crash: Crash::Power,
+            };
+            let at = at + wait + self.random.below(6);
+            self.plan.probes.push((at, probe));
+        }
+        let last = at + wait + 6;
+        self.power_cut(self.home, last);
+        self.power_cut(self.target, last);
+        self.calm_after(last);
+    }
+
+    fn first_link(&mut self, at: u64) {
+        let span = millis(self.random, 50, 500);
+        let relink = Command::Relink {
+            group: 0,
+            link: 0,
+            span,
+        };
+        self.plan.commands.push((at, relink));
+        let wait = self.random.between(5, 40);
+        let mirrored = millis(self.random, 500, 3_000);
+        self.rest(at + wait, span + mirrored);
+        self.power_cut_of_source(at + wait + 1);
+        self.calm_after(at + wait + 1);
     }
 
     fn rest_behind_cut(&mut self, at: u64) {

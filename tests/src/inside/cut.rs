@@ -16,7 +16,7 @@ use super::shell::{command, run, spawn};
 use crate::order::Random;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ impl Logged {
         };
         logged.lent = Some(Lent::new(&Path::new("/dev/mapper").join(name), true)?);
         // A loop device keeps what an earlier test told its queue.
-        logged.set_cache("write back")?;
+        set_cache(logged.path()?, "write back")?;
         Ok(logged)
     }
 
@@ -143,20 +143,7 @@ impl Logged {
     /// # Errors
     /// The queue cannot be set.
     pub fn lie_about_cache(&self) -> Result<()> {
-        self.set_cache("write through")
-    }
-
-    fn set_cache(&self, kind: &str) -> Result<()> {
-        let name = self
-            .path()?
-            .file_name()
-            .and_then(|name| name.to_str())
-            .context("name the device")?;
-        let path = format!("/sys/block/{name}/queue/write_cache");
-        std::fs::write(&path, kind).with_context(|| format!("set {path}"))?;
-        let now = std::fs::read_to_string(&path)?;
-        ensure!(now.trim() == kind, "{path} stays {now}");
-        Ok(())
+        set_cache(self.path()?, "write through")
     }
 
     /// Ends the logging.
@@ -184,6 +171,22 @@ impl Drop for Logged {
             ));
         }
     }
+}
+
+/// Tells the kernel which kind of cache a device has: `write back`, or `write through`, and then it sends no flush and no FUA.
+///
+/// # Errors
+/// The queue cannot be set.
+pub fn set_cache(device: &Path, kind: &str) -> Result<()> {
+    let about =
+        std::fs::metadata(device).with_context(|| format!("examine {}", device.display()))?;
+    let number = about.rdev();
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let path = format!("/sys/dev/block/{major}:{minor}/queue/write_cache");
+    std::fs::write(&path, kind).with_context(|| format!("set {path}"))?;
+    let now = std::fs::read_to_string(&path)?;
+    ensure!(now.trim() == kind, "{path} stays {now}");
+    Ok(())
 }
 
 /// Copies the first `bytes` of one file onto zeroes of another, without writing zeroes.

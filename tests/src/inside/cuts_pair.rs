@@ -12,7 +12,7 @@ use super::disk::{bytes_of, drop_caches};
 use super::pair::{Pair, Placed, Plan, QUIET_LIMIT};
 use super::power::{Load, Loader};
 use super::shell::wait_for;
-use crate::order::Random;
+use crate::order::{Keep, Random};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use std::fs::File;
@@ -40,7 +40,7 @@ const RECORD_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the link does while marks are set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// The first mirror, or another full one.
     FullMirror,
     /// The stream alone.
@@ -84,7 +84,7 @@ impl Phase {
 
 /// What ends a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
+pub(super) enum Ending {
     Link,
     Source,
     Target,
@@ -93,10 +93,10 @@ enum Ending {
 
 /// One round: what the link does, cuts of the target's power meanwhile, and what is cut in the end.
 #[derive(Debug, Clone, Copy)]
-struct Round {
-    phase: Phase,
-    marks: u32,
-    ending: Ending,
+pub(super) struct Round {
+    pub(super) phase: Phase,
+    pub(super) marks: u32,
+    pub(super) ending: Ending,
 }
 
 /// A cut of the target's power that is judged when its log ends.
@@ -107,17 +107,19 @@ struct Pending {
     round: usize,
 }
 
-struct Campaign<'a> {
+pub(super) struct Campaign<'a> {
     context: &'a Context,
     // Before the disks: they stand on them.
-    pair: Pair,
+    pub(super) pair: Pair,
     source: PowerDisk,
-    target: PowerDisk,
+    pub(super) target: PowerDisk,
     rounds: Vec<Written>,
     pending: Vec<Pending>,
     /// Files that are needed until every cut is judged.
     scratch: Vec<PathBuf>,
-    counts: Counts,
+    pub(super) counts: Counts,
+    /// What a promoted replica must hold of what was complete at its cut.
+    keep: Keep,
     random: Random,
     number: u32,
     returns: u32,
@@ -208,18 +210,13 @@ fn rounds(context: &Context, random: &mut Random) -> Vec<Round> {
 pub(super) fn promotions_are_prefixes(context: &Context) -> Result<String> {
     let mut random = Random::new(if context.full { 2 } else { 1 });
     let rounds = rounds(context, &mut random);
-    let mut campaign = Campaign::new(context, random)?;
-    for (number, round) in rounds.into_iter().enumerate() {
-        println!("round {number}: {round:?}");
-        let played = campaign.play(number, round);
-        played.with_context(|| format!("round {number}, {round:?}, after {}", campaign.counts))?;
-        println!("round {number}: {}", campaign.counts);
-    }
+    let mut campaign = Campaign::new(context, random, Keep::Nothing)?;
+    campaign.play_all(rounds)?;
     campaign.end()
 }
 
 impl<'a> Campaign<'a> {
-    fn new(context: &'a Context, mut random: Random) -> Result<Self> {
+    pub(super) fn new(context: &'a Context, mut random: Random, keep: Keep) -> Result<Self> {
         let source = PowerDisk::new(&context.dir, layout("src", SOURCE_STATE_MIB))?;
         let target = PowerDisk::new(&context.dir, layout("tgt", TARGET_STATE_MIB))?;
         // Not blank: zeroes travel as a word.
@@ -246,6 +243,7 @@ impl<'a> Campaign<'a> {
             pending: Vec::new(),
             scratch: Vec::new(),
             counts: Counts::default(),
+            keep,
             random,
             number: 0,
             returns: 0,
@@ -275,6 +273,17 @@ impl<'a> Campaign<'a> {
     /// Some milliseconds, fewer than these.
     fn pause(&mut self, ms_max: u64) {
         std::thread::sleep(Duration::from_millis(self.random.below(ms_max)));
+    }
+
+    /// Plays these rounds, each from rest to rest.
+    pub(super) fn play_all(&mut self, rounds: Vec<Round>) -> Result<()> {
+        for (number, round) in rounds.into_iter().enumerate() {
+            println!("round {number}: {round:?}");
+            let played = self.play(number, round);
+            played.with_context(|| format!("round {number}, {round:?}, after {}", self.counts))?;
+            println!("round {number}: {}", self.counts);
+        }
+        Ok(())
     }
 
     fn play(&mut self, number: usize, round: Round) -> Result<()> {
@@ -347,6 +356,11 @@ impl<'a> Campaign<'a> {
             image: self.path(&format!("image{}", self.number)),
             recorded: usize::try_from(std::fs::metadata(&written.record)?.len())?,
             strict: phase.is_strict(),
+            // A source that came back may have lost what no flush covered, and its target follows it.
+            keep: match &returned {
+                Some(_) => Keep::Nothing,
+                None => self.keep,
+            },
             returned,
         };
         Ok((format!("cut{}", self.number), cut))
@@ -512,10 +526,17 @@ impl<'a> Campaign<'a> {
         Ok(())
     }
 
-    fn end(mut self) -> Result<String> {
+    /// Stops both and says what all cuts came to.
+    pub(super) fn end(mut self) -> Result<String> {
         ensure!(self.pending.is_empty(), "cuts that nobody judged");
         self.pair.stop()?;
         self.counts.verdict()?;
+        let (absent, counts) = (self.counts.absent(), &self.counts);
+        // Where nothing is ever lost nothing was tested, unless nothing may be.
+        ensure!(
+            absent > 0 || self.keep == Keep::Completed,
+            "no completed write was ever absent: {counts}"
+        );
         let flushes = self.source.flushes() + self.target.flushes();
         ensure!(flushes > 0, "no flush ever reached a disk");
         Ok(format!(

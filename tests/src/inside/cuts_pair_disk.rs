@@ -3,7 +3,7 @@
 //! Owns a logged disk, its parts under names that stay, and what the disk held when the log began. Marks enter; images of the
 //! disk at the marks leave, and at a cut the disk comes back as the cut left it. Never starts a daemon and never judges.
 
-use super::cut::{Log, Logged, copy_sparsely};
+use super::cut::{Log, Logged, copy_sparsely, set_cache};
 use super::disk::{Lent, Mapped};
 use super::power::parts;
 use super::shell::{run, wait_for};
@@ -100,6 +100,12 @@ impl PowerDisk {
         let prefix = format!("{}-", self.layout.name);
         self.parts = parts(self.logged()?.path()?, &prefix, &self.layout.parts)?;
         Ok(())
+    }
+
+    /// From now on nothing that is written to the state's filesystem is flushed: what a daemon makes durable there is so by
+    /// luck, or because a volume's part was flushed after it.
+    pub(super) fn lie_about_state(&self) -> Result<()> {
+        set_cache(&self.layout.part(0), "write through")
     }
 
     fn mount(&mut self) -> Result<()> {

@@ -31,9 +31,14 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Is this a prefix of what was written, over both volumes? `absent` counts what it lacks of the operations that were
-    /// complete when the record had so many bytes.
-    pub(super) fn replica(&self, images: &[PathBuf], recorded: usize) -> Result<Verdict> {
+    /// Is this a prefix of what was written, over both volumes, and does it hold what is to be kept of the operations that were
+    /// complete when the record had so many bytes? `absent` counts what it lacks of those.
+    pub(super) fn replica(
+        &self,
+        images: &[PathBuf],
+        recorded: usize,
+        keep: Keep,
+    ) -> Result<Verdict> {
         let record = fs::read(&self.record)?;
         let history = History::parse(&record)?;
         let mut findings = Findings::default();
@@ -49,10 +54,14 @@ impl Written {
             )?);
         }
         // An order that came later is an order still: all of the record judges.
-        let rule = (Judgement::Replica, Keep::Nothing);
-        let verdict = judge(&history, &seen, rule.0, rule.1, findings);
+        let rule = Judgement::Replica;
+        let verdict = judge(&history, &seen, rule, Keep::Nothing, findings);
         let known = History::parse_until(&record, recorded)?;
-        let absent = judge(&known, &seen, rule.0, rule.1, Findings::default()).absent;
+        let absent = judge(&known, &seen, rule, Keep::Nothing, Findings::default()).absent;
+        let kept = judge(&known, &seen, rule, keep, Findings::default());
+        if verdict.legal && !kept.legal {
+            return Ok(kept);
+        }
         Ok(Verdict { absent, ..verdict })
     }
 
@@ -81,6 +90,8 @@ pub(super) struct Cut {
     pub(super) image: PathBuf,
     /// Bytes of the record at the cut: the operations complete in them were.
     pub(super) recorded: usize,
+    /// What it must hold of those.
+    pub(super) keep: Keep,
     /// A refusal is no answer here: there was a consistent replica, and what it lacked fits the journal.
     pub(super) strict: bool,
     /// What the volumes held when the source came back: the target may have become equal to it.
@@ -219,7 +230,17 @@ impl Counts {
         self.kinds.values().map(of).sum()
     }
 
-    /// Fails if anything was wrong, or if nothing was ever lost, so that nothing was tested.
+    /// How many were wrong.
+    pub(super) const fn wrong(&self) -> usize {
+        self.wrong.len()
+    }
+
+    /// Completed operations that promoted replicas lacked.
+    pub(super) fn absent(&self) -> usize {
+        self.kinds.values().map(|count| count.absent).sum()
+    }
+
+    /// Fails if anything was wrong.
     pub(super) fn verdict(&self) -> Result<()> {
         ensure!(
             self.wrong.is_empty(),
@@ -227,8 +248,6 @@ impl Counts {
             self.wrong.len(),
             self.wrong[..self.wrong.len().min(3)].join("; ")
         );
-        let absent: usize = self.kinds.values().map(|count| count.absent).sum();
-        ensure!(absent > 0, "no completed write was ever absent: {self}");
         Ok(())
     }
 }
@@ -273,7 +292,7 @@ fn judge_alone(
         return Ok((answer, None));
     }
     let images = shadow.volumes();
-    let verdict = written.replica(&images, cut.recorded)?;
+    let verdict = written.replica(&images, cut.recorded, cut.keep)?;
     if !verdict.legal
         && let Some(returned) = &cut.returned
         && same(returned, &images)?

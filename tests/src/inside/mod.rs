@@ -6,6 +6,7 @@ pub mod cut;
 mod cuts_pair;
 mod cuts_pair_disk;
 mod cuts_pair_judge;
+mod cuts_sync;
 mod demo;
 mod detach;
 mod device;
@@ -247,6 +248,18 @@ pub const BODIES: &[Body] = &[
         400,
         3600,
         cuts_pair::promotions_are_prefixes,
+    ),
+    product(
+        "what_sync_answered_is_on_the_target_after_power_cuts",
+        300,
+        3600,
+        cuts_sync::answered_is_on_the_target,
+    ),
+    product(
+        "target_without_flushes_is_caught_in_sync",
+        300,
+        600,
+        cuts_sync::journal_without_flushes_is_caught,
     ),
     product(
         "idle_source_compares_nothing_after_power_loss",
