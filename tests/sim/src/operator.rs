@@ -22,7 +22,9 @@ pub(super) enum Undo {
     ResumeMirror { group: usize, target: usize },
     /// Transmission goes on.
     Transmit { group: usize, target: usize },
-    /// A link that was ended is forgotten and made anew.
+    /// A link that was ended is forgotten: its group may have none now.
+    Forget { group: usize, target: usize },
+    /// A link that was ended is forgotten, if it was not yet, and made anew.
     Relink { group: usize, target: usize },
     /// Volumes are detached as soon as nobody uses them.
     Detach(Detach),
@@ -225,6 +227,7 @@ impl Run {
                         served.end_link(&link);
                     }
                 });
+                self.later(span / 8, Todo::Undo(Undo::Forget { group, target }));
                 Some((span, Undo::Relink { group, target }))
             }
             Command::SetPatience { short, .. } => {
@@ -307,6 +310,11 @@ impl Run {
                     served.schedule(link, false);
                 });
             }
+            Undo::Forget { group, target } => self.with_served(group, |served, program| {
+                if let Some(link) = served.link(target) {
+                    served.forget_link(&link, program);
+                }
+            }),
             Undo::Relink { group, target } => self.relink(group, target),
             Undo::Detach(detach) => self.detach(detach),
             Undo::Attach(detach) => return self.attach(detach),

@@ -43,7 +43,10 @@ impl Hunt {
     #[must_use]
     pub fn run(bug: Bug, seeds: Range<u64>) -> Self {
         let first = seeds.start;
-        let theme = THEMED.iter().find(|(of, _)| *of == bug).map(|(_, theme)| *theme);
+        let theme = THEMED
+            .iter()
+            .find(|(of, _)| *of == bug)
+            .map(|(_, theme)| *theme);
         let mut caught = None;
         let mut ran = 0;
         for seed in seeds {

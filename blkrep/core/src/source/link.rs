@@ -374,7 +374,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 link.mark_compare(first, last);
             }
         }
-        if fresh && unnoted && !planted!(UnnotedWritesForgotten) {
+        if fresh && unnoted {
             // Not before: nothing of that differs as long as nobody loses power.
             self.doubt_all();
         }

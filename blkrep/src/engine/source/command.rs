@@ -13,7 +13,7 @@ use blkrep_core::source::{LINKS_MAX, LinkIndex, LinkStart, Transmit};
 use blkrep_io::Host;
 use blkrep_log::MemoryLog;
 use blkrep_log::superblock::{Group, GroupLink, PATH_BYTES_MAX, PEER_BYTES_MAX, TransmitHeld};
-use blkrep_types::{Extent, LinkName, LossPolicy, MirrorKind, Mode, VolumeIndex};
+use blkrep_types::{Extent, LinkName, LossPolicy, MirrorKind, Mode, VolumeIndex, planted};
 use std::sync::Arc;
 
 /// What is known to differ when a link is made.
@@ -122,7 +122,7 @@ impl<H: Host> SourceShared<H> {
             paths: spec.paths.clone(),
         };
         // A promoted replica knows what its former source lacks, and was flushed.
-        let unnoted = spec.initial == InitialMap::Everything;
+        let unnoted = spec.initial == InitialMap::Everything && !planted!(UnnotedWritesForgotten);
         let (intent, log) = self.first_link(&admin.record, unnoted)?.unzip();
         if unnoted && admin.record.links.is_empty() && log.is_none() {
             self.command(|state| state.group.doubt_all());
