@@ -134,12 +134,15 @@ impl Options {
     }
 }
 
-const ALL: [Contestant; 7] = [
+const ALL: [Contestant; 10] = [
     Contestant::Ram,
     Contestant::Rublk,
     Contestant::Volume,
     Contestant::Async,
+    Contestant::Memory,
+    Contestant::Sync,
     Contestant::DrbdA,
+    Contestant::DrbdB,
     Contestant::DrbdC,
     Contestant::MdNbd,
 ];

@@ -2,6 +2,7 @@
 //!
 //! Owns their names. Options of the command line enter, one word of JSON leaves for the guest. Never measures.
 
+use blkrep_types::Mode;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -20,8 +21,14 @@ pub(crate) enum Contestant {
     Volume,
     /// A blkrep volume with an asynchronous link to a second daemon, over loopback.
     Async,
+    /// The same in `memory` mode.
+    Memory,
+    /// The same in `sync` mode.
+    Sync,
     /// DRBD, protocol A, over loopback.
     DrbdA,
+    /// DRBD, protocol B, over loopback.
+    DrbdB,
     /// DRBD, protocol C, over loopback.
     DrbdC,
     /// md RAID1 of a RAM disk and an NBD export, over loopback.
@@ -36,9 +43,22 @@ impl Contestant {
             Self::Rublk => "rublk loop",
             Self::Volume => "blkrep, no link",
             Self::Async => "blkrep, async",
+            Self::Memory => "blkrep, memory",
+            Self::Sync => "blkrep, sync",
             Self::DrbdA => "DRBD A",
+            Self::DrbdB => "DRBD B",
             Self::DrbdC => "DRBD C",
             Self::MdNbd => "md RAID1 + nbd",
+        }
+    }
+
+    /// The mode of its link, if it is ours and has one.
+    pub(crate) const fn mode(self) -> Option<Mode> {
+        match self {
+            Self::Async => Some(Mode::Async),
+            Self::Memory => Some(Mode::Memory),
+            Self::Sync => Some(Mode::Sync),
+            _ => None,
         }
     }
 }

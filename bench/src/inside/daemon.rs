@@ -7,10 +7,11 @@ use super::stand::Stand;
 use crate::plan::Common;
 use anyhow::{Context, Result, ensure};
 use blkrep_api::{
-    ConnectionState, LinkStatus, MirrorState, ReplicationState, SettingReply, Status, route,
+    ConnectionState, LinkStatus, MirrorState, ProtectionState, ReplicationState, SettingReply,
+    Status, route,
 };
 use blkrep_tests::inside::shell::{Running, command, run, spawn, try_run, wait_for};
-use blkrep_types::DataState;
+use blkrep_types::{DataState, Mode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -262,7 +263,7 @@ impl Stand for Volume {
     }
 }
 
-/// A volume with an asynchronous link to a target in the same kernel.
+/// A volume with a link to a target in the same kernel.
 #[derive(Debug)]
 pub(super) struct Pair {
     /// The source.
@@ -273,13 +274,14 @@ pub(super) struct Pair {
     near: PathBuf,
     far: PathBuf,
     size_mib: u64,
+    mode: Mode,
     words: String,
 }
 
 impl Pair {
     /// Both ends hold the same bytes: connected without a mirror.
-    pub(super) fn raise(common: &Common, near: &Path, far: &Path) -> Result<Self> {
-        let mut pair = Self::apart(common, near, far)?;
+    pub(super) fn raise(common: &Common, mode: Mode, near: &Path, far: &Path) -> Result<Self> {
+        let mut pair = Self::apart(common, mode, near, far)?;
         pair.connect("--no-mirror")?;
         // A mirror that goes on would be part of what is measured.
         wait_for("replication to begin", CONTROL_LIMIT, || pair.is_equal())
@@ -288,7 +290,7 @@ impl Pair {
     }
 
     /// Both daemons and the volume, not connected.
-    pub(super) fn apart(common: &Common, near: &Path, far: &Path) -> Result<Self> {
+    pub(super) fn apart(common: &Common, mode: Mode, near: &Path, far: &Path) -> Result<Self> {
         let target = Daemon::start("target", TARGET_PORT, common)?;
         let mut source = Daemon::start("source", SOURCE_PORT, common)?;
         let device = source.attach(near)?;
@@ -299,18 +301,19 @@ impl Pair {
             near: near.to_owned(),
             far: far.to_owned(),
             size_mib: common.size_mib,
+            mode,
             words: words(
                 common,
-                "mode async, loopback; states and journal in a tmpfs",
+                &format!("mode {mode}, loopback; states and journal in a tmpfs"),
             ),
         })
     }
 
     /// Makes the link.
     pub(super) fn connect(&mut self, how: &str) -> Result<()> {
-        let far = self.far.display();
+        let (far, mode) = (self.far.display(), self.mode);
         let line = format!(
-            "connect {VOLUME} --to 127.0.0.1:{TARGET_PORT} --map {VOLUME}={far} --mode async {how} --overwrite --yes"
+            "connect {VOLUME} --to 127.0.0.1:{TARGET_PORT} --map {VOLUME}={far} --mode {mode} {how} --overwrite --yes"
         );
         self.source.ctl(&line).map(drop)
     }
@@ -347,7 +350,11 @@ impl Pair {
         Ok(link.replication == ReplicationState::Replicating
             && link.data_state == DataState::Ok
             && link.queue.ops == 0
-            && link.dirty_bytes.get() == 0)
+            && link.dirty_bytes.get() == 0
+            && matches!(
+                link.protection,
+                ProtectionState::NotAsked | ProtectionState::Kept
+            ))
     }
 
     /// What both daemons have said so far.

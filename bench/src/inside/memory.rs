@@ -11,6 +11,7 @@ use crate::message::{MemorySample, Message};
 use crate::plan::{Common, Contestant};
 use anyhow::{Context, Result, ensure};
 use blkrep_tests::inside::shell::wait_for;
+use blkrep_types::Mode;
 use std::time::Duration;
 
 const LOAD_LIMIT: Duration = Duration::from_secs(1800);
@@ -65,7 +66,7 @@ pub(super) fn run(record: &mut Record, common: &Common, logs: u32) -> Result<()>
 
 fn measure(record: &mut Record, common: &Common, logs: u32) -> Result<MemorySample> {
     super::stand::clear(common)?;
-    let mut pair = Pair::raise(common, NEAR.as_ref(), FAR.as_ref())?;
+    let mut pair = Pair::raise(common, Mode::Async, NEAR.as_ref(), FAR.as_ref())?;
     record.say(&Message::Settings {
         contestant: Contestant::Async,
         text: pair.settings(),

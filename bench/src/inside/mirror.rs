@@ -11,6 +11,7 @@ use crate::message::{Message, MirrorSample};
 use crate::plan::{Common, Contestant};
 use anyhow::{Context, Result, ensure};
 use blkrep_tests::inside::disk::bytes_of;
+use blkrep_types::Mode;
 use std::time::{Duration, Instant};
 
 /// A mirror at a hundredth of the limit has failed.
@@ -72,7 +73,7 @@ fn one(
     let disk_read = sequential("read")?.bytes_per_second;
     let (bytes, seconds) = match contestant {
         Contestant::Async => {
-            let mut pair = Pair::apart(common, near.path(), far.path())?;
+            let mut pair = Pair::apart(common, Mode::Async, near.path(), far.path())?;
             say_settings(record, round, contestant, &pair)?;
             pair.connect_held()?;
             let started = Instant::now();

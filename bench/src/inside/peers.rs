@@ -143,6 +143,7 @@ impl Drbd {
     pub(super) fn raise(contestant: Contestant, near: &Path, far: &Path) -> Result<Self> {
         let protocol = match contestant {
             Contestant::DrbdA => 'A',
+            Contestant::DrbdB => 'B',
             Contestant::DrbdC => 'C',
             other => bail!("{} is not DRBD", other.title()),
         };

@@ -48,8 +48,11 @@ pub(super) fn raise(contestant: Contestant, common: &Common) -> Result<Box<dyn S
         }),
         Contestant::Rublk => Box::new(peers::Rublk::raise(common, NEAR.as_ref())?),
         Contestant::Volume => Box::new(daemon::Volume::raise(common, NEAR.as_ref())?),
-        Contestant::Async => Box::new(Pair::raise(common, NEAR.as_ref(), FAR.as_ref())?),
-        Contestant::DrbdA | Contestant::DrbdC => {
+        Contestant::Async | Contestant::Memory | Contestant::Sync => {
+            let mode = contestant.mode().context("a link of ours has a mode")?;
+            Box::new(Pair::raise(common, mode, NEAR.as_ref(), FAR.as_ref())?)
+        }
+        Contestant::DrbdA | Contestant::DrbdB | Contestant::DrbdC => {
             let drbd = peers::Drbd::raise(contestant, NEAR.as_ref(), FAR.as_ref())?;
             Box::new(drbd.assume_equal()?)
         }

@@ -6,7 +6,7 @@ use super::daemon::Pair;
 use super::fio::{End, Load};
 use crate::message::Replication;
 use anyhow::{Context, Result, ensure};
-use blkrep_api::ReplicationState;
+use blkrep_api::{ProtectionState, ReplicationState};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,9 @@ impl Looks {
         }
         if link.dirty_bytes.get() > 0 && self.left_for.is_none() {
             self.left_for = Some("dirty extents".to_owned());
+        }
+        if link.protection == ProtectionState::Degraded && self.left_for.is_none() {
+            self.left_for = Some("degraded".to_owned());
         }
         Ok(queue.ops == 0)
     }

@@ -115,7 +115,11 @@ impl Report {
             text += &row([contestant.title().to_owned()].into_iter().chain(cells));
         }
         text += &self.latency_table();
-        text += &self.replication_table();
+        for contestant in &self.plan.common.only {
+            if contestant.mode().is_some() {
+                text += &self.replication_table(*contestant);
+            }
+        }
         text + &self.goals_table()
     }
 
@@ -142,21 +146,18 @@ impl Report {
         text
     }
 
-    fn replication_table(&self) -> String {
-        if !self.plan.common.only.contains(&Contestant::Async) {
-            return String::new();
-        }
+    fn replication_table(&self, contestant: Contestant) -> String {
         let mut text = "\n".to_owned()
             + &head(&[
-                "blkrep, async",
+                contestant.title(),
                 "application",
-                "durable on the target",
+                "counted",
                 "last ack after the end, s",
                 "most in the log, MiB",
                 "left `replicating`",
             ]);
         for point in POINTS.iter().filter(|point| point.writes) {
-            let samples = self.of(Contestant::Async, point);
+            let samples = self.of(contestant, point);
             let all = |figure: &dyn Fn(&crate::message::Sample) -> Option<f64>| {
                 middle(samples.iter().filter_map(|sample| figure(sample)).collect())
             };

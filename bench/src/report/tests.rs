@@ -49,6 +49,25 @@ fn report(only: &[Contestant], messages: Vec<Message>) -> Report {
 }
 
 #[test]
+fn answers_count_where_they_promise_and_goals_are_of_their_guest() {
+    let name = "write 4k d1";
+    let only = [Contestant::Sync, Contestant::DrbdC];
+    let mut messages = vec![sample(0, Contestant::DrbdC, name, 1000.0)];
+    let Message::Sample(mut through) = through_a_link(0, 700.0, 500.0, true) else {
+        unreachable!("a sample was made");
+    };
+    (through.contestant, through.point) = (Contestant::Sync, name.to_owned());
+    messages.push(Message::Sample(through));
+    let report = report(&only, messages);
+    let goals = report.goals();
+    let [_, (goal, ratio)] = goals.as_slice() else {
+        panic!("depth 32 and depth 1, of UML alone: {goals:?}");
+    };
+    assert_eq!((goal.point, goal.least), (name, 0.6));
+    assert_eq!(ratio.unwrap().median, 0.7);
+}
+
+#[test]
 fn middle_of_odd_and_even_counts() {
     let odd = middle(vec![3.0, 1.0, 2.0]).unwrap();
     assert_eq!((odd.median, odd.least, odd.most), (2.0, 1.0, 3.0));
