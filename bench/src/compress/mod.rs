@@ -13,7 +13,7 @@ use blkrep_core::compression::Compression;
 use blkrep_io::real::RealHost;
 use blkrep_io::{Host as _, Region, Slice, run};
 use blkrep_types::{
-    ByteLen, ByteOffset, Extent, Incarnation, Record, RecordKind, Seq, VolumeIndex,
+    ByteLen, ByteOffset, Congestion, Extent, Incarnation, Record, RecordKind, Seq, VolumeIndex,
 };
 use blkrep_wire::{Encoder, Entry, Packer, Written};
 use data::{Kind, PAGE};
@@ -158,6 +158,7 @@ fn settings(peer: SocketAddr, compression: Compression) -> Result<LinkSettings> 
         reconnect_interval: Duration::from_secs(1),
         compression,
         compression_level: 1,
+        congestion: Congestion::Auto,
         simulated: false,
         simulated_rate: ByteLen::new(1 << 20),
     })

@@ -119,6 +119,7 @@ catalogue! {
     1222 SessionEnded = "session-ended", Info, "A schedule holds a link back; its connection was closed, the log keeps what is written.", "";
     1223 ConnectionLost = "connection-lost", Warning, "One of several connections of a link was lost, or could not be made; the stream goes on over the others, and what was on it is sent again.", "Nothing if it does not repeat: it is tried again by itself. Else check the network between the nodes.";
     1224 ConnectionRestored = "connection-restored", Info, "One of several connections of a link that was lost is there again.", "";
+    1225 CongestionControlRefused = "congestion-control-refused", Warning, "The kernel does not give a link the congestion control that was set; its connections have the system's.", "Do what the text says. The link works meanwhile; over a long line that loses packets it may carry less.";
     1230 QueueSpilling = "queue-spilling", Info, "Memory is full; newer writes go to the disk queue.", "";
     1231 QueueDrained = "queue-drained", Info, "The disk queue holds nothing any more.", "";
     1232 QueueAlert = "queue-alert", Warning, "The disk queue is above its alert level.", "Raise the link's limits, or `queue.disk-size`; what does not fit becomes dirty extents.";

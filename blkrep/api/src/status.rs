@@ -140,6 +140,12 @@ pub struct LinkStatus {
     /// Times that one of several was lost, since its driver began.
     #[serde(default)]
     pub connections_lost: u64,
+    /// How its connections share the line; `None` before the first, and of one that sends nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion_control: Option<String>,
+    /// Why that is not what was set: in words and, after `; `, what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion_refused: Option<String>,
     /// What its schedule does; `None` if it has none, or one that is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleStatus>,

@@ -13,4 +13,4 @@ pub mod sim;
 
 pub use host::{Access, FileKind, Geometry, Host, HostError};
 pub use memory::{PAGE_BYTES, Region, Slice};
-pub use proactor::{Completion, Io, LineFacts, Op, Token, Wake, Waker, Worker, run};
+pub use proactor::{Completion, Io, LineFacts, Op, Steering, Token, Wake, Waker, Worker, run};

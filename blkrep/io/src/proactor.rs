@@ -4,7 +4,7 @@
 //! memory and its file from submission to completion. Nothing here blocks but [`Io::wait`].
 
 use crate::memory::Slice;
-use blkrep_types::{Errno, Nanos, NodeName};
+use blkrep_types::{Congestion, CongestionName, Errno, Nanos, NodeName};
 use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
@@ -98,6 +98,15 @@ pub struct LineFacts {
     pub trouble: Option<String>,
 }
 
+/// What became of a wish for a congestion control.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Steering {
+    /// What is in force; `None` where connections have none.
+    pub in_force: Option<CongestionName>,
+    /// Why it is not the one that was named; then it is the system's.
+    pub refused: Option<Errno>,
+}
+
 /// Wakes a worker from another thread.
 pub trait Wake: Any + Send + Sync {
     /// Makes the worker's current or next wait return. Cheap, idempotent, never blocks.
@@ -168,6 +177,11 @@ pub trait Io {
     /// What is known of a connection's other end.
     fn line(&self, _socket: &Self::Socket) -> LineFacts {
         LineFacts::default()
+    }
+
+    /// Chooses how a connection shares the line; cheap, at any time.
+    fn steer(&self, _socket: &Self::Socket, _wanted: Congestion) -> Steering {
+        Steering::default()
     }
 
     /// A handle that makes `wait` return.

@@ -282,6 +282,7 @@ fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
             "look at: blkctl events --severity error".to_owned(),
         )),
     }
+    problems.extend(of_congestion(link));
     problems.extend(of_applying(link));
     if link.replication == ReplicationState::Behind && is_unmirrored(link) {
         problems.push(warning(
@@ -306,6 +307,20 @@ fn of_stream(group: &GroupName, link: &LinkStatus) -> Vec<Problem> {
         ));
     }
     problems
+}
+
+/// What the kernel does not do with its connections.
+fn of_congestion(link: &LinkStatus) -> Option<Problem> {
+    let refused = link.congestion_refused.as_deref()?;
+    let (why, action) = refused.split_once("; ").unwrap_or((refused, ""));
+    let control = link.congestion_control.as_deref().unwrap_or("the system's");
+    Some(warning(
+        format!("link {}: {why}", link.name),
+        &format!(
+            "its connections use {control}; over a long line that loses packets they may carry less"
+        ),
+        action.to_owned(),
+    ))
 }
 
 /// What the target does with what it receives.
@@ -509,6 +524,8 @@ mod tests {
             connections: 1,
             connections_wanted: 1,
             connections_lost: 0,
+            congestion_control: None,
+            congestion_refused: None,
             schedule: None,
             simulated: None,
             proven: None,
@@ -555,6 +572,21 @@ mod tests {
         let mut beside = group(vec![simulated, link()]);
         explain(&mut beside);
         assert_eq!(beside.problems.len(), 1);
+    }
+
+    #[test]
+    fn a_congestion_control_that_is_not_to_be_had_is_a_problem_with_a_way_out() {
+        let mut refused = link();
+        refused.congestion_control = Some("cubic".to_owned());
+        refused.congestion_refused = Some("there is no 'vegas'; load it".to_owned());
+        let mut group = group(vec![refused]);
+        explain(&mut group);
+        let [problem] = &group.problems[..] else {
+            panic!("one problem: {:?}", group.problems);
+        };
+        assert_eq!(problem.what, "link east: there is no 'vegas'");
+        assert_eq!(problem.action, "load it");
+        assert!(problem.meaning.contains("use cubic"));
     }
 
     #[test]

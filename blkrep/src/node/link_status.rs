@@ -74,6 +74,8 @@ impl Inner {
                         .as_ref()
                         .map_or(1, |control| control.settings().connections.into()),
                     connections_lost: snapshot.connections_lost,
+                    congestion_control: snapshot.congestion.map(|name| name.to_string()),
+                    congestion_refused: snapshot.congestion_refused,
                     proven: snapshot
                         .proven
                         .filter(|_| snapshot.connection == LinkConnection::Up),

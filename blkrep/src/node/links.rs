@@ -84,6 +84,9 @@ impl LinkWatch for Watch {
             LinkEvent::ConnectionRestored { index } => {
                 (EventId::ConnectionRestored, format!("connection {index}"))
             }
+            LinkEvent::CongestionRefused { reason } => {
+                (EventId::CongestionControlRefused, reason.clone())
+            }
             LinkEvent::Down { reason } => (EventId::LinkDown, reason.clone()),
             LinkEvent::Refused(refusal) => (EventId::LinkRefused, refusal.text.clone()),
             LinkEvent::Foreign { history } => return self.foreign(history),
@@ -244,6 +247,7 @@ impl Inner {
             compression: settings.compression,
             compression_level: settings.compression_level,
             connections: settings.connections,
+            congestion: settings.congestion,
             simulated: to == NULL,
             simulated_rate: settings.simulated_rate,
         })

@@ -5,8 +5,8 @@
 
 use super::folder::Folder;
 use blkrep_types::{
-    ByteLen, PERIODS_MAX, Rate, WeeklyRates, WeeklyWindow, format_span, parse_size, parse_span,
-    rate_of, rate_text,
+    ByteLen, Congestion, PERIODS_MAX, Rate, WeeklyRates, WeeklyWindow, format_span, parse_size,
+    parse_span, rate_of, rate_text,
 };
 use jiff::civil::DateTime;
 use std::fmt;
@@ -74,6 +74,8 @@ pub enum Kind {
     Maybe(&'static Self),
     /// A directory, or `none`.
     Folder,
+    /// The name of a congestion control, `auto` or `system`.
+    Congestion,
 }
 
 /// When a change takes effect.
@@ -135,6 +137,8 @@ pub enum Value {
     None,
     /// A directory, or none.
     Folder(Folder),
+    /// A congestion control.
+    Congestion(Congestion),
 }
 
 impl fmt::Display for Value {
@@ -151,6 +155,7 @@ impl fmt::Display for Value {
             Self::Moment(moment) => write!(f, "{}", moment.strftime(MOMENT)),
             Self::None => f.write_str(NONE),
             Self::Folder(folder) => folder.fmt(f),
+            Self::Congestion(congestion) => congestion.fmt(f),
         }
     }
 }
@@ -263,6 +268,8 @@ registry! {
         "How hard zstd tries. A level above 1 takes more processor for a little less on the line; above 9 one batch would hold up acknowledgements for too long.";
     LinkConnections = "link.connections", count(1, 16), "1", Live, true,
         "TCP connections that a link spreads what it sends over, in order at the target. More than one helps where packets get lost: a line of 40 ms that loses one in a hundred gives a single connection a few Mbit/s, and sixteen nearly sixteen times that. Used from the next session on, if the target is new enough.";
+    LinkCongestionControl = "link.congestion-control", Kind::Congestion, "auto", Live, true,
+        "How a link's TCP connections share the line. `auto`: bbr if the kernel has it and the target is on another host, because it fills long lines that lose packets; else the system's, as with `system` (`net.ipv4.tcp_congestion_control`). One that the kernel refuses is told (`congestion-control-refused`), and the system's is taken.";
     LinkSimulatedRate = "link.simulated-rate", size(10 * KIB, 100 * GIB, 1), "12500000B", Live, true,
         "Bytes a second of the line that a simulated link (`connect --to null`) is measured against: the queue it would need, the time of a mirror. The default is 100 Mbit/s.";
     LinkInFlight = "link.in-flight", size(MIB, 4 * GIB, 4 * KIB), "16MiB", Live, true,
@@ -387,6 +394,7 @@ impl Kind {
             Self::Rate { .. } => Value::Rate(rate_of(text).map_err(|e| e.to_string())?),
             Self::Rates { .. } => Value::Rates(WeeklyRates::parse(text)?),
             Self::Folder => Value::Folder(Folder::parse(text)?),
+            Self::Congestion => Value::Congestion(Congestion::parse(text)?),
             Self::Window => Value::Window(WeeklyWindow::parse(text)?),
             Self::Moment => {
                 // As it is written here, or as ISO 8601 does.
@@ -419,7 +427,9 @@ impl Kind {
             (Self::Time { min_ms, max_ms }, Value::Time(span)) => {
                 (u128::from(min_ms)..=u128::from(max_ms)).contains(&span.as_millis())
             }
-            (Self::Switch, Value::Switch(_)) | (Self::Folder, Value::Folder(_)) => true,
+            (Self::Switch, Value::Switch(_))
+            | (Self::Folder, Value::Folder(_))
+            | (Self::Congestion, Value::Congestion(_)) => true,
             (Self::Choice(words), Value::Choice(word)) => words.contains(&word),
             (Self::Window, Value::Window(_)) | (Self::Moment, Value::Moment(_)) => true,
             (Self::Maybe(kind), value) => value == Value::None || kind.allows(value),
@@ -437,7 +447,8 @@ impl Kind {
                 | Self::Rates { .. }
                 | Self::Window
                 | Self::Moment
-                | Self::Folder,
+                | Self::Folder
+                | Self::Congestion,
                 _,
             ) => false,
         }
@@ -466,6 +477,9 @@ impl Kind {
             Self::Time { min_ms, max_ms } => format!("{} to {}", span(min_ms), span(max_ms)),
             Self::Switch => "on, off".to_owned(),
             Self::Folder => "none, or the absolute path of a directory".to_owned(),
+            Self::Congestion => {
+                "auto, system, or a name of the kernel's such as bbr, cubic, reno".to_owned()
+            }
             Self::Choice(words) => words.join(", "),
             Self::Rate { min } => format!("{}/s and more, or unlimited", bytes(min)),
             Self::Rates { min } => format!(
@@ -495,6 +509,7 @@ impl Kind {
             Self::Moment => "moment",
             Self::Maybe(kind) => kind.unit(),
             Self::Folder => "directory",
+            Self::Congestion => "congestion control",
         }
     }
 }
@@ -540,6 +555,9 @@ mod tests {
             (Key::QueueAlert, "101"),
             (Key::QueueSegmentSize, "3MiB"),
             (Key::QueueDiskSize, "512KiB"),
+            (Key::LinkCongestionControl, "b b"),
+            (Key::LinkCongestionControl, ""),
+            (Key::LinkCongestionControl, "longer-than-the-kernel-takes"),
         ] {
             assert!(key.parse(wrong).is_err(), "{} = {wrong}", key.name());
         }

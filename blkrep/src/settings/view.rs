@@ -5,7 +5,7 @@ use crate::engine::source::QueueSpec;
 use blkrep_core::compression::Compression;
 use blkrep_core::source::{StreamLimits, Throttle};
 use blkrep_core::target::RetryPolicy;
-use blkrep_types::{ByteLen, ExtentSize, Rate, WeeklyRates, WeeklyWindow};
+use blkrep_types::{ByteLen, Congestion, ExtentSize, Rate, WeeklyRates, WeeklyWindow};
 use jiff::civil::DateTime;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,6 +58,8 @@ pub struct GroupSettings {
     pub compression_level: u8,
     /// TCP connections of a link.
     pub connections: u8,
+    /// How they share the line.
+    pub congestion: Congestion,
     /// Bytes a second of the line that simulated links are measured against.
     pub simulated_rate: ByteLen,
     /// Sent and not acknowledged at most.
@@ -215,6 +217,10 @@ impl<F: Fn(Key) -> Value> Values<F> {
             },
             compression_level: self.count(Key::LinkCompressionLevel),
             connections: self.count(Key::LinkConnections),
+            congestion: match (self.0)(Key::LinkCongestionControl) {
+                Value::Congestion(congestion) => congestion,
+                other => unreachable!("a congestion control is one, not {other}"),
+            },
             simulated_rate: self.size(Key::LinkSimulatedRate),
             stream: StreamLimits {
                 in_flight: self.size(Key::LinkInFlight),

@@ -7,6 +7,10 @@ use std::fmt;
 pub struct Errno(i32);
 
 impl Errno {
+    /// Operation not permitted.
+    pub const EPERM: Self = Self(1);
+    /// No such file, or other thing of a name.
+    pub const ENOENT: Self = Self(2);
     /// Input/output error.
     pub const EIO: Self = Self(5);
     /// Try again.

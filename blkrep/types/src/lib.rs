@@ -5,6 +5,7 @@
 //! for `planted`, which is not part of any release).
 #![forbid(unsafe_code)]
 
+mod congestion;
 mod errno;
 mod extent;
 mod history;
@@ -21,6 +22,7 @@ mod time;
 mod units;
 mod week;
 
+pub use congestion::{Congestion, CongestionName};
 pub use errno::Errno;
 pub use extent::{Extent, ExtentError, ExtentIndex, ExtentSize};
 pub use history::{Ancestor, History};

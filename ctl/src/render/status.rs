@@ -163,6 +163,11 @@ fn link(text: &mut String, painter: Painter, link: &LinkStatus) {
     if let Some(connections) = connections(link) {
         write!(line, ", {connections}").expect("a String takes all text");
     }
+    if let Some(control) = &link.congestion_control
+        && link.connection == ConnectionState::Connected
+    {
+        write!(line, ", congestion control {control}").expect("a String takes all text");
+    }
     if link.bandwidth_limit.is_some() {
         let limit = rate_text(link.bandwidth_limit);
         write!(line, ", limit {limit}").expect("a String takes all text");
@@ -425,6 +430,8 @@ mod tests {
             connections: 1,
             connections_wanted: 1,
             connections_lost: 0,
+            congestion_control: None,
+            congestion_refused: None,
             schedule: None,
             simulated: None,
             proven: None,

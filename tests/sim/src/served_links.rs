@@ -12,7 +12,7 @@ use super::start::StartError;
 use blkrep::engine::link::{LinkControl, LinkSettings, LinkWorker, Pace};
 use blkrep::engine::source::{InitialMap, LinkSpec, OpenError};
 use blkrep_core::source::{Connection, MirrorPhase, Position, Protection, Transmit};
-use blkrep_types::{ByteLen, LinkName, LossPolicy, MirrorKind, Mode};
+use blkrep_types::{ByteLen, Congestion, LinkName, LossPolicy, MirrorKind, Mode};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +117,7 @@ impl Served {
                 pace: Pace::default(),
                 compression: self.cluster.plan.groups[self.group].compression,
                 compression_level: 1,
+                congestion: Congestion::Auto,
                 simulated: false,
                 simulated_rate: ByteLen::new(1 << 20),
             });

@@ -6,6 +6,7 @@
 
 mod alarm;
 mod clock;
+mod congestion;
 mod device;
 mod file;
 mod flight;

@@ -13,8 +13,8 @@ use super::notice::{NOTICE, Notices, passes_messages};
 use super::socket::RealSocket;
 use super::wake::EventWake;
 use crate::memory::{Region, Slice};
-use crate::proactor::{Completion, Io, Op, Token, Waker};
-use blkrep_types::{Errno, Nanos};
+use crate::proactor::{Completion, Io, Op, Steering, Token, Waker};
+use blkrep_types::{Congestion, Errno, Nanos};
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, opcode};
@@ -290,6 +290,10 @@ impl Io for UringIo {
             Ok(flight) => self.launch(flight),
             Err(errno) => self.ready.push_back(answer(token, Err(errno), None)),
         }
+    }
+
+    fn steer(&self, socket: &RealSocket, wanted: Congestion) -> Steering {
+        socket.steer(wanted)
     }
 
     fn shutdown(&mut self, socket: &RealSocket) {

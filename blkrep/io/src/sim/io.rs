@@ -8,14 +8,18 @@ use super::net::{Caller, SimSocket};
 use super::state::State;
 use super::storage::{DiskOp, DiskWork, SimFile};
 use super::world::{NodeId, ProcessId, RingId, SimWorld};
-use crate::proactor::{Completion, Io, Op, Token, Wake, Waker, Worker};
+use crate::proactor::{Completion, Io, Op, Steering, Token, Wake, Waker, Worker};
 use crate::sim::event::Event;
-use blkrep_types::{Errno, Nanos};
+use blkrep_types::{Congestion, CongestionName, Errno, Nanos};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, Weak};
 
 /// Resource deadlock avoided: a wait that nothing in the world would end.
 const EDEADLK: Errno = Errno::new(35);
+
+/// Congestion controls of a simulated kernel, and what it gives who asks for none.
+const IN_KERNEL: [&str; 3] = ["bbr", "cubic", "reno"];
+const SYSTEM: &str = "cubic";
 
 /// One thread's operations in a simulated world.
 #[derive(Debug)]
@@ -147,6 +151,19 @@ impl Io for SimIo {
         if state.alive(self.process) {
             state.network.shutdown(socket.id());
             state.flush_network();
+        }
+    }
+
+    fn steer(&self, _: &SimSocket, wanted: Congestion) -> Steering {
+        let (name, refused) = match wanted {
+            Congestion::Auto => (CongestionName::new("bbr"), None),
+            Congestion::System => (CongestionName::new(SYSTEM), None),
+            Congestion::Named(name) if IN_KERNEL.contains(&name.as_str()) => (Some(name), None),
+            Congestion::Named(_) => (CongestionName::new(SYSTEM), Some(Errno::ENOENT)),
+        };
+        Steering {
+            in_force: name,
+            refused,
         }
     }
 

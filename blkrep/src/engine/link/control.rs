@@ -8,7 +8,9 @@ use blkrep_core::compression::{Compression, Packing};
 use blkrep_core::meter::Meter;
 use blkrep_core::source::StreamStart;
 use blkrep_io::Waker;
-use blkrep_types::{ByteLen, Generation, History, Nanos, NodeName, WriteName};
+use blkrep_types::{
+    ByteLen, Congestion, CongestionName, Generation, History, Nanos, NodeName, WriteName,
+};
 use blkrep_wire::{Applying, RefuseCode};
 use std::fmt;
 use std::net::SocketAddr;
@@ -43,6 +45,8 @@ pub struct LinkSettings {
     pub compression_level: u8,
     /// How many connections a session is to have, if the target grants them; used from the next one on.
     pub connections: u8,
+    /// How its connections share the line; living ones change as well.
+    pub congestion: Congestion,
     /// Nothing is sent: what would be is measured. `peer` means nothing then.
     pub simulated: bool,
     /// Bytes a second of the line that a simulated link is measured against.
@@ -114,6 +118,10 @@ pub struct LinkSnapshot {
     pub connections: usize,
     /// Times one of several was lost, since the driver began.
     pub connections_lost: u64,
+    /// How its connections share the line; `None` before the first.
+    pub congestion: Option<CongestionName>,
+    /// Why that is not what was set: in words and, after `; `, what to do.
+    pub congestion_refused: Option<String>,
     /// What it does about compression.
     pub packing: Packing,
     /// Times the stream began.
@@ -153,6 +161,11 @@ pub enum LinkEvent {
     ConnectionRestored {
         /// Which one.
         index: usize,
+    },
+    /// The congestion control that was set is not to be had; connections have the system's.
+    CongestionRefused {
+        /// Why, in words and, after `; `, what to do.
+        reason: String,
     },
     /// A connection whose stream flowed ended.
     Down {

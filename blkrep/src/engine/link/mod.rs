@@ -14,6 +14,7 @@ mod progress;
 mod session;
 mod sides;
 mod simulated;
+mod steering;
 mod worker;
 
 #[cfg(test)]

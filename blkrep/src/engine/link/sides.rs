@@ -96,6 +96,11 @@ impl<S: Clone> Side<S> {
         }
     }
 
+    /// Its connection, where there is one.
+    pub(super) fn socket(&self) -> Option<S> {
+        self.socket.clone()
+    }
+
     const fn is_drained(&self) -> bool {
         !self.sending && !self.receiving
     }
@@ -276,6 +281,8 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
                 return;
             }
         };
+        self.steer(io, &socket);
+        let side = &mut self.sides[at];
         side.socket = Some(socket);
         side.stage = Stage::Joining { since: now };
         side.last_heard = now;

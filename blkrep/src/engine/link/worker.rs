@@ -15,6 +15,7 @@ use super::packing::Packing;
 use super::session::{Ending, Lines, Next, Session, hello_message};
 use super::sides::{Side, side_of};
 use super::simulated::NullPeer;
+use super::steering::Steered;
 use crate::engine::source::{Batch, LinkPort, PORT_TOKEN};
 use blkrep_io::{Completion, Io, Op, Region, Token, Worker};
 use blkrep_types::{Errno, Nanos};
@@ -95,6 +96,7 @@ pub struct LinkWorker<I: Io, P: LinkPort<I>> {
     state: State<I::Socket>,
     pub(super) lines: Lines,
     pub(super) pacing: Pacing,
+    pub(super) steered: Steered,
     /// Further connections, made when they are wanted first.
     pub(super) sides: Vec<Side<I::Socket>>,
     /// The connection that is asked first whether it has something to send.
@@ -142,6 +144,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
                 },
                 entries: Vec::new(),
             },
+            steered: Steered::default(),
             sides: Vec::new(),
             first: 0,
             epoch: 0,
@@ -195,6 +198,9 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
 
     fn open(&mut self, io: &mut I, socket: Option<I::Socket>) {
         let now = io.now();
+        if let Some(socket) = &socket {
+            self.steer(io, socket);
+        }
         self.lines.encoder.reset();
         self.lines.decoder.reset();
         self.lines.snapshot.proven = None;
@@ -283,6 +289,11 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
             }
             other => other,
         };
+    }
+
+    /// The first connection, where there is one.
+    pub(super) fn first_socket(&mut self) -> Option<I::Socket> {
+        self.wire()?.socket.clone()
     }
 
     fn wire(&mut self) -> Option<&mut Wire<I::Socket>> {
@@ -475,6 +486,7 @@ impl<I: Io, P: LinkPort<I>> LinkWorker<I, P> {
         let orders = self.control.take_orders(&mut self.settings);
         self.pacing.keep_to(&self.settings.pace);
         self.lines.packing.set(&self.settings);
+        self.steer_all(io);
         if let Some(null) = &mut self.lines.null {
             null.meter.set_rate(io.now(), self.settings.simulated_rate);
         }

@@ -7,8 +7,8 @@ use super::channel::{Acts, Channel};
 use super::cipher::Side;
 use super::keeper::{Keeper, Outgoing};
 use super::line::{Line, lock};
-use blkrep_io::{Completion, Io, LineFacts, Op, Token, Waker};
-use blkrep_types::{Errno, Nanos};
+use blkrep_io::{Completion, Io, LineFacts, Op, Steering, Token, Waker};
+use blkrep_types::{Congestion, Errno, Nanos};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -245,6 +245,10 @@ impl<I: Io> Io for LineIo<I> {
 
     fn line(&self, socket: &Line<I::Socket>) -> LineFacts {
         socket.facts()
+    }
+
+    fn steer(&self, socket: &Line<I::Socket>, wanted: Congestion) -> Steering {
+        self.inner.steer(socket.raw(), wanted)
     }
 
     fn waker(&self) -> Waker {

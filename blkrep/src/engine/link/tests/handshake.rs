@@ -2,9 +2,9 @@
 
 use super::peer::{Script, map_part, welcome};
 use super::port::{VOLUME_BYTES, history};
-use super::{LinkConnection, LinkEvent, Rig};
+use super::{LinkConnection, LinkEvent, LinkSettings, Rig};
 use blkrep_core::source::DownReason;
-use blkrep_types::ByteLen;
+use blkrep_types::{ByteLen, Congestion};
 use blkrep_wire::{MapEnd, Message, PeerRole, RefuseCode, VERSION_MAX, Welcome};
 
 fn end(part_count: u32) -> MapEnd {
@@ -330,4 +330,41 @@ fn the_stream_waits_until_the_group_has_made_its_maps_durable() {
     rig.group.wake();
     rig.run(3_000);
     rig.assert_all_there();
+}
+
+#[test]
+fn connections_share_the_line_as_is_set_also_when_that_changes_and_a_refusal_is_told_once() {
+    let mut rig = Rig::new(3, []);
+    rig.run(100);
+    let in_force = |rig: &Rig| rig.snapshot().congestion.unwrap().to_string();
+    let set = |rig: &mut Rig, wanted: &str| {
+        rig.control.set(LinkSettings {
+            congestion: Congestion::parse(wanted).unwrap(),
+            ..rig.control.settings()
+        });
+        rig.run(100);
+    };
+    assert_eq!(in_force(&rig), "bbr", "a simulated kernel has it");
+    set(&mut rig, "reno");
+    assert_eq!(
+        (in_force(&rig).as_str(), rig.snapshot().connects),
+        ("reno", 1)
+    );
+    set(&mut rig, "vegas");
+    assert_eq!(in_force(&rig), "cubic", "the system's");
+    let why = rig.snapshot().congestion_refused.unwrap();
+    assert!(why.contains("modprobe tcp_vegas"), "{why}");
+    // The next connection fares no better, and nobody has to hear of it again.
+    rig.cut();
+    rig.run(10_000);
+    rig.heal();
+    rig.run(10_000);
+    assert_eq!(
+        (in_force(&rig).as_str(), rig.snapshot().connects),
+        ("cubic", 2)
+    );
+    let refused = |event: &&LinkEvent| matches!(event, LinkEvent::CongestionRefused { .. });
+    assert_eq!(rig.events().iter().filter(refused).count(), 1);
+    set(&mut rig, "system");
+    assert_eq!(rig.snapshot().congestion_refused, None);
 }

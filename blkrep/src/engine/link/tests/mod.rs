@@ -14,7 +14,7 @@ use super::{
 use blkrep_core::compression::{Compression, Packing};
 use blkrep_io::sim::{Next, NodeId, SimHost, SimIo, SimOptions, SimWorld};
 use blkrep_io::{Host, Worker};
-use blkrep_types::{ByteLen, NodeName};
+use blkrep_types::{ByteLen, Congestion, NodeName};
 use peer::{Peer, Replica, Script};
 use port::ListPort;
 use std::net::SocketAddr;
@@ -66,6 +66,7 @@ impl Rig {
             pace: Pace::default(),
             compression: Compression::Off,
             compression_level: 1,
+            congestion: Congestion::Auto,
             connections: 1,
             simulated: false,
             simulated_rate: ByteLen::new(1 << 20),
