@@ -307,10 +307,13 @@ pub(crate) enum TransmitCommand {
     Limit {
         /// The group.
         group: GroupName,
-        /// Such as 10MiB/s, or unlimited; the node's limit again if empty.
-        #[arg(value_name = "RATE", required_unless_present = "schedule")]
+        /// Such as 10MiB/s, 20Mbit/s, 70% of the line, or unlimited; the node's limit again if empty.
+        #[arg(value_name = "RATE", required_unless_present_any = ["schedule", "line"])]
         rate: Option<String>,
-        /// What holds instead by day and time: `mon-fri 08:00-18:00 2MiB/s`, several with commas, or none.
+        /// What the line carries, such as 100Mbit/s, which a limit in percent is a part of; or none.
+        #[arg(long, value_name = "RATE")]
+        line: Option<String>,
+        /// What holds instead by day and time: `mon-fri 08:00-18:00 2MiB/s` or `30%`, several with commas, or none.
         #[arg(long, value_name = "PERIODS")]
         schedule: Option<String>,
     },

@@ -23,13 +23,17 @@ pub(super) struct Paces(BTreeMap<Sharers, Pace>);
 /// The limit at this time.
 fn rate_at(settings: &GroupSettings, now: &Zoned) -> Rate {
     let period = settings.bandwidth_schedule.at(week_minute(now));
-    period.unwrap_or(settings.bandwidth)
+    period.unwrap_or(settings.bandwidth).of(settings.line_rate)
 }
 
 impl Inner {
     /// The limit that a group's links to an address keep to.
     pub(super) fn pace_of(&self, group: &GroupName, peer: IpAddr) -> Pace {
-        let keys = [Key::LinkBandwidth, Key::LinkBandwidthSchedule];
+        let keys = [
+            Key::LinkLineRate,
+            Key::LinkBandwidth,
+            Key::LinkBandwidthSchedule,
+        ];
         let own = self.settings.has_own(group, &keys);
         let own = own.then(|| group.clone());
         let rate = self.rate_of(own.as_ref(), &Zoned::now());
@@ -147,6 +151,42 @@ mod tests {
         // It goes back at three: the hour comes twice.
         let autumn = hours(&office, "Europe/Berlin", 2026, 10, 12);
         assert_eq!(autumn, wanted(13, 100, 224));
+    }
+
+    #[test]
+    fn a_limit_in_percent_is_a_part_of_the_line_that_was_stated() {
+        let settings = Settings::defaults();
+        let set = |assignments: &[(&str, &str)]| {
+            let assign = |(key, value): &(&str, &str)| SettingAssignment {
+                key: (*key).to_owned(),
+                value: Some((*value).to_owned()),
+            };
+            settings.set(&SetRequest {
+                group: None,
+                assignments: assignments.iter().map(assign).collect(),
+            })
+        };
+        let now = date(2026, 6, 1)
+            .at(12, 0, 0, 0)
+            .to_zoned(TimeZone::UTC)
+            .unwrap();
+        let rate = || rate_text(rate_at(&settings.any_group(), &now));
+        let alone = set(&[("link.bandwidth", "70%")]).unwrap_err();
+        assert!(
+            alone.to_string().contains("needs link.line-rate"),
+            "{alone}"
+        );
+        set(&[("link.bandwidth", "70%"), ("link.line-rate", "100Mbit/s")]).unwrap();
+        assert_eq!(rate(), "70Mbit/s");
+        set(&[("link.line-rate", "1Gbit/s")]).unwrap();
+        assert_eq!(rate(), "700Mbit/s");
+        set(&[("link.bandwidth-schedule", "mon 08:00-18:00 1%")]).unwrap();
+        assert_eq!(rate(), "10Mbit/s");
+        let small = set(&[("link.line-rate", "256kbit/s")]).unwrap_err();
+        assert!(small.to_string().contains("less than 16KiB/s"), "{small}");
+        let none = set(&[("link.line-rate", "none")]).unwrap_err();
+        assert!(none.to_string().contains("needs link.line-rate"), "{none}");
+        assert_eq!(rate(), "10Mbit/s", "what was refused changes nothing");
     }
 
     #[test]

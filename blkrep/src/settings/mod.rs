@@ -75,6 +75,7 @@ impl Layers {
                 return Err("link.mirror-low-mark must be below link.mirror-high-mark".to_owned());
             }
             settings.check_schedule()?;
+            settings.check_bandwidth()?;
             if settings.queue_segment > settings.queue_disk {
                 return Err("queue.segment-size must not be above queue.disk-size".to_owned());
             }

@@ -5,8 +5,8 @@
 
 use super::folder::Folder;
 use blkrep_types::{
-    ByteLen, Congestion, PERIODS_MAX, Rate, WeeklyRates, WeeklyWindow, format_span, parse_size,
-    parse_span, rate_of, rate_text,
+    ByteLen, Congestion, Limit, PERIODS_MAX, Rate, WeeklyRates, WeeklyWindow, format_span,
+    parse_size, parse_span, rate_of, rate_text,
 };
 use jiff::civil::DateTime;
 use std::fmt;
@@ -56,8 +56,13 @@ pub enum Kind {
     Switch,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// Bytes a second, at least so many, or `unlimited`.
+    /// Bytes or bits a second, at least so many bytes.
     Rate {
+        /// Lowest.
+        min: u64,
+    },
+    /// The same, a part of what the line carries, or `unlimited`.
+    Limit {
         /// Lowest.
         min: u64,
     },
@@ -125,8 +130,10 @@ pub enum Value {
     Switch(bool),
     /// A word of the setting's list.
     Choice(&'static str),
-    /// Bytes a second, or no limit.
+    /// Bytes a second.
     Rate(Rate),
+    /// A limit of bandwidth.
+    Limit(Limit),
     /// Rates by day and time.
     Rates(WeeklyRates),
     /// Times of the week.
@@ -150,6 +157,7 @@ impl fmt::Display for Value {
             Self::Switch(on) => f.write_str(if *on { "on" } else { "off" }),
             Self::Choice(word) => f.write_str(word),
             Self::Rate(rate) => f.write_str(&rate_text(*rate)),
+            Self::Limit(limit) => limit.fmt(f),
             Self::Rates(rates) => rates.fmt(f),
             Self::Window(window) => window.fmt(f),
             Self::Moment(moment) => write!(f, "{}", moment.strftime(MOMENT)),
@@ -219,6 +227,9 @@ const fn count(min: u64, max: u64) -> Kind {
     Kind::Count { min, max }
 }
 
+/// Less is no bandwidth that a session could live with.
+pub(super) const BANDWIDTH_MIN: u64 = 16 * KIB;
+const LINE_RATE: Kind = Kind::Rate { min: BANDWIDTH_MIN };
 const SESSION_QUEUE: Kind = size(4 * KIB, 16 * TIB, 1);
 const SESSION_PERCENT: Kind = count(1, 100);
 const SESSION_BYTES: Kind = size(64 * KIB, 1024 * TIB, 1);
@@ -282,9 +293,11 @@ registry! {
         "Percent of the target's journal above which a mirror stands back, so that writes still have room there; 100: never. A mirror that the target holds in its journal until it is whole is not held back.";
     LinkMirrorLowMark = "link.mirror-low-mark", count(1, 99), "50", Live, true,
         "Percent at or below which it goes on. Below `link.mirror-high-mark`.";
-    LinkBandwidth = "link.bandwidth", Kind::Rate { min: 16 * KIB }, "unlimited", Live, true,
-        "Bytes a second that links may send, heartbeats and all. Links to one target's address share it fairly; those of a group with a value of its own share that one.";
-    LinkBandwidthSchedule = "link.bandwidth-schedule", Kind::Rates { min: 16 * KIB }, "none", Live, true,
+    LinkLineRate = "link.line-rate", Kind::Maybe(&LINE_RATE), "none", Live, true,
+        "What the line to the target carries, as you know it: what `link.bandwidth` in percent is a part of. It limits nothing itself.";
+    LinkBandwidth = "link.bandwidth", Kind::Limit { min: BANDWIDTH_MIN }, "unlimited", Live, true,
+        "What links may send, heartbeats and all: bytes or bits a second, or a part of `link.line-rate` in percent. Links to one target's address share it fairly; those of a group with a value of its own share that one.";
+    LinkBandwidthSchedule = "link.bandwidth-schedule", Kind::Rates { min: BANDWIDTH_MIN }, "none", Live, true,
         "Limits that hold instead of `link.bandwidth` in these periods of the week, by this node's local time. A period that ends before it begins ends on the next day.";
     LinkSchedule = "link.schedule", Kind::Switch, "off", Live, true,
         "Links have a connection only in sessions, as `link.window` and `link.session-...` say: see `blkctl transmit schedule`. Off: always, and those settings wait.";
@@ -392,6 +405,7 @@ impl Kind {
                 Value::Choice(word.ok_or_else(|| format!("'{text}' is none of its words"))?)
             }
             Self::Rate { .. } => Value::Rate(rate_of(text).map_err(|e| e.to_string())?),
+            Self::Limit { .. } => Value::Limit(Limit::parse(text).map_err(|e| e.to_string())?),
             Self::Rates { .. } => Value::Rates(WeeklyRates::parse(text)?),
             Self::Folder => Value::Folder(Folder::parse(text)?),
             Self::Congestion => Value::Congestion(Congestion::parse(text)?),
@@ -433,9 +447,10 @@ impl Kind {
             (Self::Choice(words), Value::Choice(word)) => words.contains(&word),
             (Self::Window, Value::Window(_)) | (Self::Moment, Value::Moment(_)) => true,
             (Self::Maybe(kind), value) => value == Value::None || kind.allows(value),
-            (Self::Rate { min }, Value::Rate(rate)) => rate.is_none_or(|rate| rate.get() >= min),
+            (Self::Rate { min }, Value::Rate(rate)) => rate.is_some_and(|rate| rate.get() >= min),
+            (Self::Limit { min }, Value::Limit(limit)) => is_at_least(limit, min),
             (Self::Rates { min }, Value::Rates(rates)) => {
-                rates.lowest().is_none_or(|rate| rate.get() >= min)
+                rates.limits().all(|limit| is_at_least(limit, min))
             }
             (
                 Self::Size { .. }
@@ -444,6 +459,7 @@ impl Kind {
                 | Self::Switch
                 | Self::Choice(_)
                 | Self::Rate { .. }
+                | Self::Limit { .. }
                 | Self::Rates { .. }
                 | Self::Window
                 | Self::Moment
@@ -481,9 +497,14 @@ impl Kind {
                 "auto, system, or a name of the kernel's such as bbr, cubic, reno".to_owned()
             }
             Self::Choice(words) => words.join(", "),
-            Self::Rate { min } => format!("{}/s and more, or unlimited", bytes(min)),
+            Self::Rate { min } => format!("{}/s and more, such as 100Mbit/s", bytes(min)),
+            Self::Limit { min } => format!(
+                "{}/s and more, or a part of `link.line-rate` such as 70%, or unlimited",
+                bytes(min)
+            ),
             Self::Rates { min } => format!(
-                "none, or up to {PERIODS_MAX} periods such as `mon-fri 08:00-18:00 2MiB/s`, {}/s and more or unlimited",
+                "none, or up to {PERIODS_MAX} periods such as `mon-fri 08:00-18:00 2MiB/s`, {}/s and more, a part of \
+                 `link.line-rate` or unlimited",
                 bytes(min)
             ),
             Self::Window => {
@@ -503,7 +524,7 @@ impl Kind {
             Self::Time { .. } => "time",
             Self::Switch => "switch",
             Self::Choice(_) => "choice",
-            Self::Rate { .. } => "rate",
+            Self::Rate { .. } | Self::Limit { .. } => "rate",
             Self::Rates { .. } => "rates",
             Self::Window => "window",
             Self::Moment => "moment",
@@ -511,6 +532,14 @@ impl Kind {
             Self::Folder => "directory",
             Self::Congestion => "congestion control",
         }
+    }
+}
+
+/// A part of a line is checked with the line.
+fn is_at_least(limit: Limit, min: u64) -> bool {
+    match limit {
+        Limit::Unlimited | Limit::Percent(_) => true,
+        Limit::Rate(rate) => rate.get() >= min,
     }
 }
 
@@ -541,6 +570,12 @@ mod tests {
             (Key::VolumeOnBackingError, "panic"),
             (Key::LinkBandwidth, "15KiB/s"),
             (Key::LinkBandwidth, "10MiB"),
+            (Key::LinkBandwidth, "0%"),
+            (Key::LinkBandwidth, "101%"),
+            (Key::LinkBandwidth, "100kbit/s"),
+            (Key::LinkLineRate, "unlimited"),
+            (Key::LinkLineRate, "70%"),
+            (Key::LinkLineRate, "64kbit/s"),
             (Key::LinkBandwidthSchedule, "mon 08:00-09:00 15KiB/s"),
             (Key::LinkBandwidthSchedule, "always"),
             (Key::LinkWindow, "mon 08:00-09:00 15KiB/s"),

@@ -1,11 +1,14 @@
 //! Settings in force, as plain typed structs for the engines.
 
+use super::registry::BANDWIDTH_MIN;
 use super::{Key, Value};
 use crate::engine::source::QueueSpec;
 use blkrep_core::compression::Compression;
 use blkrep_core::source::{StreamLimits, Throttle};
 use blkrep_core::target::RetryPolicy;
-use blkrep_types::{ByteLen, Congestion, ExtentSize, Rate, WeeklyRates, WeeklyWindow};
+use blkrep_types::{
+    ByteLen, Congestion, ExtentSize, Limit, Rate, WeeklyRates, WeeklyWindow, format_rate, rate_text,
+};
 use jiff::civil::DateTime;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,8 +67,10 @@ pub struct GroupSettings {
     pub simulated_rate: ByteLen,
     /// Sent and not acknowledged at most.
     pub stream: StreamLimits,
-    /// Bytes a second that links may send.
-    pub bandwidth: Rate,
+    /// Bytes a second that the line carries, as was stated.
+    pub line_rate: Rate,
+    /// What links may send.
+    pub bandwidth: Limit,
     /// What holds instead by day and time.
     pub bandwidth_schedule: WeeklyRates,
     /// Links have a connection in sessions only.
@@ -103,6 +108,26 @@ pub struct GroupSettings {
 }
 
 impl GroupSettings {
+    /// Checks limits that are a part of the line.
+    pub(super) fn check_bandwidth(&self) -> Result<(), String> {
+        let limits = self.bandwidth_schedule.limits().chain([self.bandwidth]);
+        for part in limits.filter(|limit| limit.is_part()) {
+            let Some(rate) = part.of(self.line_rate) else {
+                return Err(format!(
+                    "a bandwidth of {part} needs link.line-rate: what the line carries, such as 100Mbit/s"
+                ));
+            };
+            if rate.get() < BANDWIDTH_MIN {
+                return Err(format!(
+                    "{part} of link.line-rate is {}, which is less than {}",
+                    rate_text(Some(rate)),
+                    format_rate(ByteLen::new(BANDWIDTH_MIN))
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks what no single setting of a schedule can show.
     pub(super) fn check_schedule(&self) -> Result<(), String> {
         if !self.schedule {
@@ -229,9 +254,13 @@ impl<F: Fn(Key) -> Value> Values<F> {
                 mirror_high: self.count(Key::LinkMirrorHighMark),
                 mirror_low: self.count(Key::LinkMirrorLowMark),
             },
-            bandwidth: match (self.0)(Key::LinkBandwidth) {
+            line_rate: match (self.0)(Key::LinkLineRate) {
                 Value::Rate(rate) => rate,
-                other => unreachable!("a bandwidth is a rate, not {other}"),
+                _ => None,
+            },
+            bandwidth: match (self.0)(Key::LinkBandwidth) {
+                Value::Limit(limit) => limit,
+                other => unreachable!("a bandwidth is a limit, not {other}"),
             },
             bandwidth_schedule: match (self.0)(Key::LinkBandwidthSchedule) {
                 Value::Rates(rates) => rates,

@@ -10,6 +10,7 @@ mod errno;
 mod extent;
 mod history;
 mod id;
+mod limit;
 pub mod limits;
 mod name;
 mod note;
@@ -27,6 +28,7 @@ pub use errno::Errno;
 pub use extent::{Extent, ExtentError, ExtentIndex, ExtentSize};
 pub use history::{Ancestor, History};
 pub use id::{Generation, Incarnation, Seq, VolumeIndex, WriteName};
+pub use limit::Limit;
 pub use name::{BookmarkName, GroupName, LinkName, NameError, NodeName, VolumeName};
 pub use note::{
     NOTE_BYTES, NOTE_REPORT_BYTES_MAX, Note, NoteError, NoteId, NoteKind, NoteReport, NoteState,

@@ -16,7 +16,7 @@ pub enum UnitError {
     )]
     Size(String),
     /// Text that is not a rate.
-    #[error("'{0}' is not a rate: use a size per second, such as 100MiB/s")]
+    #[error("'{0}' is not a rate: use bytes or bits a second, such as 100MiB/s or 100Mbit/s")]
     Rate(String),
     /// Text that is not a span of time.
     #[error(

@@ -4,7 +4,7 @@
 //! enters, checked periods leave, and the other way round. Times are those of the clock on the wall: whoever asks says
 //! which minute of the week it is. Never reads a clock.
 
-use crate::{ByteLen, UnitError, format_rate, parse_rate};
+use crate::{ByteLen, Limit, UnitError, format_rate, parse_rate};
 use std::fmt;
 use std::num::NonZeroU64;
 
@@ -47,15 +47,15 @@ pub trait Weekly: Copy + Default {
     fn write(&self) -> String;
 }
 
-impl Weekly for Rate {
+impl Weekly for Limit {
     const EXAMPLE: &'static str = "mon-fri 08:00-18:00 2MiB/s";
 
     fn read(text: Option<&str>) -> Result<Self, Option<String>> {
-        rate_of(text.ok_or(None)?).map_err(|error| Some(error.to_string()))
+        Self::parse(text.ok_or(None)?).map_err(|error| Some(error.to_string()))
     }
 
     fn write(&self) -> String {
-        format!(" {}", rate_text(*self))
+        format!(" {self}")
     }
 }
 
@@ -110,17 +110,15 @@ pub struct Week<T> {
 }
 
 /// Limits by day and time.
-pub type WeeklyRates = Week<Rate>;
+pub type WeeklyRates = Week<Limit>;
 
 /// Times at which a window is open.
 pub type WeeklyWindow = Week<Open>;
 
 impl WeeklyRates {
-    /// The lowest limit of all periods; `None` if none has one.
-    #[must_use]
-    pub fn lowest(&self) -> Rate {
-        let periods = self.periods[..self.count].iter();
-        periods.filter_map(|period| period.what).min()
+    /// The limits of all periods.
+    pub fn limits(&self) -> impl Iterator<Item = Limit> {
+        self.periods[..self.count].iter().map(|period| period.what)
     }
 }
 
@@ -291,7 +289,7 @@ mod tests {
     fn at(rates: &WeeklyRates, day: u8, hour: u8, minute: u8) -> String {
         match rates.at(WeekMinute::new(day, hour, minute).unwrap()) {
             None => "no period".to_owned(),
-            Some(rate) => rate_text(rate),
+            Some(limit) => limit.to_string(),
         }
     }
 
@@ -336,6 +334,7 @@ mod tests {
             "none",
             "mon,tue 08:00-18:00 2MiB/s",
             "mon 00:00-24:00 16KiB/s, wed,fri 22:00-06:00 unlimited",
+            "mon 00:00-24:00 30%, wed,fri 22:00-06:00 10Mbit/s",
         ] {
             assert_eq!(rates(text).to_string(), text);
         }

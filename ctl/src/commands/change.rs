@@ -207,8 +207,12 @@ impl Session<'_> {
             TransmitCommand::Limit {
                 group,
                 rate,
+                line,
                 schedule,
-            } => return self.limit(group, rate.as_deref(), schedule.as_deref()),
+            } => {
+                let (rate, line) = (rate.as_deref(), line.as_deref());
+                return self.limit(group, rate, line, schedule.as_deref());
+            }
             TransmitCommand::Schedule(schedule) => return self.schedule(schedule),
         };
         let (group, link) = (group.clone(), link.clone());

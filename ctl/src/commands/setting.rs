@@ -39,9 +39,11 @@ impl Session<'_> {
         &self,
         group: &GroupName,
         rate: Option<&str>,
+        line: Option<&str>,
         schedule: Option<&str>,
     ) -> anyhow::Result<Outcome> {
         let settings = [
+            ("link.line-rate", line),
             ("link.bandwidth", rate),
             ("link.bandwidth-schedule", schedule),
         ];
