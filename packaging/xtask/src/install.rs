@@ -20,6 +20,7 @@ const NEEDED: &[Need] = &[
     ("dash", "dash"),
     ("fio", "fio"),
     ("ip", "iproute2"),
+    ("tc", "iproute2"),
     ("mkfs.ext4", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("mount", "mount"),

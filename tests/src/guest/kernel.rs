@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The modules that guests use, with what they depend on. A kernel that has one built in does not list it.
-const MODULES: [&str; 21] = [
+const MODULES: [&str; 22] = [
     "configfs",
     "ublk_drv",
     "nbd",
@@ -32,6 +32,7 @@ const MODULES: [&str; 21] = [
     "veth",
     "bridge",
     "sch_netem",
+    "tcp_bbr",
     "drbd",
 ];
 

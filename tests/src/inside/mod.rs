@@ -14,6 +14,8 @@ pub mod disk;
 mod front_ends;
 mod idle;
 pub mod init;
+mod line;
+mod lossy;
 mod node;
 mod pair;
 mod power;
@@ -213,6 +215,17 @@ pub const BODIES: &[Body] = &[
         3600,
         storm_pair::replicated_volumes_survive,
     ),
+    Body {
+        // An emulated processor that shares its host with others does not fill such a line.
+        on_request: true,
+        ..product("lossy_line_is_filled", 300, 300, lossy::is_filled)
+    },
+    product(
+        "bandwidth_limit_holds_over_ten_seconds",
+        180,
+        180,
+        lossy::limit_holds,
+    ),
     product(
         "old_source_returns_passive",
         180,
@@ -320,6 +333,7 @@ pub const TOOLS: &[&str] = &[
     "dash",
     "fio",
     "ip",
+    "tc",
     "mkfs.ext4",
     "e2fsck",
     "mount",

@@ -2,6 +2,7 @@
 //!
 //! Owns one `blkrepd` process with its socket. Commands enter, their output leaves. Never looks into the daemon's files.
 
+use super::line::Far;
 use super::shell::{Running, command, spawn, wait_for};
 use anyhow::{Context, Result, ensure};
 use blkrep_api::{GroupStatus, Status};
@@ -24,6 +25,8 @@ pub(super) struct Setup {
     pub(super) replica_dirs: Vec<PathBuf>,
     /// Its `blkrepd.toml`.
     pub(super) config: String,
+    /// The network namespace that it is in, if it is not the guest's own.
+    pub(super) far: Option<Far>,
 }
 
 impl Default for Setup {
@@ -33,6 +36,7 @@ impl Default for Setup {
             listen: "127.0.0.1:0".to_owned(),
             replica_dirs: Vec::new(),
             config: String::new(),
+            far: None,
         }
     }
 }
@@ -271,5 +275,8 @@ fn launch(dir: &Path, state: &Path, setup: &Setup) -> Result<Running> {
     for allowed in &setup.replica_dirs {
         line += &format!(" --allow-replica-dir {}", allowed.display());
     }
-    spawn(command(&line))
+    match &setup.far {
+        None => spawn(command(&line)),
+        Some(far) => far.run(move || spawn(command(&line))),
+    }
 }

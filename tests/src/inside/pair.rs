@@ -4,6 +4,7 @@
 //! replicas enter; devices, states, figures and comparisons leave. Never decides when something breaks.
 
 use super::Context;
+use super::line::{FAR_ADDRESS, Far};
 use super::node::{Node, Setup};
 use super::shell::{run, wait_for};
 use super::volume::equal;
@@ -18,6 +19,8 @@ use std::time::Duration;
 
 /// Where the two listen; fixed, so that a daemon comes back where it was.
 pub(super) const TARGET_ADDRESS: &str = "127.0.0.1:7420";
+/// At the far end of a line too.
+const TARGET_PORT: u16 = 7420;
 /// Where the first source listens once it has become the target.
 pub(super) const SOURCE_ADDRESS: &str = "127.0.0.1:7421";
 /// Longest wait for equality; an emulated machine mirrors some MiB a second.
@@ -74,6 +77,8 @@ pub(super) struct Plan {
     pub(super) target_state: PathBuf,
     /// Both sides' `blkrepd.toml`.
     pub(super) config: String,
+    /// Where the target is, if it is at the far end of a line.
+    pub(super) far: Option<Far>,
 }
 
 impl Plan {
@@ -86,6 +91,15 @@ impl Plan {
             source_state: context.dir.join("source-state"),
             target_state: context.dir.join("target-state"),
             config: CONFIG.to_owned(),
+            far: None,
+        }
+    }
+
+    /// Where the target listens.
+    fn target_address(&self) -> String {
+        match self.far {
+            None => TARGET_ADDRESS.to_owned(),
+            Some(_) => format!("{FAR_ADDRESS}:{TARGET_PORT}"),
         }
     }
 
@@ -97,6 +111,7 @@ impl Plan {
             listen: SOURCE_ADDRESS.to_owned(),
             replica_dirs: parents(backings),
             config: self.config.clone(),
+            far: None,
         }
     }
 
@@ -105,9 +120,10 @@ impl Plan {
         let replicas = self.volumes.iter().map(|volume| &volume.replica);
         Setup {
             name: "target".to_owned(),
-            listen: TARGET_ADDRESS.to_owned(),
+            listen: self.target_address(),
             replica_dirs: parents(replicas),
             config: self.config.clone(),
+            far: self.far.clone(),
         }
     }
 }
@@ -220,7 +236,7 @@ impl Pair {
     /// Starts both daemons and attaches the volumes on ublk. There is no link yet.
     pub(super) fn start(plan: Plan) -> Result<Self> {
         let network = Network;
-        let target = Node::start_as(
+        let mut target = Node::start_as(
             &plan.dir.join("target"),
             &plan.target_state,
             plan.target_setup(),
@@ -230,6 +246,12 @@ impl Pair {
             &plan.source_state,
             plan.source_setup(),
         )?;
+        if plan.far.is_some() {
+            // To another host only who is paired connects.
+            let token = target.ctl("node pair --invite")?;
+            let (to, token) = (plan.target_address(), token.trim());
+            source.ctl(&format!("node pair {to} --token {token}"))?;
+        }
         let devices = attach_all(&mut source, &plan)?;
         Ok(Self {
             source,
@@ -248,7 +270,8 @@ impl Pair {
 
     /// The words of `connect` that make the link, without options.
     pub(super) fn connect_words(&self) -> String {
-        let mut line = format!("connect {} --to {TARGET_ADDRESS}", self.plan.group);
+        let to = self.plan.target_address();
+        let mut line = format!("connect {} --to {to}", self.plan.group);
         for volume in &self.plan.volumes {
             line += &format!(" --map {}={}", volume.name, volume.replica.display());
         }
