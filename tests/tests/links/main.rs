@@ -8,6 +8,7 @@ mod compression;
 mod connections;
 #[path = "../bad_input/lab.rs"]
 mod lab;
+mod line;
 mod queue;
 mod simulated;
 mod tasks;
