@@ -6,7 +6,9 @@
 
 mod boot;
 mod compress;
+mod encrypt;
 mod inside;
+mod line;
 mod message;
 mod plan;
 mod report;
@@ -56,6 +58,12 @@ enum Command {
     Profile(Options),
     /// What compression brings over lines of several rates, and what each level costs. On this machine, over loopback.
     Compress {
+        /// How often everything is repeated, in turns.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+    },
+    /// What encryption costs over lines of several rates. On this machine, over loopback.
+    Encrypt {
         /// How often everything is repeated, in turns.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: u32,
@@ -168,6 +176,7 @@ fn main() -> ExitCode {
         }
         Command::Profile(options) => options.measure(Work::Profile, &SERVERS),
         Command::Compress { rounds } => compress::measure(rounds).map(|()| ExitCode::SUCCESS),
+        Command::Encrypt { rounds } => encrypt::measure(rounds).map(|()| ExitCode::SUCCESS),
         Command::Inside { plan } => inside(&plan),
     };
     done.unwrap_or_else(|error| {

@@ -4,8 +4,8 @@
 //! what it reads, and acknowledges it. Bytes of pages leave with the time they took.
 
 use super::port::{history, name};
-use anyhow::{Context, Result, bail, ensure};
-use blkrep_io::Region;
+use anyhow::{Context, Result, ensure};
+use blkrep_io::{Region, Slice};
 use blkrep_types::{ByteLen, DataState, VolumeIndex};
 use blkrep_wire::limits::{PACKED_PLAIN_MAX, SOURCE_BODY_MAX, TARGET_BODY_MAX, buffer_bytes};
 use blkrep_wire::{
@@ -13,8 +13,10 @@ use blkrep_wire::{
     PeerRole, SessionId, VERSION_PACKED, Welcome, WelcomeVolume,
 };
 use nix::sys::socket::{setsockopt, sockopt};
-use std::io::{Read, Write};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +32,8 @@ pub(super) struct Target {
     listener: TcpListener,
     /// Bytes a second that the line carries; none if it is as fast as it is.
     rate: Option<u64>,
+    /// The line is encrypted.
+    encrypts: Option<Arc<ServerConfig>>,
 }
 
 struct Line {
@@ -39,18 +43,17 @@ struct Line {
     read: u64,
 }
 
-impl Line {
-    fn read(&mut self, into: &mut [u8]) -> Result<usize> {
+impl Read for Line {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let most = self.rate.map_or(into.len(), |_| READ.min(into.len()));
         let count = self.stream.read(&mut into[..most])?;
-        self.read += u64::try_from(count)?;
+        self.read += u64::try_from(count).map_err(io::Error::other)?;
         if let Some(rate) = self.rate {
-            let due = Duration::from_nanos(u64::try_from(
-                u128::from(self.read) * 1_000_000_000 / u128::from(rate),
-            )?);
+            let nanos = u128::from(self.read) * 1_000_000_000 / u128::from(rate);
+            let due = Duration::from_nanos(u64::try_from(nanos).map_err(io::Error::other)?);
             let since = self.begun.elapsed();
             if since + Duration::from_secs(1) < due {
-                bail!("the line is far behind its own rate");
+                return Err(io::Error::other("the line is far behind its own rate"));
             }
             if since > due + Duration::from_millis(100) {
                 // It stood idle: what was not carried then is not carried later.
@@ -62,13 +65,49 @@ impl Line {
     }
 }
 
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// What the target reads and writes.
+trait Wire: Read + Write {}
+
+impl<W: Read + Write> Wire for W {}
+
+/// What it says.
+struct Voice {
+    encoder: Encoder,
+    space: Slice,
+}
+
+impl Voice {
+    fn say(&mut self, wire: &mut dyn Wire, message: &Message) -> Result<()> {
+        let len = self.encoder.message(message, &self.space);
+        let len = len.context("a message fits")?;
+        self.space
+            .part(0..len)
+            .with(|bytes| wire.write_all(bytes))?;
+        Ok(wire.flush()?)
+    }
+}
+
 impl Target {
-    pub(super) fn new(rate: Option<u64>) -> Result<Self> {
+    pub(super) fn new(rate: Option<u64>, encrypts: Option<Arc<ServerConfig>>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("listen on loopback")?;
         if rate.is_some() {
             setsockopt(&listener, sockopt::RcvBuf, &LINE_BUFFER).context("bound the line")?;
         }
-        Ok(Self { listener, rate })
+        Ok(Self {
+            listener,
+            rate,
+            encrypts,
+        })
     }
 
     pub(super) fn address(&self) -> Result<SocketAddr> {
@@ -79,47 +118,48 @@ impl Target {
     pub(super) fn take(self, count: u64) -> Result<Duration> {
         let (stream, _) = self.listener.accept().context("accept the source")?;
         stream.set_nodelay(true)?;
-        let mut out = stream.try_clone()?;
-        let mut line = Line {
+        let line = Line {
             stream,
             rate: self.rate,
             begun: Instant::now(),
             read: 0,
         };
+        let mut wire: Box<dyn Wire> = match self.encrypts {
+            Some(config) => Box::new(StreamOwned::new(ServerConnection::new(config)?, line)),
+            None => Box::new(line),
+        };
         let mut decoder = decoder()?;
-        let mut encoder = Encoder::new();
-        let space = Region::heap(FRAME_HEADER_BYTES + TARGET_BODY_MAX).whole();
-        let mut say = |encoder: &mut Encoder, message: &Message| -> Result<()> {
-            let len = encoder.message(message, &space).context("a message fits")?;
-            Ok(space.part(0..len).with(|bytes| out.write_all(bytes))?)
+        let mut voice = Voice {
+            encoder: Encoder::new(),
+            space: Region::heap(FRAME_HEADER_BYTES + TARGET_BODY_MAX).whole(),
         };
         let (mut taken, mut begun) = (0, None);
         while taken < count {
             let space = decoder.space();
-            let read = space.with_mut(|bytes| line.read(bytes))?;
+            let read = space.with_mut(|bytes| wire.read(bytes))?;
             ensure!(read > 0, "the source ended after {taken} of {count} writes");
             decoder.received(read);
             while let Some(frame) = decoder.next()? {
                 match frame {
                     Frame::Message(Message::Hello(_)) => {
-                        say(&mut encoder, &Message::Welcome(Box::new(welcome()?)))?;
-                        encoder.agree(VERSION_PACKED);
+                        voice.say(&mut *wire, &Message::Welcome(Box::new(welcome()?)))?;
+                        voice.encoder.agree(VERSION_PACKED);
                         decoder.agree(VERSION_PACKED);
                         let (part_count, unknown) = (0, false);
                         let end = MapEnd {
                             part_count,
                             unknown,
                         };
-                        say(&mut encoder, &Message::MapEnd(end))?;
+                        voice.say(&mut *wire, &Message::MapEnd(end))?;
                     }
                     Frame::Message(Message::Ping(stamp)) => {
-                        say(&mut encoder, &Message::Pong(stamp))?
+                        voice.say(&mut *wire, &Message::Pong(stamp))?
                     }
                     Frame::Message(_) => {}
                     Frame::Data(frame) => {
                         begun.get_or_insert_with(Instant::now);
                         taken += u64::try_from(frame.record_count())?;
-                        say(&mut encoder, &ack(taken))?;
+                        voice.say(&mut *wire, &ack(taken))?;
                     }
                 }
             }
@@ -128,7 +168,7 @@ impl Target {
     }
 }
 
-pub(super) fn decoder() -> Result<Decoder> {
+pub(crate) fn decoder() -> Result<Decoder> {
     let buffer = Region::heap(buffer_bytes(SOURCE_BODY_MAX)).whole();
     let mut decoder = Decoder::new(buffer, SOURCE_BODY_MAX);
     let inflater = Inflater::new(Region::heap(PACKED_PLAIN_MAX).whole());

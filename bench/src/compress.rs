@@ -1,72 +1,21 @@
 //! What compression brings over a line of a rate, and what it costs.
 //!
-//! Owns the measurement: the link's own driver over loopback to a target that reads no faster than the
-//! line; settings in turns, A B A B. And the processor time of packing and inflating, by level. Tables leave.
+//! Owns the measurement: settings in turns, A B A B. And the processor time of packing and inflating, by level. Tables leave.
 
-mod data;
-mod port;
-mod target;
-
-use anyhow::{Context, Result, anyhow};
-use blkrep::engine::link::{LinkControl, LinkEvent, LinkSettings, LinkWatch, LinkWorker, Pace};
+use crate::line::data::{self, Kind, PAGE};
+use crate::line::{CASES, How, Run, processor_time, send, spread, target};
+use anyhow::{Context, Result};
 use blkrep_core::compression::Compression;
-use blkrep_io::real::RealHost;
-use blkrep_io::{Host as _, Region, Slice, run};
+use blkrep_io::{Region, Slice};
 use blkrep_types::{
-    ByteLen, ByteOffset, Congestion, Extent, Incarnation, Record, RecordKind, Seq, VolumeIndex,
+    ByteLen, ByteOffset, Extent, Incarnation, Record, RecordKind, Seq, VolumeIndex,
 };
 use blkrep_wire::{Encoder, Entry, Packer, Written};
-use data::{Kind, PAGE};
-use port::Writes;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-use std::time::Duration;
-use target::Target;
 
 const MIB: usize = 1 << 20;
 
 /// Data that is made; longer runs send it again. Far longer than what a codec remembers.
 const DATA: usize = 64 * MIB;
-
-/// One line and what is sent over it.
-struct Case {
-    line: &'static str,
-    /// Bytes a second.
-    rate: Option<u64>,
-    mib: u64,
-}
-
-const CASES: [Case; 3] = [
-    Case {
-        line: "100 Mbit/s",
-        rate: Some(12_500_000),
-        mib: 96,
-    },
-    Case {
-        line: "1 Gbit/s",
-        rate: Some(125_000_000),
-        mib: 512,
-    },
-    Case {
-        line: "loopback",
-        rate: None,
-        mib: 2048,
-    },
-];
-
-struct Quiet;
-
-impl LinkWatch for Quiet {
-    fn event(&self, _event: &LinkEvent) {}
-}
-
-/// One run: MiB a second, and how much smaller it was on the line.
-struct Run {
-    rate: f64,
-    ratio: f64,
-}
 
 /// Measures everything and prints it.
 pub(crate) fn measure(rounds: u32) -> Result<()> {
@@ -81,7 +30,11 @@ pub(crate) fn measure(rounds: u32) -> Result<()> {
                     .iter_mut()
                     .zip([Compression::Off, Compression::Adaptive])
                 {
-                    runs.push(one(case, &data, compression)?);
+                    let how = How {
+                        compression,
+                        encrypts: false,
+                    };
+                    runs.push(send(case, &data, how)?);
                 }
             }
             let ratios = runs[0]
@@ -111,59 +64,6 @@ impl Kind {
     }
 }
 
-/// Median, and in parentheses the least and the most.
-fn spread(values: impl Iterator<Item = f64>) -> String {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let (least, most) = (values[0], values[values.len() - 1]);
-    format!("{:.2} ({least:.2}–{most:.2})", values[values.len() / 2])
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn one(case: &Case, data: &Slice, compression: Compression) -> Result<Run> {
-    let target = Target::new(case.rate)?;
-    let control = LinkControl::new(settings(target.address()?, compression)?);
-    let framed = Arc::new(AtomicU64::new(0));
-    let bytes = case.mib << 20;
-    let count = bytes / u64::try_from(PAGE)?;
-    let writes = Writes::new(data.clone(), count, Arc::clone(&framed));
-    let driver = control.clone();
-    let source = thread::spawn(move || -> Result<()> {
-        let mut worker = LinkWorker::new(writes, driver, Arc::new(Quiet));
-        let mut io = RealHost::new("blkrep-bench").ring(64)?;
-        run(&mut io, &mut worker).map_err(|errno| anyhow!("the ring broke: {errno}"))
-    });
-    let took = target.take(count);
-    control.stop();
-    source
-        .join()
-        .map_err(|_| anyhow!("the driver ended by a panic"))??;
-    Ok(Run {
-        rate: case.mib as f64 / took?.as_secs_f64(),
-        ratio: bytes as f64 / framed.load(Ordering::Relaxed) as f64,
-    })
-}
-
-fn settings(peer: SocketAddr, compression: Compression) -> Result<LinkSettings> {
-    Ok(LinkSettings {
-        connections: 1,
-        pace: Pace::default(),
-        node: "source".to_owned().try_into().ok().context("a name")?,
-        peer,
-        heartbeat: Duration::from_secs(1),
-        timeout: Duration::from_secs(10),
-        connect_timeout: Duration::from_secs(10),
-        progress_timeout: Duration::from_secs(60),
-        reconnect: false,
-        reconnect_interval: Duration::from_secs(1),
-        compression,
-        compression_level: 1,
-        congestion: Congestion::Auto,
-        simulated: false,
-        simulated_rate: ByteLen::new(1 << 20),
-    })
-}
-
 /// Batches of 1 MiB of pages.
 fn batches(data: &Slice) -> Result<Vec<Vec<Entry>>> {
     let len = ByteLen::new(u64::try_from(PAGE)?);
@@ -188,14 +88,6 @@ fn batches(data: &Slice) -> Result<Vec<Vec<Entry>>> {
             .collect()
     };
     (0..data.len() / MIB).map(batch).collect()
-}
-
-/// Processor time of this thread, in seconds. What is measured makes no system calls.
-fn processor_time() -> Result<f64> {
-    let path = "/proc/thread-self/schedstat";
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-    let nanos: u64 = text.split(' ').next().context("a time")?.parse()?;
-    Ok(Duration::from_nanos(nanos).as_secs_f64())
 }
 
 /// Seconds of processor time for a GiB, of one level.

@@ -5,11 +5,11 @@
 use blkrep_io::{Region, Slice};
 
 /// Bytes of a page.
-pub(super) const PAGE: usize = 8192;
+pub(crate) const PAGE: usize = 8192;
 
 /// What kind of data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Heap pages of a table of orders: headers, line pointers, tuples with numbers, dates, names, text.
     Pages,
     /// Nothing that gets smaller.
@@ -34,7 +34,7 @@ impl Random {
 }
 
 /// So many bytes of it; always the same ones.
-pub(super) fn make(kind: Kind, len: usize) -> Slice {
+pub(crate) fn make(kind: Kind, len: usize) -> Slice {
     let whole = Region::heap(len).whole();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     whole.with_mut(|bytes| match kind {
