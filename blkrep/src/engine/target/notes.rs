@@ -179,7 +179,7 @@ impl<H: Host> TargetWorker<H> {
         }
         if let Err(error) = self.notes.write(&self.files, report) {
             let fresh = self.notes.retry_at.is_none();
-            self.notes.retry_at = Some(self.now.after(self.settings.retry.delay));
+            self.notes.retry_at = Some(self.now.after(self.applying.retries.policy().delay));
             if fresh {
                 let reason = format!("notes: {error}; nothing is applied before it works");
                 self.event(&TargetEvent::StateFailed { reason });

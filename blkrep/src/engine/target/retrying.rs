@@ -142,7 +142,6 @@ impl<H: Host> TargetWorker<H> {
 
     /// The policy changed.
     pub(super) fn set_retry(&mut self, policy: RetryPolicy) {
-        self.settings.retry = policy;
         self.applying.retries.set_policy(policy, self.now);
     }
 
