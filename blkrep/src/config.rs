@@ -76,22 +76,12 @@ struct NodeSection {
 type Section = BTreeMap<String, toml::Value>;
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct FileConfig {
     #[serde(default)]
     node: NodeSection,
-    #[serde(default)]
-    volume: Section,
-    #[serde(default)]
-    group: Section,
-    #[serde(default)]
-    link: Section,
-    #[serde(default)]
-    target: Section,
-    #[serde(default)]
-    events: Section,
-    #[serde(default)]
-    control: Section,
+    /// All others are of settings.
+    #[serde(flatten)]
+    settings: BTreeMap<String, Section>,
 }
 
 /// A checked configuration.
@@ -196,19 +186,21 @@ fn parse(text: &str) -> anyhow::Result<FileConfig> {
 
 fn settings_of(file: &FileConfig) -> anyhow::Result<BTreeMap<Key, Value>> {
     let mut settings = BTreeMap::new();
-    for (section, values) in [
-        ("volume", &file.volume),
-        ("group", &file.group),
-        ("link", &file.link),
-        ("target", &file.target),
-        ("events", &file.events),
-        ("control", &file.control),
-    ] {
+    for (section, values) in &file.settings {
+        let section_of = |key: &Key| key.name().split_once('.').map(|(section, _)| section);
+        let here = |key: &&Key| section_of(key) == Some(section);
+        let names: Vec<_> = Key::ALL.iter().filter(here).map(|key| key.name()).collect();
+        if names.is_empty() {
+            let mut sections: Vec<_> = Key::ALL.iter().filter_map(section_of).collect();
+            sections.dedup();
+            bail!(
+                "unknown section [{section}]; known are node, {}",
+                sections.join(", ")
+            );
+        }
         for (name, value) in values {
             let name = format!("{section}.{name}");
             let Some(key) = Key::from_name(&name) else {
-                let names = Key::ALL.iter().map(|key| key.name());
-                let names: Vec<_> = names.filter(|name| name.starts_with(section)).collect();
                 bail!("unknown setting {name}; known are {}", names.join(", "));
             };
             let text = match value {
@@ -275,10 +267,25 @@ mod tests {
         assert_eq!(config.settings[&Key::VolumeQueues], Value::Count(2));
     }
 
+    /// Sections were a list of their own once, and `[queue]` and `[task]` were not on it.
+    #[test]
+    fn every_setting_may_stand_in_the_file() {
+        for key in Key::ALL {
+            let (section, name) = key.name().split_once('.').unwrap();
+            let value = key.default_value();
+            let text = format!("[{section}]\n{name} = '{value}'");
+            let config = load(Options::default(), &text).unwrap();
+            assert_eq!(config.settings[key], value, "{text}");
+        }
+    }
+
     #[test]
     fn what_is_not_known_or_not_legal_is_refused_with_its_name() {
         for (text, part) in [
-            ("[nodes]", "nodes"),
+            (
+                "[nodes]",
+                "known are node, volume, group, link, queue, target, task",
+            ),
             ("[node]\nstat = '/s'", "stat"),
             ("[group]\nlog-memry = '1MiB'", "group.log-memry"),
             ("[group]\nlog-memory = '1KiB'", "1MiB to 256GiB"),
