@@ -188,6 +188,7 @@ fn welcome() -> Result<Welcome> {
         journal_capacity: ByteLen::new(1 << 30),
         codecs: Codecs::ZSTD,
         connections: 1,
+        reads: false,
         session: SessionId::NONE,
         volumes: vec![WelcomeVolume {
             index: VolumeIndex::new(0),

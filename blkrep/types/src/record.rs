@@ -21,6 +21,9 @@ pub enum RecordKind {
     Void,
     /// Asks for the digest of the extent as it is at this place of the stream.
     Compare,
+    /// Asks for the bytes of the extent as they are at this place of the stream: the source has lost its
+    /// own.
+    Read,
     /// From here the stream may jump over places whose extents were dirty, and blocks of a mirror
     /// are mixed with writes: what is applied is no prefix until `MirrorEnd`.
     MirrorBegin(MirrorKind),
@@ -53,7 +56,10 @@ impl RecordKind {
     /// True if the record names an extent.
     #[must_use]
     pub const fn has_extent(self) -> bool {
-        matches!(self, Self::Data { .. } | Self::Zero { .. } | Self::Compare)
+        matches!(
+            self,
+            Self::Data { .. } | Self::Zero { .. } | Self::Compare | Self::Read
+        )
     }
 }
 

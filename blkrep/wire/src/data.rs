@@ -140,6 +140,7 @@ fn record_header(record: &Record, data_crc: u32) -> RecordHeader {
         RecordKind::MirrorBegin(kind) => (5, mirror_number(kind)),
         RecordKind::MirrorEnd => (6, 0),
         RecordKind::Note { task } => (7, u8::from(task)),
+        RecordKind::Read => (8, 0),
     };
     RecordHeader {
         incarnation: record.incarnation.get().into(),
@@ -180,6 +181,7 @@ fn kind_from(header: &RecordHeader) -> Option<RecordKind> {
         (7, 0 | 1) => RecordKind::Note {
             task: argument == 1,
         },
+        (8, 0) => RecordKind::Read,
         _ => return None,
     })
 }

@@ -5,6 +5,7 @@
 //! is right. After an error the decoder gives nothing more.
 
 use crate::connections::{Again, Join, Place, read_joined};
+use crate::content::Content;
 use crate::data::DataFrame;
 use crate::error::WireError;
 use crate::frame::{Frame, FrameKind, Message};
@@ -12,7 +13,7 @@ use crate::handshake::{Hello, Refuse, Start, Welcome};
 use crate::layout::{FRAME_HEADER_BYTES, FrameHeader, HEADER_CHECKED_BYTES, MAGIC};
 use crate::packed::Inflater;
 use crate::stream::{Ack, Farewell, MapEnd, MapPart, read_digests, read_note, read_pulse};
-use crate::version::{HANDSHAKE_VERSION, VERSION_NOTES};
+use crate::version::{HANDSHAKE_VERSION, VERSION_NOTES, VERSION_READS};
 use blkrep_io::Slice;
 use blkrep_types::planted;
 use zerocopy::FromBytes;
@@ -230,6 +231,7 @@ impl Decoder {
         let kind = FrameKind::from_number(found)
             .filter(|kind| *kind != FrameKind::Packed || self.inflater.is_some())
             .filter(|kind| *kind != FrameKind::Note || self.version >= VERSION_NOTES)
+            .filter(|kind| *kind != FrameKind::Content || self.version >= VERSION_READS)
             .ok_or(WireError::Kind { found })?;
         // A refusal is read in any state: the peer may not speak what was asked of it.
         let (found, expected) = (header.version.get(), self.version);
@@ -276,6 +278,7 @@ fn read_message(kind: FrameKind, bytes: &[u8]) -> Result<Message, WireError> {
         FrameKind::Joined => Message::Joined(read_joined(bytes)?),
         FrameKind::Place => Message::Place(Place::read(bytes)?),
         FrameKind::Again => Message::Again(Again::read(bytes)?),
+        FrameKind::Content => Message::Content(Content::read(bytes)?),
         FrameKind::Data | FrameKind::Packed => {
             return Err(WireError::Kind {
                 found: kind.number(),

@@ -169,5 +169,6 @@ fn write_body(message: &Message, out: &mut Vec<u8>) {
         Message::Joined(index) => write_joined(*index, out),
         Message::Place(place) => place.write(out),
         Message::Again(again) => again.write(out),
+        Message::Content(content) => content.write(out),
     }
 }

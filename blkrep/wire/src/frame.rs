@@ -4,6 +4,7 @@
 //! buffer they were received in.
 
 use crate::connections::{Again, Join, Place};
+use crate::content::Content;
 use crate::data::DataFrame;
 use crate::handshake::{Hello, Refuse, Start, Welcome};
 use crate::layout::DATA_HEAD_BYTES;
@@ -83,6 +84,8 @@ kinds! {
     Place = 18 "place",
     /// Target: what was sent since this lap began has to be sent again.
     Again = 19 "again",
+    /// Target: what an extent held that was asked for in the stream.
+    Content = 20 "content",
 }
 
 impl FrameKind {
@@ -108,7 +111,8 @@ impl FrameKind {
             | Self::Join
             | Self::Joined
             | Self::Place
-            | Self::Again => TARGET_BODY_MAX,
+            | Self::Again
+            | Self::Content => TARGET_BODY_MAX,
             Self::Note => NOTE_REPORT_BYTES_MAX,
         }
     }
@@ -166,6 +170,8 @@ pub enum Message {
     Place(Place),
     /// Target: a batch is lost; all that is not acknowledged has to be sent again.
     Again(Again),
+    /// Target: what an extent held that was asked for in the stream; from version 3 on.
+    Content(Content),
 }
 
 impl Message {
@@ -190,6 +196,7 @@ impl Message {
             Self::Joined(_) => FrameKind::Joined,
             Self::Place(_) => FrameKind::Place,
             Self::Again(_) => FrameKind::Again,
+            Self::Content(_) => FrameKind::Content,
         }
     }
 }

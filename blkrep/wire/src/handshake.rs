@@ -15,7 +15,7 @@ use crate::read::{
     Body, clean, count, count_from_history, data_state_number, mirror_from, mirror_number,
     name_bytes, write_history,
 };
-use crate::version::{VERSION_CONNECTIONS, VERSION_PACKED};
+use crate::version::{VERSION_CONNECTIONS, VERSION_PACKED, VERSION_READS};
 use blkrep_types::limits::GROUP_VOLUMES_MAX;
 use blkrep_types::{
     BlockSize, ByteLen, DataState, ExtentSize, Generation, GroupName, History, Incarnation,
@@ -243,6 +243,8 @@ pub struct Welcome {
     pub codecs: Codecs,
     /// How many connections a session may have; 1 before version 3.
     pub connections: u8,
+    /// It answers records `Read`; from version 3 on.
+    pub reads: bool,
     /// What further connections name; none where there can be none.
     pub session: SessionId,
     /// Its volumes, by index.
@@ -272,6 +274,7 @@ impl Welcome {
             journal_capacity: ByteLen::ZERO,
             codecs: Codecs::NONE,
             connections: 1,
+            reads: false,
             session: SessionId::NONE,
             volumes,
         }
@@ -298,7 +301,8 @@ impl Welcome {
                 0 | 1 => 0,
                 more => more,
             },
-            reserved_end: [0; 6],
+            reads: u8::from(self.reads),
+            reserved_end: [0; 5],
             session: self.session.get().into(),
         };
         out.extend_from_slice(head.as_bytes());
@@ -329,6 +333,9 @@ impl Welcome {
             count => count > 1 && usize::from(count) <= CONNECTIONS_MAX,
         };
         body.check(known && right, "connections")?;
+        let reads = body.flag(head.reads, "reads")?;
+        let known = head.version.get() >= VERSION_READS || !reads;
+        body.check(known, "reads")?;
         body.check(several == (session != SessionId::NONE), "session")?;
         let history = body.history(head.generation_count.get())?;
         let volume_count = usize::from(head.volume_count.get());
@@ -358,6 +365,7 @@ impl Welcome {
             journal_capacity: ByteLen::new(head.journal_capacity.get()),
             codecs,
             connections: head.connections.max(1),
+            reads,
             session,
             volumes,
         };

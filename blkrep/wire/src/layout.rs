@@ -70,7 +70,8 @@ layout! {
     WelcomeHead: 144 {
         version: U16, role: u8, data_state: u8, generation_count: U16, volume_count: U16,
         node: Name, reserved: [u8; 6], durable: WriteNameBytes, journal_used: U64,
-        journal_capacity: U64, codecs: u8, connections: u8, reserved_end: [u8; 6], session: U64,
+        journal_capacity: U64, codecs: u8, connections: u8, reads: u8, reserved_end: [u8; 5],
+        session: U64,
     }
 }
 layout! {
@@ -135,6 +136,12 @@ layout! {
     DigestBytes: 72 {
         incarnation: U64, seq: U64, offset: U64, len: U64, digest: [u8; 32], volume: U16,
         known: u8, reserved: [u8; 5],
+    }
+}
+layout! {
+    /// Body of `Content`, before its bytes.
+    ContentHead: 32 {
+        incarnation: U64, seq: U64, offset: U64, len: U32, volume: U16, known: u8, reserved: u8,
     }
 }
 layout! {

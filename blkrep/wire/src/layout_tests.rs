@@ -39,6 +39,7 @@ const TABLES: &[(&str, usize, Fields)] = tables![
     AckBody,
     DigestsHead,
     DigestBytes,
+    ContentHead,
     PulseBody,
     FarewellHead,
     JoinBody,
@@ -155,6 +156,10 @@ fn every_limit_is_on_the_page() {
         format!(
             "from version 3 on: 0, or 2 to {} |",
             crate::limits::CONNECTIONS_MAX
+        ),
+        format!(
+            "at most {} bytes of a volume",
+            crate::limits::CONTENT_BYTES_MAX
         ),
         format!("a body of at most {} bytes", crate::limits::JOINED_BODY_MAX),
         format!("at most {} unless", blkrep_types::limits::REQUEST_BYTES_MAX),

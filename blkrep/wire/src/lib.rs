@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod connections;
+mod content;
 mod data;
 mod decoder;
 mod encoder;
@@ -23,6 +24,7 @@ pub mod tls;
 mod version;
 
 pub use connections::{Again, Join, Place, SessionId};
+pub use content::Content;
 pub use data::{DataFrame, DataPlan, Entry, Received};
 pub use decoder::Decoder;
 pub use encoder::{Encoder, Written};
@@ -36,5 +38,5 @@ pub use packed::{Codecs, Inflater, Packer};
 pub use stream::{Ack, Applying, DigestReply, Farewell, FarewellCode, MapEnd, MapPart};
 pub use version::{
     HANDSHAKE_VERSION, VERSION_CONNECTIONS, VERSION_MAX, VERSION_MIN, VERSION_NOTES,
-    VERSION_PACKED, negotiate,
+    VERSION_PACKED, VERSION_READS, negotiate,
 };

@@ -46,6 +46,10 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 /// Bytes of bits in one map part: 32 GiB of a volume with extents of 64 KiB.
 pub const MAP_PART_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes of a volume in one frame: a read's answer is cut so, to fit the buffers that a source has for
+/// what a target says.
+pub const CONTENT_BYTES_MAX: usize = 64 << 10;
+
 /// Digests in one frame.
 pub const DIGESTS_MAX: usize = 1024;
 

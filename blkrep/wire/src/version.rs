@@ -18,6 +18,9 @@ pub const VERSION_NOTES: u16 = 3;
 /// The oldest version in which a session can have several connections.
 pub const VERSION_CONNECTIONS: u16 = 3;
 
+/// The oldest version in which a target may say that it answers reads.
+pub const VERSION_READS: u16 = 3;
+
 /// The version in the header of every frame before the peers agreed on one.
 pub const HANDSHAKE_VERSION: u16 = 1;
 

@@ -175,6 +175,7 @@ pub(crate) fn welcome(len: u64, history: History, durable: WriteName) -> Welcome
         journal_capacity: ByteLen::new(1 << 24),
         codecs: Codecs::NONE,
         connections: 1,
+        reads: false,
         session: SessionId::NONE,
         volumes: vec![WelcomeVolume {
             index: VolumeIndex::new(0),

@@ -46,9 +46,9 @@ pub enum Step {
     Write(FlightId),
     /// Make the record's extent read as zeroes; the flag says if its storage may be freed.
     Zero(FlightId, bool),
-    /// Read the record's extent and tell its digest.
+    /// Read the record's extent and tell its digest, or the bytes themselves if the record is a read.
     Digest(FlightId),
-    /// Tell that the digest asked for by this record cannot be told.
+    /// Tell that what this record asks for cannot be told.
     CannotTell(Record),
     /// Flush every base, then call [`Applier::flushed`].
     Flush,
@@ -101,6 +101,11 @@ pub struct FlushMark {
     pub needed_from: u64,
     /// Writes begun; `None` if one of them is still under way.
     begun: Option<u64>,
+}
+
+fn can_tell(facts: &Facts, record: &Record) -> bool {
+    let extent = record.extent.expect("checked when it was received");
+    facts.can_tell(record.volume, extent)
 }
 
 const NOWHERE: Place = (Incarnation::new(0), Seq::ZERO);
@@ -203,7 +208,7 @@ impl Applier {
             }
             RecordKind::MirrorBegin(kind) => self.mirror_begins(facts, record, kind),
             RecordKind::MirrorEnd => self.mirror_ends(facts, name),
-            RecordKind::Compare if !self.wanted(record) => {
+            RecordKind::Compare | RecordKind::Read if !self.wanted(record) => {
                 self.pass(name);
                 None
             }
@@ -211,7 +216,11 @@ impl Applier {
                 self.pass(name);
                 Some(Step::CannotTell(*record))
             }
-            RecordKind::Compare => self.fly(record, Step::Digest),
+            RecordKind::Read if !can_tell(facts, record) => {
+                self.pass(name);
+                Some(Step::CannotTell(*record))
+            }
+            RecordKind::Compare | RecordKind::Read => self.fly(record, Step::Digest),
             RecordKind::Zero { free, .. } => self.fly(record, |flight| Step::Zero(flight, free)),
             RecordKind::Data { .. } => self.fly(record, Step::Write),
             RecordKind::Note { task } => Some(self.reach_note(task)),
@@ -354,6 +363,7 @@ impl Applier {
             }
             (
                 RecordKind::Compare
+                | RecordKind::Read
                 | RecordKind::Void
                 | RecordKind::MirrorBegin(_)
                 | RecordKind::Data { .. }
@@ -370,7 +380,8 @@ impl Applier {
     /// the source hears of what was lost.
     pub fn completed(&mut self, facts: &mut Facts, id: FlightId, ok: bool) -> bool {
         let flight = self.flights.end(id);
-        if ok || planted!(BaseWriteErrorIgnored) || flight.record.kind == RecordKind::Compare {
+        let asks = matches!(flight.record.kind, RecordKind::Compare | RecordKind::Read);
+        if ok || planted!(BaseWriteErrorIgnored) || asks {
             return false;
         }
         let extent = flight.record.extent.expect("it flew");

@@ -113,6 +113,21 @@ impl Facts {
         self.doubtful & bit_of(volume) != 0
     }
 
+    /// True if what a base holds there is what the source wrote: nothing of it was lost, and no mirror is being
+    /// applied.
+    #[must_use]
+    pub fn can_tell(&self, volume: VolumeIndex, extent: Extent) -> bool {
+        let prefix = match self.state {
+            DataState::Ok | DataState::MirrorRequired => true,
+            DataState::Mirroring
+            | DataState::RestoreRequired
+            | DataState::NotReady
+            | DataState::Reverted
+            | DataState::Unknown => false,
+        };
+        prefix && !self.is_doubtful(volume) && !self.part.touches(volume, extent)
+    }
+
     /// Applying was paused by command.
     #[must_use]
     pub const fn paused(&self) -> bool {
@@ -274,6 +289,8 @@ fn bit_of(volume: VolumeIndex) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dirty::MapLayout;
+    use blkrep_types::{ByteLen, ByteOffset, ExtentSize};
 
     #[test]
     fn a_replica_becomes_ok_only_through_a_mirror() {
@@ -286,5 +303,37 @@ mod tests {
             DataState::RestoreRequired,
             DataState::Mirroring
         ));
+    }
+
+    #[test]
+    fn what_was_lost_cannot_be_told_and_the_rest_can() {
+        let len = ByteLen::new(1 << 20);
+        let layout = MapLayout::new([(len, ExtentSize::DIRTY_DEFAULT)]);
+        let part = Part::empty(layout);
+        let ok = |state| {
+            Facts::new(
+                History::new(),
+                state,
+                part.clone(),
+                None,
+                WriteName::NONE,
+                false,
+            )
+        };
+        let volume = VolumeIndex::new(0);
+        let at = |offset| Extent::new(ByteOffset::new(offset), ByteLen::new(4096)).expect("small");
+        let mut facts = ok(DataState::Ok);
+        assert!(facts.can_tell(volume, at(0)));
+        facts.lost(volume, at(0));
+        assert!(!facts.can_tell(volume, at(0)) && facts.can_tell(volume, at(128 << 10)));
+        facts.flush_lost(volume);
+        assert!(
+            !facts.can_tell(volume, at(128 << 10)),
+            "what reads back may go"
+        );
+        assert!(
+            !ok(DataState::Mirroring).can_tell(volume, at(0)),
+            "no prefix"
+        );
     }
 }

@@ -65,6 +65,7 @@ const COMPARE: u64 = 4;
 const MIRROR_BEGIN: u64 = 5;
 const MIRROR_END: u64 = 6;
 const NOTE: u64 = 7;
+const READ: u64 = 8;
 
 /// A kind as two bytes: what it is, then its flags or mirror kind.
 pub(super) const fn pack_kind(kind: RecordKind) -> u64 {
@@ -78,6 +79,7 @@ pub(super) const fn pack_kind(kind: RecordKind) -> u64 {
         RecordKind::MirrorBegin(MirrorKind::Checksum) => (MIRROR_BEGIN, 3),
         RecordKind::MirrorEnd => (MIRROR_END, 0),
         RecordKind::Note { task } => (NOTE, task as u64),
+        RecordKind::Read => (READ, 0),
     };
     code | detail << 8
 }
@@ -97,6 +99,7 @@ pub(super) const fn unpack_kind(packed: u64) -> Option<RecordKind> {
         (MIRROR_BEGIN, 3) => RecordKind::MirrorBegin(MirrorKind::Checksum),
         (MIRROR_END, 0) => RecordKind::MirrorEnd,
         (NOTE, detail @ 0..=1) => RecordKind::Note { task: detail == 1 },
+        (READ, 0) => RecordKind::Read,
         _ => return None,
     })
 }

@@ -65,6 +65,7 @@ impl NullPeer {
             journal_capacity: JOURNAL,
             codecs: Codecs::ZSTD,
             connections: 1,
+            reads: false,
             session: SessionId::NONE,
             volumes: facts.volumes.iter().map(volume).collect(),
         };

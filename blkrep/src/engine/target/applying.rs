@@ -1,6 +1,7 @@
 //! The worker's side of applying: steps carried out on the bases, flushes, checkpoints.
 
 use super::control::TargetEvent;
+use super::session::Session;
 use super::worker::{Kind, Mode, TargetWorker, token};
 use blkrep_core::target::{FLIGHTS_MAX, FlightId, FlushMark, Records, Retries, RetryPolicy, Step};
 use blkrep_io::{Host, Op, Region, Slice};
@@ -10,11 +11,17 @@ use blkrep_types::{ByteLen, DataState, Errno, Nanos, Record, RecordKind, WriteNa
 use blkrep_wire::{Applying as ApplyingWord, DigestReply, FarewellCode};
 use std::collections::VecDeque;
 
-/// Digests read at once: each holds a buffer of the largest request.
+/// Digests and reads at once: each holds a buffer of the largest request, a read until its answer is on its
+/// way.
 const DIGESTS_AT_ONCE: usize = 4;
 
 /// A flush of a base is tried so often at least, in a row, before its volume counts as different.
 const FLUSH_FAILURES_MIN: u32 = 3;
+
+/// True if a record of this kind asks for something and changes nothing.
+const fn asks(kind: RecordKind) -> bool {
+    matches!(kind, RecordKind::Compare | RecordKind::Read)
+}
 
 /// A batch as the state machine sees it.
 struct View<'a>(&'a Batch);
@@ -153,7 +160,10 @@ impl<H: Host> TargetWorker<H> {
                     true
                 }
                 Step::CannotTell(record) => {
-                    self.tell_digest(&record, None);
+                    match record.kind {
+                        RecordKind::Read => self.tell_content(&record, None),
+                        _ => self.tell_digest(&record, None),
+                    }
                     true
                 }
                 Step::Flush => {
@@ -236,7 +246,12 @@ impl<H: Host> TargetWorker<H> {
     }
 
     fn read_digests(&mut self, io: &mut H::Io) {
-        while self.applying.digests_flying < DIGESTS_AT_ONCE {
+        let said = self.session.as_mut().map(Session::take_said);
+        self.applying
+            .digest_slices
+            .extend(said.into_iter().flatten());
+        let untaken = self.session.as_ref().map_or(0, Session::contents);
+        while self.applying.digests_flying + untaken < DIGESTS_AT_ONCE {
             let Some(flight) = self.applying.digests.pop_front() else {
                 return;
             };
@@ -270,6 +285,28 @@ impl<H: Host> TargetWorker<H> {
         });
     }
 
+    /// What a read found goes to the source; its memory comes back when that is said.
+    fn read_ended(&mut self, index: usize, record: &Record, ok: bool) {
+        let whole = self.applying.digest_of[index]
+            .take()
+            .expect("it was read into one");
+        self.applying.digests_flying -= 1;
+        if ok {
+            self.tell_content(record, Some(whole));
+        } else {
+            self.applying.digest_slices.push(whole);
+            self.tell_content(record, None);
+        }
+    }
+
+    fn tell_content(&mut self, record: &Record, whole: Option<Slice>) {
+        let whole = match &mut self.session {
+            Some(session) => session.content(*record, whole),
+            None => whole,
+        };
+        self.applying.digest_slices.extend(whole);
+    }
+
     pub(super) fn base_done(&mut self, rest: u64, result: Result<u32, Errno>) {
         let index = usize::try_from(rest).expect("64-bit platform");
         let flight = FlightId::new(index).expect("one of our tokens");
@@ -290,6 +327,7 @@ impl<H: Host> TargetWorker<H> {
                 self.applying.digest_slices.push(whole);
                 self.tell_digest(&record, digest);
             }
+            RecordKind::Read => self.read_ended(index, &record, result.is_ok()),
             RecordKind::Data { .. } => self.journaling.land(number),
             RecordKind::Zero { .. }
             | RecordKind::Void
@@ -298,7 +336,7 @@ impl<H: Host> TargetWorker<H> {
             | RecordKind::Note { .. } => {}
         }
         match result {
-            Err(errno) if record.kind != RecordKind::Compare => self.write_failed(flight, errno),
+            Err(errno) if !asks(record.kind) => self.write_failed(flight, errno),
             _ => {
                 self.applier
                     .completed(&mut self.facts, flight, result.is_ok());

@@ -8,6 +8,7 @@
 mod acceptor;
 mod applying;
 mod base;
+mod contents;
 mod control;
 mod files;
 mod joined;

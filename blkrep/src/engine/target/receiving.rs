@@ -12,7 +12,8 @@ use blkrep_types::{ByteLen, Generation, Nanos, WriteName, planted};
 use blkrep_wire::limits::{CONNECTIONS_MAX, SOURCE_BODY_MAX};
 use blkrep_wire::{
     Ack, Codecs, Decoder, FarewellCode, Frame, Hello, Message, PeerRole, RefuseCode, SessionId,
-    Start, VERSION_CONNECTIONS, VERSION_NOTES, VERSION_PACKED, Welcome, WelcomeVolume,
+    Start, VERSION_CONNECTIONS, VERSION_NOTES, VERSION_PACKED, VERSION_READS, Welcome,
+    WelcomeVolume,
 };
 
 impl<H: Host> TargetWorker<H> {
@@ -119,6 +120,7 @@ impl<H: Host> TargetWorker<H> {
                 None => Codecs::NONE,
             },
             connections: u8::try_from(connections).expect("a few"),
+            reads: version >= VERSION_READS,
             session: id,
             volumes: volumes
                 .map(|(base, volume)| WelcomeVolume {
@@ -239,7 +241,8 @@ impl<H: Host> TargetWorker<H> {
             | Message::Join(_)
             | Message::Joined(_)
             | Message::Place(_)
-            | Message::Again(_) => {
+            | Message::Again(_)
+            | Message::Content(_) => {
                 let text = format!("a frame '{}' has no place here", message.kind());
                 session.end(FarewellCode::Protocol, text);
             }

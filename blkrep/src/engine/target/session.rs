@@ -4,10 +4,11 @@
 //! One send and one receive are under way at most; what is to be said is made when the send before
 //! it is done, so that it is as new as it can be.
 
+use super::contents::Contents;
 use super::joined::Joined;
 use blkrep_core::target::{Order, Part, Turn};
 use blkrep_io::Slice;
-use blkrep_types::{ExtentIndex, Nanos, NoteReport, VolumeIndex, planted};
+use blkrep_types::{ExtentIndex, Nanos, NoteReport, Record, VolumeIndex, planted};
 use blkrep_wire::limits::{DIGESTS_MAX, MAP_PART_BYTES_MAX};
 use blkrep_wire::{
     Again, DataFrame, Decoder, DigestReply, Encoder, Farewell, FarewellCode, Hello, MapEnd,
@@ -108,6 +109,7 @@ pub(super) struct Session<S> {
     again: Option<Again>,
     pub(super) pongs: Vec<u64>,
     digests: Vec<DigestReply>,
+    contents: Contents,
     notes: VecDeque<NoteReport>,
     /// The source hears of notes.
     takes_notes: bool,
@@ -133,6 +135,10 @@ enum MapCursor {
 /// Digests that wait to be sent. A source asks for a few hundred at a time and again at every
 /// connection; one that leaves this many untaken does not listen.
 const DIGESTS_WAITING_MAX: usize = 8 * DIGESTS_MAX;
+
+/// Answers of reads that wait to be sent, those that cannot be told among them: more than a source asks
+/// for at a time.
+const CONTENTS_WAITING_MAX: usize = 1024;
 
 /// Notes of which the source is to hear: as many as a target remembers.
 const NOTES_WAITING_MAX: usize = 256;
@@ -177,6 +183,7 @@ impl<S: Clone> Session<S> {
             again: None,
             pongs: Vec::new(),
             digests: Vec::new(),
+            contents: Contents::default(),
             notes: VecDeque::new(),
             takes_notes: beginning.takes_notes,
             ack_due: false,
@@ -339,6 +346,29 @@ impl<S: Clone> Session<S> {
         self.digests.push(reply);
     }
 
+    /// Queues what a read found, `None` if that cannot be told. What is not taken comes back.
+    pub(super) fn content(&mut self, record: Record, whole: Option<Slice>) -> Option<Slice> {
+        if self.phase != Phase::Streaming {
+            return whole;
+        }
+        if self.contents.len() == CONTENTS_WAITING_MAX {
+            self.drop_it("the source takes none of what it asked for");
+            return whole;
+        }
+        self.contents.push(record, whole);
+        None
+    }
+
+    /// Answers of reads that wait to be sent.
+    pub(super) fn contents(&self) -> usize {
+        self.contents.len()
+    }
+
+    /// Memory of answers that were sent.
+    pub(super) fn take_said(&mut self) -> impl Iterator<Item = Slice> + use<S> {
+        self.contents.take_said()
+    }
+
     /// Queues what became of a note. What is too much is told at the next connection.
     pub(super) fn note(&mut self, report: NoteReport) {
         if self.phase == Phase::Streaming && self.takes_notes {
@@ -375,6 +405,9 @@ impl<S: Clone> Session<S> {
                 if !self.digests.is_empty() {
                     let count = self.digests.len().min(DIGESTS_MAX);
                     return Some(Message::Digests(self.digests.drain(..count).collect()));
+                }
+                if let Some(content) = self.contents.next() {
+                    return Some(Message::Content(content));
                 }
                 if let Some(report) = self.notes.pop_front() {
                     return Some(Message::Note(Box::new(report)));

@@ -317,6 +317,7 @@ pub(super) const fn encode_kind(kind: RecordKind) -> (u8, u8) {
         RecordKind::MirrorBegin(MirrorKind::Checksum) => (5, 3),
         RecordKind::MirrorEnd => (6, 0),
         RecordKind::Note { task } => (7, task as u8),
+        RecordKind::Read => (8, 0),
     }
 }
 
@@ -338,6 +339,7 @@ const fn decode_kind(kind: u8, argument: u8) -> Option<RecordKind> {
         (7, 0 | 1) => RecordKind::Note {
             task: argument == 1,
         },
+        (8, 0) => RecordKind::Read,
         _ => return None,
     })
 }

@@ -81,6 +81,7 @@ fn welcome() -> Welcome {
         journal_capacity: ByteLen::new(256 << 20),
         codecs: Codecs::NONE,
         connections: 1,
+        reads: false,
         session: SessionId::NONE,
         volumes: vec![volume(0), volume(1)],
     }
@@ -160,6 +161,8 @@ pub(crate) fn messages_of_3() -> Vec<Message> {
     let session = SessionId::new(0x1122_3344_5566_7788);
     let mut welcome = welcome();
     (welcome.version, welcome.connections, welcome.session) = (3, 16, session);
+    let mut able = welcome.clone();
+    able.reads = true;
     vec![
         Message::Welcome(Box::new(welcome)),
         Message::Start(Start {
@@ -183,6 +186,7 @@ pub(crate) fn messages_of_3() -> Vec<Message> {
             batch: 0x0102_0304_0506,
         }),
         Message::Again(Again { lap: 3, lost: 6 }),
+        Message::Welcome(Box::new(able)),
     ]
 }
 

@@ -100,6 +100,7 @@ pub(super) fn welcome(durable: u64) -> Welcome {
         journal_capacity: ByteLen::new(1 << 20),
         codecs: Codecs::NONE,
         connections: 1,
+        reads: false,
         session: SessionId::NONE,
         volumes: vec![volume(0), volume(1)],
     }

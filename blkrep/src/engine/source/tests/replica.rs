@@ -78,7 +78,7 @@ impl Replica {
                 self.mirror_bytes += if mirror { bytes.len() as u64 } else { 0 };
             }
             RecordKind::Zero { .. } => self.part(record).fill(0),
-            RecordKind::Void | RecordKind::Note { .. } => {}
+            RecordKind::Void | RecordKind::Read | RecordKind::Note { .. } => {}
             RecordKind::Compare => {
                 let digest = *blake3::hash(self.part(record)).as_bytes();
                 reply = Some(DigestReply {

@@ -6,6 +6,7 @@ mod campaign;
 mod decay;
 mod faults;
 mod notes;
+mod reading;
 mod replacing;
 mod retrying;
 mod rig;

@@ -12,8 +12,8 @@ use blkrep_types::{
 };
 use blkrep_wire::limits::{HELLO_BODY_MAX, TARGET_BODY_MAX, buffer_bytes};
 use blkrep_wire::{
-    Ack, Decoder, DigestReply, Encoder, Entry, FRAME_HEADER_BYTES, Frame, Hello, HelloVolume,
-    Message, Refuse, Start, VERSION_MAX, VERSION_MIN, Welcome,
+    Ack, Content, Decoder, DigestReply, Encoder, Entry, FRAME_HEADER_BYTES, Frame, Hello,
+    HelloVolume, Message, Refuse, Start, VERSION_MAX, VERSION_MIN, Welcome,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +71,8 @@ pub(super) struct Book {
     pub(super) farewell: Option<String>,
     pub(super) ack: Option<Ack>,
     pub(super) digests: Vec<DigestReply>,
+    /// What the target said that it holds.
+    pub(super) contents: Vec<Content>,
     /// What the target said of notes.
     pub(super) told: Vec<(NoteId, NoteState)>,
     pub(super) map_unknown: bool,
@@ -118,6 +120,7 @@ impl Book {
             farewell: None,
             ack: None,
             digests: Vec::new(),
+            contents: Vec::new(),
             told: Vec::new(),
             map_unknown: false,
             map_bits: 0,
@@ -208,6 +211,10 @@ impl Book {
     pub(super) fn compare(&mut self, volume: u16, block: u64) {
         let extent = extent(block * GRAIN, GRAIN);
         self.push(RecordKind::Compare, volume, Some(extent));
+    }
+
+    pub(super) fn read(&mut self, volume: u16, offset: u64, len: u64) {
+        self.push(RecordKind::Read, volume, Some(extent(offset, len)));
     }
 
     fn change(&mut self, volume: u16, at: u64, sectors: u64, value: u8) -> Extent {
@@ -494,6 +501,7 @@ impl ScriptedSource {
                 book.ack = Some(ack);
             }
             Message::Digests(digests) => book.digests.extend(digests),
+            Message::Content(content) => book.contents.push(content),
             Message::Note(report) => book.told.push((report.id, report.state)),
             Message::Error(farewell) | Message::Goodbye(farewell) => {
                 book.farewell = Some(farewell.text);
