@@ -166,6 +166,15 @@ impl<I: Io> LinkPort<I> for Writes {
         true
     }
 
+    fn content(
+        &mut self,
+        _io: &mut I,
+        _part: &blkrep_core::source::ContentPart,
+        _bytes: &[u8],
+    ) -> bool {
+        false
+    }
+
     fn digest(&mut self, _io: &mut I, _reply: &DigestReply) -> bool {
         false
     }

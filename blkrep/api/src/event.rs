@@ -95,6 +95,8 @@ catalogue! {
     1114 BackingReplaced = "backing-replaced", Warning, "Another disk holds a volume from now on; everything is compared with the targets.", "Attach the volume: its targets become equal to what the disk holds.";
     1115 WritesSlowed = "writes-slowed", Warning, "Writes are delayed a little, so that the log does not run over.", "Nothing if it passes. Else raise what limits the link, or `group.log-memory`; `blkctl set group.throttle=off` stops it.";
     1116 WritesFree = "writes-free", Info, "Writes are not delayed any more.", "";
+    1117 ServedByTarget = "served-by-target", Error, "The backing of a group is lost, and a target serves it from now on: nothing is read from or written to the backing any more.", "The newest data is at the target alone. Promote it when that suits you: `blkctl promote GROUP` there; then bring this node back as its target, on a good disk. Until then keep link and target running: requests wait for them.";
+    1118 NotServedByTarget = "not-served-by-target", Error, "The backing of a group failed, and no target can serve it for now: its requests wait.", "Do what the text says, or promote the target. It is tried again by itself.";
 
     1201 LinkCreated = "link-created", Info, "A link was made.", "";
     1202 LinkUp = "link-up", Info, "Both ends of a link talk.", "";

@@ -115,6 +115,8 @@ words! {
         Recovering = "recovering",
         /// Requests wait because the backing failed and the policy is `freeze`.
         Frozen = "frozen",
+        /// Requests are served by a target: the backing is lost.
+        ServedByTarget = "served-by-target",
         /// The backing failed; its errors go to the application.
         Failing = "failing",
         /// Every request gets EIO: a newer generation exists elsewhere.

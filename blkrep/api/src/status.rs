@@ -55,6 +55,9 @@ pub struct GroupStatus {
     /// How its writers are slowed; `None` if they are not and have not been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttle: Option<ThrottleStatus>,
+    /// The link whose target serves the group, because its backing is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_by: Option<LinkName>,
     /// The receiving side, while or after this node is its target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetStatus>,

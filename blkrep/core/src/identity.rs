@@ -213,6 +213,7 @@ mod tests {
                 seq: Seq::new(seq),
             },
             history,
+            reads: true,
         }
     }
 

@@ -56,7 +56,7 @@ layout! {
         magic: [u8; 8], version: U32, bytes: U32, counter: U64, group_id: [u8; 16],
         group: TextName, clean: u8, distrust: u8, generation_count: U16, volume_count: U16,
         link_count: U16, incarnation: U64, head_incarnation: U64, head_seq: U64, log_id: [u8; 16],
-        log_bytes: U64, newer: [u8; 16], intent_map: [u8; 16], reserved: [u8; 310],
+        log_bytes: U64, newer: [u8; 16], intent_map: [u8; 16], served_by: u8, reserved: [u8; 309],
         body_crc: U32, crc: U32,
     }
 }

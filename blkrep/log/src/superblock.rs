@@ -110,6 +110,9 @@ pub struct Group {
     pub log_id: [u8; 16],
     /// Bytes of data the memory log holds.
     pub log_bytes: ByteLen,
+    /// The backings are lost: the group is served by the target of the link at this place, and no run
+    /// touches a backing.
+    pub served_by: Option<u8>,
     /// A newer generation that exists elsewhere; [`Generation::NONE`] if none was heard of. While
     /// it is known the group is fenced.
     pub newer: Generation,

@@ -63,10 +63,20 @@ fn of_volume(group: &GroupName, volume: &VolumeStatus) -> Option<Problem> {
         )),
         VolumeState::Frozen => Some(error(
             format!("volume {name} is frozen: its backing {backing} failed"),
-            "requests of the application wait, as volume.on-backing-error = freeze asks for",
+            "requests of the application wait, as volume.on-backing-error asks for",
             format!(
                 "repair the backing; or pass the errors on: blkctl set --group {group} \
                  volume.on-backing-error=pass"
+            ),
+        )),
+        VolumeState::ServedByTarget => Some(error(
+            format!("the backing {backing} of volume {name} is lost; a target serves the group"),
+            "the newest data is at that target alone; requests wait while its link is down, and \
+             nothing is mirrored to other targets",
+            format!(
+                "when it suits you, promote it there: blkctl promote {group}; then make this node \
+                 its target on a good disk: blkctl connect {group} --to THIS-NODE --mirror \
+                 checksum --yes. The backing is never served again by itself"
             ),
         )),
         VolumeState::Failing => Some(error(
@@ -545,6 +555,7 @@ mod tests {
             volumes: Vec::new(),
             links,
             throttle: None,
+            served_by: None,
             target: None,
             problems: Vec::new(),
         }

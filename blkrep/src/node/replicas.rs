@@ -542,6 +542,7 @@ fn unopened_status(name: GroupName, why: &Trouble) -> GroupStatus {
         volumes: Vec::new(),
         links: Vec::new(),
         throttle: None,
+        served_by: None,
         target: Some(ApiTargetStatus {
             source: None,
             proven: None,
@@ -580,6 +581,7 @@ fn replica_status(name: GroupName, proven: Option<NodeName>, status: &TargetStat
         volumes: volumes.collect(),
         links: Vec::new(),
         throttle: None,
+        served_by: None,
         target: Some(ApiTargetStatus {
             source: Some(status.source.clone()),
             proven: proven.filter(|_| status.connected_since.is_some()),

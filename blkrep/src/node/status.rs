@@ -91,6 +91,7 @@ impl Inner {
                 .collect(),
             links: links.unwrap_or_default(),
             throttle: throttle.and_then(throttle_status),
+            served_by: engine.and_then(|engine| engine.served_by()),
             target: None,
             problems: problems.collect(),
         }
@@ -117,6 +118,7 @@ fn volume_status(
     let state = match (served, gate) {
         (Some(_), Some(Gate::Frozen)) => VolumeState::Frozen,
         (Some(_), Some(Gate::Fenced)) => VolumeState::Fenced,
+        (Some(_), Some(Gate::Served)) => VolumeState::ServedByTarget,
         (Some(_), Some(Gate::Open) | None) if group.failing => VolumeState::Failing,
         (Some(_), Some(Gate::Open) | None) => VolumeState::Served,
         (None, _) if waits => VolumeState::Recovering,

@@ -131,6 +131,13 @@ impl Inner {
                 "requests wait for an operator".to_owned(),
             ),
             GroupEvent::Thawed => tell(EventId::VolumeThawed, "requests go on".to_owned()),
+            GroupEvent::Served { link } => of_link(
+                tell(
+                    EventId::ServedByTarget,
+                    "its backing is lost; requests go to the target".to_owned(),
+                ),
+                link,
+            ),
             GroupEvent::Fenced { newer } => tell(
                 EventId::VolumeFenced,
                 format!("generation {newer} is newer"),

@@ -50,6 +50,7 @@ pub(crate) fn group_status(name: &GroupName) -> GroupStatus {
         }],
         links: Vec::new(),
         throttle: None,
+        served_by: None,
         target: None,
         problems: Vec::new(),
     }

@@ -60,6 +60,12 @@ fn group(text: &mut String, painter: Painter, group: &GroupStatus) {
     if let Some(found) = group.target.as_ref().filter(|_| group.role == Role::Target) {
         target(text, painter, found);
     }
+    if let Some(link) = &group.served_by {
+        put!(
+            text,
+            "  served by the target of link {link}: the backing is lost"
+        );
+    }
     if let Some(throttle) = group.throttle {
         let delay = throttle.delay_us / 1000;
         put!(
@@ -76,7 +82,7 @@ fn volume(text: &mut String, painter: Painter, volume: &VolumeStatus, data: Opti
         VolumeState::Served => Tone::Good,
         VolumeState::Offline => Tone::Faint,
         VolumeState::Replica => data.map_or(Tone::Warn, worth),
-        VolumeState::Recovering => Tone::Warn,
+        VolumeState::Recovering | VolumeState::ServedByTarget => Tone::Warn,
         VolumeState::Frozen | VolumeState::Failing | VolumeState::Fenced => Tone::Bad,
     };
     let device = if volume.device.is_empty() {

@@ -192,6 +192,7 @@ fn group() -> Group {
         name: GroupName::new("db").expect("a name"),
         clean: true,
         distrust: false,
+        served_by: None,
         history: history(),
         incarnation: Incarnation::new(5),
         head: (Incarnation::new(5), Seq::new(1234)),

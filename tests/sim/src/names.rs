@@ -8,8 +8,8 @@
 
 use blkrep::engine::source::{Batch, LinkPort};
 use blkrep_core::source::{
-    Acks, DigestReply, DownReason, HelloFacts, LinkStatus, Outgoing, Rejection, StreamStart,
-    WelcomeFacts,
+    Acks, ContentPart, DigestReply, DownReason, HelloFacts, LinkStatus, Outgoing, Rejection,
+    StreamStart, WelcomeFacts,
 };
 use blkrep_io::sim::{SimIo, SimSocket};
 use blkrep_io::{Completion, Slice};
@@ -195,6 +195,10 @@ impl<P: LinkPort<SimIo>> LinkPort<SimIo> for NamedPort<P> {
 
     fn digest(&mut self, io: &mut SimIo, reply: &DigestReply) -> bool {
         self.port.digest(io, reply)
+    }
+
+    fn content(&mut self, io: &mut SimIo, part: &ContentPart, bytes: &[u8]) -> bool {
+        self.port.content(io, part, bytes)
     }
 
     fn takes_notes(&mut self, able: bool) {

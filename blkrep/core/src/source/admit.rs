@@ -25,7 +25,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             wait_for: Seq::ZERO,
         };
         match self.gate {
-            Gate::Open | Gate::Frozen if self.has_ended(new.volume) => {
+            Gate::Open | Gate::Frozen | Gate::Served if self.has_ended(new.volume) => {
                 let (tag, result) = (new.tag, Err(Errno::EIO));
                 return self.act(new.worker, Action::Complete { tag, result });
             }
@@ -34,7 +34,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 let (tag, result) = (new.tag, Err(Errno::EIO));
                 return self.act(new.worker, Action::Complete { tag, result });
             }
-            Gate::Open => {}
+            Gate::Served if self.refuses_there(&new) => {
+                let (tag, result) = (new.tag, Err(Errno::EIO));
+                return self.act(new.worker, Action::Complete { tag, result });
+            }
+            Gate::Open | Gate::Served => {}
             Gate::Fenced => {
                 return self.act(
                     new.worker,
@@ -60,6 +64,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     pub(super) fn begin(&mut self, id: RequestId) {
         let new = self.requests.get(id).new;
         match new.op {
+            RequestOp::Read if self.is_lost() => self.read_there(id),
             RequestOp::Read => {
                 self.requests.remove(id);
                 let extent = new.extent.expect("a read has an extent");
@@ -88,6 +93,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         if !self.has_links() {
             return self.start_local(id);
+        }
+        if self.is_lost() {
+            return self.intended(id);
         }
         let request = self.requests.get_mut(id);
         request.intent = true;
@@ -169,6 +177,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         };
         let unsaid = planted!(DiscardNotSequenced) && matches!(kind, RecordKind::Zero { .. });
         let slot = loop {
+            if self.gives_no_places() {
+                return false;
+            }
             if !self.any_following() || unsaid {
                 break None;
             }
@@ -178,13 +189,15 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             if self.give_up_awaited_tail() {
                 continue;
             }
-            if self.worth_waiting() {
+            if self.keeps_for_the_serving_link() || self.worth_waiting() {
                 return false;
             }
             self.overflow();
         };
         if let Some(slot) = slot {
-            self.intent.sequenced(volume, extent, slot.seq);
+            if request.intent {
+                self.intent.sequenced(volume, extent, slot.seq);
+            }
             self.note_age(slot.seq);
             self.written += extent.len().get();
         }
@@ -237,6 +250,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let request = self.requests.get_mut(id);
         let copied = request.stage == Stage::Parked;
         request.become_stage(Stage::Local);
+        if self.is_lost() {
+            return self.keep(id, copied);
+        }
+        let request = self.requests.get(id);
         let (new, slot, extent) = (request.new, request.slot, request.extent());
         let volume = new.volume;
         let action = match new.op {

@@ -152,7 +152,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let job = self.jobs.get(id.0);
         let (index, purpose, bits) = (job.link, job.purpose, job.bits);
         let (volume, extent, orphan) = (job.volume, job.extent, job.orphan);
+        // What the backing holds may be stale once it is lost.
         let wanted = !orphan
+            && !self.is_lost()
             && self.flows(index)
             && self.link(index).is_some_and(|link| {
                 link.mirror.phase == MirrorPhase::Running

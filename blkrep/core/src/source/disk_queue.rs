@@ -192,6 +192,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let limits = self.queue.limits?;
         let held_up = self.queue.failed.is_some_and(|(_, retry)| self.now < retry);
         let busy = self.queue.writing.is_some();
+        // What a target that serves lacks is not given up when a disk fails.
+        let busy = busy || self.is_lost();
         if busy || held_up || !self.is_pressed() || !self.any_following() {
             return None;
         }

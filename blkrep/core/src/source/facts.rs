@@ -93,6 +93,8 @@ pub struct WelcomeFacts {
     pub history: History,
     /// The last write it holds durably.
     pub durable: WriteName,
+    /// It answers reads.
+    pub reads: bool,
 }
 
 /// Why a handshake ends without a stream.
@@ -310,6 +312,21 @@ pub struct LinkStatus {
     pub framed_bytes: ByteLen,
     /// Times the log ran over.
     pub overflows: u64,
+}
+
+/// A part of what an extent held at one place of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentPart {
+    /// The run of the source that asked.
+    pub incarnation: Incarnation,
+    /// The place of the `Read` record in it.
+    pub seq: Seq,
+    /// Its volume.
+    pub volume: VolumeIndex,
+    /// The part of its extent.
+    pub extent: Extent,
+    /// The bytes are there; false if the target cannot tell them, nor any further ones.
+    pub known: bool,
 }
 
 /// The digest of an extent at one place of the stream.

@@ -43,6 +43,12 @@ impl FlushState {
         self.started + 1
     }
 
+    /// Those whose flush has not begun.
+    pub(super) fn take_next(&mut self) -> Vec<RequestId> {
+        self.again = false;
+        std::mem::take(&mut self.next)
+    }
+
     pub(super) const fn succeeded(&self) -> u64 {
         self.succeeded
     }
@@ -66,6 +72,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let request = self.requests.get_mut(id);
         request.stage = Stage::Flushing;
         request.wait_for = head;
+        if self.is_lost() {
+            return self.answer_when_acked(id, Ok(()));
+        }
         self.queue_flush(id);
     }
 
@@ -114,6 +123,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         );
         flush.in_flight = false;
         let mut waiting = std::mem::take(&mut flush.current);
+        if self.served.is_some() {
+            return self.flushed_there(waiting);
+        }
         // One that was needed for a write of its own hears of that write and not of what was before.
         let asked = |id: &RequestId| self.requests.get(*id).new.op == super::RequestOp::Flush;
         let told = flush.tell(!waiting.iter().any(asked), result);
@@ -149,6 +161,13 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             flush.current = waiting;
         }
         self.start_flush(volume);
+    }
+
+    /// The backing is lost: it matters no more what it said.
+    fn flushed_there(&mut self, waiting: Vec<RequestId>) {
+        for id in waiting {
+            self.answer_when_acked(id, Ok(()));
+        }
     }
 
     /// A flush that no worker was asked for has failed: that of an orderly stop. A successor must not

@@ -36,6 +36,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         for id in holding {
             self.give_up(id);
         }
+        self.fail_reads(Some(volume));
         for id in acking {
             self.answer(id, Err(Errno::EIO));
         }
@@ -99,15 +100,6 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
 
     /// Lets go of everything a request holds and answers it with an error.
     fn give_up(&mut self, id: RequestId) {
-        let request = *self.requests.get(id);
-        let volume = request.new.volume;
-        if request.slot.is_some() && self.volumes[volume.as_usize()].lock.knows(id) {
-            // Targets get what the log holds; what the disk has of it nobody knows.
-            let (first, last) = self.layout.bits_of(volume, request.extent());
-            for link in self.links.iter_mut().flatten() {
-                link.mark_dirty(first, last);
-            }
-        }
         self.end_parked(id);
         self.answer(id, Err(Errno::EIO));
     }

@@ -463,6 +463,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// Compares everything once: nobody has watched the backing. The stream does not go on before: what
     /// is written now follows a state that the target may never have had.
     pub fn distrust(&mut self, index: LinkIndex) {
+        if self.is_lost() {
+            // Whatever was done to the backing means nothing any more.
+            return;
+        }
         if self.link(index).is_some_and(Link::is_following) {
             self.turn_behind(index);
         }

@@ -18,11 +18,14 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let request = *self.requests.get(id);
         assert_eq!(request.stage, Stage::Local, "it was handed out");
         let (volume, extent) = (request.new.volume, request.extent());
+        // Without a backing the log has it, and that is all there is to do here.
+        let result = if self.is_lost() { Ok(()) } else { result };
         if let Err(errno) = result {
             self.backing_failed(volume, Some(extent), errno);
             if self.gate == Gate::Frozen && !self.has_ended(volume) {
                 return self.park(id);
             }
+            self.doubt(volume, extent);
         }
         if let Some(slot) = request.slot {
             self.log_mut().set_local_done(slot.seq);
@@ -33,7 +36,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         self.came_again(volume, extent);
         self.unlock(volume, id);
-        if result.is_ok() && request.new.op_is_durable_zero() {
+        if result.is_ok() && request.new.op_is_durable_zero() && !self.is_lost() {
             self.flush_for(id);
         } else {
             self.answer_when_acked(id, result);
@@ -68,23 +71,26 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             extent,
             errno,
         });
-        if let Some(extent) = extent.filter(|_| self.has_links() && !planted!(FailedWriteNotDirty))
-        {
-            let (first, last) = self.layout.bits_of(volume, extent);
-            for link in self.links.iter_mut().flatten() {
-                link.mark_dirty(first, last);
-            }
-        }
         if self.options.on_backing_error == OnBackingError::Freeze && self.gate == Gate::Open {
             self.gate = Gate::Frozen;
             self.event(GroupEvent::Frozen);
         }
     }
 
+    /// What the backing holds there is not what targets get.
+    fn doubt(&mut self, volume: VolumeIndex, extent: Extent) {
+        if self.has_links() && !planted!(FailedWriteNotDirty) {
+            let (first, last) = self.layout.bits_of(volume, extent);
+            for link in self.links.iter_mut().flatten() {
+                link.mark_dirty(first, last);
+            }
+        }
+    }
+
     /// A read failed at the backing. Under the policy `freeze` it waits to be tried again.
     pub fn read_failed(&mut self, new: NewRequest, errno: Errno) {
         let extent = new.extent;
-        if self.gate != Gate::Frozen {
+        if matches!(self.gate, Gate::Open | Gate::Fenced) {
             self.event(GroupEvent::BackingError {
                 volume: new.volume,
                 extent,
@@ -95,7 +101,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             self.gate = Gate::Frozen;
             self.event(GroupEvent::Frozen);
         }
-        if self.gate == Gate::Frozen {
+        if matches!(self.gate, Gate::Frozen | Gate::Served) {
             self.submit(new);
         } else {
             let (tag, result) = (new.tag, Err(errno));
@@ -156,6 +162,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.gate = Gate::Fenced;
         self.event(GroupEvent::Fenced { newer });
         self.await_nothing();
+        self.fail_reads(None);
         while let Some(id) = self.parked.pop_front() {
             self.end_parked(id);
             self.answer(id, Err(Errno::EIO));
@@ -174,6 +181,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             return;
         }
         let volume = request.new.volume;
+        if request.slot.is_some() {
+            // Targets get it, and nobody knows what the disk has of it.
+            self.doubt(volume, request.extent());
+        }
         if let Some(slot) = request.slot {
             self.log_mut().set_local_done(slot.seq);
         }
@@ -193,7 +204,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                 request.slot.map_or(Seq::ZERO, |slot| slot.seq)
             }
         };
-        let answer = self.answer_of(place).map(|acked| result.and(acked));
+        let durable = self.requests.get(id).is_durable();
+        let answer = self.answer_of(place, durable);
+        let answer = answer.map(|acked| result.and(acked));
         if result.is_err() || answer.is_some() {
             return self.answer(id, answer.unwrap_or(result));
         }
@@ -211,7 +224,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let request = self.requests.remove(id);
         let result = match self.gate {
             Gate::Fenced => Err(Errno::EIO),
-            Gate::Open | Gate::Frozen => result,
+            Gate::Open | Gate::Frozen | Gate::Served => result,
         };
         let tag = request.new.tag;
         self.act(request.new.worker, Action::Complete { tag, result });

@@ -224,7 +224,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// Takes a link's mirror as far as it can go now.
     pub(super) fn mirror_step(&mut self, index: LinkIndex) {
         let phase = self.link(index).map(|link| link.mirror.phase);
-        if !matches!(phase, Some(MirrorPhase::Waiting | MirrorPhase::Running)) {
+        if !self.may_mirror(index)
+            || !matches!(phase, Some(MirrorPhase::Waiting | MirrorPhase::Running))
+        {
             return;
         }
         self.begin_mirror(index);
@@ -334,7 +336,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     }
 
     fn append_marker(&mut self, index: LinkIndex, kind: RecordKind) -> Option<Slot> {
-        if !self.log_waiters.is_empty() {
+        // Without a backing those who wait for room wait for this.
+        if !self.log_waiters.is_empty() && !self.is_lost() {
             return None;
         }
         let slot = self.log_mut().append(&NewEntry {
@@ -377,7 +380,11 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
                     .link(*index)
                     .is_some_and(|link| link.mirror.phase == MirrorPhase::Running && link.differs())
         };
-        let Some(mirror) = self.link_indices().find(waits) else {
+        let Some(mirror) = self
+            .link_indices()
+            .find(waits)
+            .filter(|_| !self.is_lost() && self.pinned.is_none())
+        else {
             return;
         };
         let Some(slowest) = self.slowest().filter(|slowest| *slowest != mirror) else {

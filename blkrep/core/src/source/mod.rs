@@ -25,6 +25,7 @@ mod notes;
 mod promise;
 mod reissue;
 mod request;
+mod served;
 mod session;
 mod stream;
 mod throttle;
@@ -38,15 +39,16 @@ mod tests;
 pub use blocks::JobId;
 pub use disk_queue::{OutPart, QueueJob, QueueStatus, WRITE_OPERATIONS, WriteOut};
 pub use facts::{
-    Acks, Connection, DigestReply, DownReason, HelloFacts, JournalFill, LINKS_MAX, LinkIndex,
-    LinkStatus, MirrorPhase, MirrorProgress, Outgoing, PeerRole, Position, Rejection, StreamStart,
-    Transmit, VolumeFacts, WelcomeFacts,
+    Acks, Connection, ContentPart, DigestReply, DownReason, HelloFacts, JournalFill, LINKS_MAX,
+    LinkIndex, LinkStatus, MirrorPhase, MirrorProgress, Outgoing, PeerRole, Position, Rejection,
+    StreamStart, Transmit, VolumeFacts, WelcomeFacts,
 };
 pub use link::{LinkSetup, LinkStart};
 pub use mirror_pace::StreamLimits;
 pub use notes::{NOTES_KEPT, NoteDenied, NoteOnLinks};
 pub use promise::Protection;
 pub use request::{NewRequest, RequestId, RequestOp};
+pub use served::CannotServe;
 pub use throttle::{Throttle, ThrottleStatus};
 pub use upkeep::{LinkHead, MapId};
 pub use write_log::{Away, FlushTroubles, LinkMark, LogEntry, NewEntry, Slot, WriteLog};
@@ -117,6 +119,8 @@ pub enum Gate {
     Frozen,
     /// Every request gets EIO: a newer generation exists elsewhere.
     Fenced,
+    /// They are, by a target: the backing is lost.
+    Served,
 }
 
 /// What a worker is to do.
@@ -138,6 +142,17 @@ pub enum Action {
         durable: bool,
         /// The bytes are in the slot already: it is a retry.
         copied: bool,
+    },
+    /// Copy the tag's bytes into the slot, publish, report: the backing is lost.
+    Keep {
+        /// For the report.
+        id: RequestId,
+        /// The queue's tag.
+        tag: u16,
+        /// Where.
+        extent: Extent,
+        /// The log slot.
+        slot: Slot,
     },
     /// Zero locally, report.
     Zero {
@@ -209,6 +224,11 @@ pub enum GroupEvent {
     Frozen,
     /// The group serves again.
     Thawed,
+    /// The backing is lost, and this link's target serves the group.
+    Served {
+        /// The link.
+        link: LinkIndex,
+    },
     /// A newer generation exists.
     Fenced {
         /// It.
@@ -359,6 +379,9 @@ pub struct SourceGroup<L, W> {
     requests: Slab<Request>,
     jobs: Slab<Job>,
     gate: Gate,
+    served: Option<served::Served>,
+    /// Nothing gets a place while it goes on record that this link's target is to serve.
+    pinned: Option<LinkIndex>,
     intent_waiters: Vec<RequestId>,
     /// For each of `intent_waiters`, the commit it waits for.
     intent_commits: Vec<CommitNo>,
@@ -423,6 +446,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             requests: Slab::with_capacity(capacity),
             jobs: Slab::with_capacity(blocks::JOBS_MAX),
             gate: Gate::Open,
+            served: None,
+            pinned: None,
             intent_waiters: Vec::with_capacity(capacity),
             intent_commits: Vec::with_capacity(capacity),
             log_waiters: VecDeque::with_capacity(capacity),

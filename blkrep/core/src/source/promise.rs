@@ -135,6 +135,17 @@ impl<W: Words> Link<W> {
         }
     }
 
+    /// The same for the link whose target serves the group: nothing else has it.
+    fn serving_answer(&self, place: Seq, durable: bool, now: Nanos) -> Answer {
+        if self.serves(place, durable) {
+            Answer::Now
+        } else if self.mode != Mode::Async && self.has_failed(now) {
+            Answer::Never
+        } else {
+            Answer::Later
+        }
+    }
+
     /// When patience with a lost link ends, if it does.
     fn patience_ends(&self) -> Option<Nanos> {
         match self.protection {
@@ -152,7 +163,7 @@ impl<W: Words> Link<W> {
     }
 
     /// True if writes get an error because the link is lost.
-    fn has_failed(&self, now: Nanos) -> bool {
+    pub(super) fn has_failed(&self, now: Nanos) -> bool {
         let fails = self.loss.on_loss == OnLoss::Fail;
         fails && self.patience_ends().is_some_and(|end| now >= end)
     }
@@ -218,6 +229,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             self.look_after_promise(index);
         }
         self.acks_came();
+        if self.fails_for_the_serving_link() {
+            self.fail_reads(None);
+        }
     }
 
     fn look_after_promise(&mut self, index: LinkIndex) {
@@ -260,20 +274,26 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     #[must_use]
     pub fn waits_for_lost_links(&self) -> bool {
         let waiting = self.ack_waiters.len();
+        if let Some(serving) = self.serving().and_then(|index| self.link(index)) {
+            return self.requests.len() > 0 && !serving.takes_everything();
+        }
         let mut links = self.links.iter().flatten();
         waiting > 0 && waiting == self.requests.len() && links.any(Link::blocks)
     }
 
     /// Whether what was written up to this place may be answered: all links must agree.
-    fn judge_answer(&self, place: Seq) -> Answer {
-        let links = self.links.iter().flatten();
-        let answers = links.map(|link| link.answer(place, self.now));
+    fn judge_answer(&self, place: Seq, durable: bool) -> Answer {
+        let (serving, now) = (self.serving(), self.now);
+        let answers = self.each_link().map(|(index, link)| match serving {
+            Some(serving) if serving == index => link.serving_answer(place, durable, now),
+            _ => link.answer(place, now),
+        });
         answers.max().unwrap_or(Answer::Now)
     }
 
     /// Gives the answer now, `Err` for an error, or says that it has to wait.
-    pub(super) fn answer_of(&self, place: Seq) -> Option<Result<(), Errno>> {
-        match self.judge_answer(place) {
+    pub(super) fn answer_of(&self, place: Seq, durable: bool) -> Option<Result<(), Errno>> {
+        match self.judge_answer(place, durable) {
             Answer::Now => Some(Ok(())),
             Answer::Later => None,
             Answer::Never => Some(Err(Errno::EIO)),
@@ -287,7 +307,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         }
         let mut waiting = std::mem::take(&mut self.ack_waiters);
         waiting.retain(|id: &RequestId| {
-            let answer = self.answer_of(self.requests.get(*id).wait_for);
+            let request = self.requests.get(*id);
+            let answer = self.answer_of(request.wait_for, request.is_durable());
             if let Some(result) = answer {
                 self.answer(*id, result);
             }

@@ -38,7 +38,8 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let (mut seq, head) = (self.log_ref().base().1.next(), self.log_ref().head().1);
         while seq <= head {
             let entry = self.log_ref().entry(seq);
-            let comes_again = reissues && entry.published && !entry.local_done;
+            // Without a backing what is published is done, whoever issues it again.
+            let comes_again = reissues && entry.published && !entry.local_done && !self.is_lost();
             if let Some(extent) = entry.record.extent.filter(|_| comes_again) {
                 let volume = entry.record.volume;
                 self.intent.expect(volume, extent);
@@ -88,6 +89,13 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// Nothing that is awaited will be done.
     pub(super) fn await_nothing(&mut self) {
         self.doubt_awaited(|_| true);
+    }
+
+    /// The backing is lost: what is awaited is in the log, and nothing more is to be done for it here.
+    pub(super) fn forget_awaited(&mut self) {
+        while let Some(awaited) = self.reissues.awaited.pop() {
+            self.end_awaiting(&awaited);
+        }
     }
 
     /// Patience has an end.

@@ -61,6 +61,8 @@ pub(super) enum Stage {
     Acking,
     /// Waits for an operator.
     Parked,
+    /// Waits for what the target holds.
+    Reading,
     /// Answered because its device went away; its range is still to come.
     Left,
 }
@@ -69,14 +71,17 @@ impl Stage {
     /// True if `next` may follow.
     const fn may_become(self, next: Self) -> bool {
         match (self, next) {
-            (Self::Locking, Self::Intending | Self::Queued | Self::Local | Self::Left)
+            (
+                Self::Locking,
+                Self::Intending | Self::Queued | Self::Local | Self::Reading | Self::Left,
+            )
             | (Self::Intending, Self::Queued | Self::Local)
             | (Self::Queued, Self::Local)
             | (Self::Local | Self::Flushing, Self::Flushing | Self::Acking | Self::Parked)
-            | (Self::Parked, Self::Locking | Self::Local | Self::Flushing) => true,
+            | (Self::Parked, Self::Locking | Self::Local | Self::Flushing | Self::Reading) => true,
             (Self::Locking | Self::Intending | Self::Queued, _)
             | (Self::Local | Self::Flushing | Self::Parked, _)
-            | (Self::Acking | Self::Left, _) => false,
+            | (Self::Acking | Self::Reading | Self::Left, _) => false,
         }
     }
 }
@@ -95,6 +100,15 @@ pub(super) struct Request {
 impl Request {
     pub(super) fn extent(&self) -> Extent {
         self.new.extent.expect("reads and writes have an extent")
+    }
+
+    /// True if it must be durable before it is answered.
+    pub(super) const fn is_durable(&self) -> bool {
+        match self.new.op {
+            RequestOp::Flush => true,
+            RequestOp::Write { fua } | RequestOp::Zero { fua, .. } => fua,
+            RequestOp::Read => false,
+        }
     }
 
     pub(super) fn become_stage(&mut self, next: Stage) {

@@ -26,6 +26,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// The handshake ends. The group is fenced if the peer knows a newer generation.
     pub fn welcome(&mut self, index: LinkIndex, peer: &WelcomeFacts) -> Result<(), Rejection> {
         let verdict = self.verdict(index, peer);
+        let verdict = match self.judge_without_backing(index, peer, verdict) {
+            Ok(verdict) => verdict,
+            Err(reason) => Verdict::Refuse(reason),
+        };
         match verdict {
             Verdict::Stale(newer) => {
                 self.fence(newer);
@@ -183,6 +187,9 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.look_after_promises();
         self.want_mirror(index);
         self.mirror_step(index);
+        if self.is_lost() {
+            self.go_on();
+        }
         Some(start)
     }
 
@@ -247,6 +254,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         if !whole && !ends && !link.mirror.open {
             link.mirror.wanted = Some(MirrorKind::Difference);
         }
+        self.ask_again(index, after);
     }
 
     /// What the log has for the link becomes dirt; a mirror follows.

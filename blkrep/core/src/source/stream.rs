@@ -244,6 +244,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// There may be room: those who waited for it go on, on every link.
     pub(super) fn go_on(&mut self) {
         self.room_freed();
+        self.ask();
         for index in self.link_indices() {
             self.mirror_step(index);
         }
@@ -312,6 +313,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// All that a link has not durably got becomes dirt, for all volumes at once; from now on
     /// writes only set its dirty bits.
     pub(super) fn turn_behind(&mut self, index: LinkIndex) {
+        assert!(
+            self.serving() != Some(index),
+            "what the target that serves lacks is nowhere but in the log"
+        );
         let head = self.log_ref().head().1;
         let last = Seq::new(head.get() - u64::from(planted!(DropTailOnOverflow)));
         let log = self.log.as_ref().expect("a group with links has a log");

@@ -97,7 +97,10 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         self.tick_at = self.now.after(TICK);
         self.look_after_promises();
         self.look_after_awaited();
-        let round = self.close_regions();
+        let mut round = self.close_regions();
+        if self.is_lost() {
+            round.flush.clear();
+        }
         for volume in &round.flush {
             self.flush_soon(*volume);
         }

@@ -81,6 +81,7 @@ impl Group {
             log_id: head.log_id,
             log_bytes: ByteLen::new(head.log_bytes.get()),
             newer: Generation::from_bytes(head.newer),
+            served_by: head.served_by.checked_sub(1),
             intent_map: head.intent_map,
             volumes,
             links,

@@ -76,6 +76,7 @@ impl Group {
         head.log_id = self.log_id;
         head.log_bytes = U64::new(self.log_bytes.get());
         head.newer = *self.newer.as_bytes();
+        head.served_by = self.served_by.map_or(0, |place| place + 1);
         head.intent_map = self.intent_map;
         head.body_crc = U32::new(crc32fast::hash(&bytes[size_of::<GroupHead>()..]));
         let crc = crc32fast::hash(&head.as_bytes()[..size_of::<GroupHead>() - 4]);

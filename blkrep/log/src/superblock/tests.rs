@@ -31,6 +31,7 @@ fn group() -> Group {
         log_id: [4; 16],
         log_bytes: ByteLen::new(64 << 20),
         newer: Generation::NONE,
+        served_by: None,
         intent_map: [5; 16],
         volumes: vec![GroupVolume {
             index: VolumeIndex::new(0),

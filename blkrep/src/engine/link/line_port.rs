@@ -5,8 +5,8 @@
 
 use crate::engine::source::{Batch, LinkPort};
 use blkrep_core::source::{
-    Acks, DigestReply, DownReason, HelloFacts, LinkStatus, Outgoing, Rejection, StreamStart,
-    WelcomeFacts,
+    Acks, ContentPart, DigestReply, DownReason, HelloFacts, LinkStatus, Outgoing, Rejection,
+    StreamStart, WelcomeFacts,
 };
 use blkrep_io::{Completion, Io, Slice};
 use blkrep_types::{ByteLen, Extent, MirrorKind, Nanos, NoteReport, Seq, VolumeIndex};
@@ -77,6 +77,10 @@ impl<I: Io, P: LinkPort<I>> LinkPort<LineIo<I>> for LinePort<P> {
 
     fn digest(&mut self, io: &mut LineIo<I>, reply: &DigestReply) -> bool {
         self.0.digest(io.inner(), reply)
+    }
+
+    fn content(&mut self, io: &mut LineIo<I>, part: &ContentPart, bytes: &[u8]) -> bool {
+        self.0.content(io.inner(), part, bytes)
     }
 
     fn takes_notes(&mut self, able: bool) {

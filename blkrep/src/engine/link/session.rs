@@ -16,8 +16,8 @@ use super::sides::Out;
 use super::simulated::NullPeer;
 use crate::engine::source::{Batch, LinkPort};
 use blkrep_core::source::{
-    Acks, DigestReply, DownReason, HelloFacts, JournalFill, PeerRole, Rejection, StreamStart,
-    WelcomeFacts,
+    Acks, ContentPart, DigestReply, DownReason, HelloFacts, JournalFill, PeerRole, Rejection,
+    StreamStart, WelcomeFacts,
 };
 use blkrep_io::Io;
 use blkrep_types::{
@@ -313,6 +313,7 @@ impl Session {
                 on_ack(io, port, lines, generation, &ack)
             }
             (Stage::Streaming(_), Message::Digests(digests)) => on_digests(io, port, &digests),
+            (Stage::Streaming(_), Message::Content(content)) => on_content(io, port, &content),
             (Stage::Streaming(_), Message::Note(report)) => {
                 port.note(io, &report);
                 Ok(())
@@ -373,6 +374,7 @@ impl Session {
             data_state: welcome.data_state,
             history: welcome.history.clone(),
             durable: welcome.durable,
+            reads: welcome.reads,
         };
         port.welcome(io, &facts)
             .map_err(|rejection| rejected(rejection, &facts.history, lines))?;
@@ -428,6 +430,7 @@ impl Session {
                 data_state: DataState::Unknown,
                 history: refuse.history,
                 durable: WriteName::NONE,
+                reads: false,
             };
             if let Err(rejection @ Rejection::Stale { .. }) = port.welcome(io, &facts) {
                 return rejected(rejection, &facts.history, lines);
@@ -688,6 +691,29 @@ fn on_digests<I: Io, P: LinkPort<I>>(
         }
     }
     Ok(())
+}
+
+fn on_content<I: Io, P: LinkPort<I>>(
+    io: &mut I,
+    port: &mut P,
+    content: &blkrep_wire::Content,
+) -> Result<(), Ending> {
+    let part = ContentPart {
+        incarnation: content.incarnation,
+        seq: content.seq,
+        volume: content.volume,
+        extent: content.extent,
+        known: content.bytes.is_some(),
+    };
+    let bytes = content.bytes.as_deref().unwrap_or_default();
+    if port.content(io, &part, bytes) {
+        Ok(())
+    } else {
+        Err(Ending::protocol(format!(
+            "the target answered a read at {}, which asked for something else",
+            content.seq
+        )))
+    }
 }
 
 /// What the source says first, as a frame.

@@ -104,6 +104,7 @@ impl<H: Host> SourceShared<H> {
     /// # Errors
     /// The name is taken, there are too many links, or the state could not be written.
     pub fn add_link(&self, spec: &LinkSpec) -> Result<(), OpenError> {
+        self.refuse_lost("no link can be made, which would have to be mirrored", None)?;
         let mut admin = self.admin();
         let place = check(&admin.record, spec, |place| {
             self.lock().group.is_free(place)
@@ -196,6 +197,7 @@ impl<H: Host> SourceShared<H> {
     /// There is none of that name, or the state could not be written.
     pub fn forget_link(&self, name: &LinkName) -> Result<(), OpenError> {
         let index = self.find(name)?;
+        self.refuse_lost("the link cannot be removed", Some(index))?;
         let mut admin = self.admin();
         let mut record = admin.record.clone();
         record.links.retain(|link| link.name != *name);
@@ -215,7 +217,7 @@ impl<H: Host> SourceShared<H> {
         Ok(())
     }
 
-    fn find(&self, name: &LinkName) -> Result<LinkIndex, OpenError> {
+    pub(super) fn find(&self, name: &LinkName) -> Result<LinkIndex, OpenError> {
         let admin = self.admin();
         let link = admin.record.links.iter().find(|link| link.name == *name);
         match link {
@@ -262,6 +264,10 @@ impl<H: Host> SourceShared<H> {
     /// # Errors
     /// There is no link of that name, or the state could not be written.
     pub fn set_wanted(&self, name: &LinkName, wanted: bool) -> Result<(), OpenError> {
+        if !wanted {
+            let index = self.find(name)?;
+            self.refuse_lost("the link cannot be ended", Some(index))?;
+        }
         let index = self.change_link(name, |link| link.wanted = wanted)?;
         self.command(|state| {
             state.metas[index.as_usize()] = LinkMeta {
@@ -325,6 +331,10 @@ impl<H: Host> SourceShared<H> {
             Transmit::Paused => TransmitHeld::Paused,
             Transmit::Stopped => TransmitHeld::Stopped,
         };
+        if transmit == Transmit::Stopped {
+            let index = self.find(name)?;
+            self.refuse_lost("transmission cannot be stopped, only paused", Some(index))?;
+        }
         let index = self.change_link(name, |link| link.transmit = held)?;
         self.command(|state| state.group.set_transmit(index, transmit));
         Ok(())
@@ -356,6 +366,7 @@ impl<H: Host> SourceShared<H> {
     /// There is no link of that name.
     pub fn start_mirror(&self, name: &LinkName, kind: MirrorKind) -> Result<(), OpenError> {
         let index = self.find(name)?;
+        self.refuse_lost("nothing can be mirrored", None)?;
         self.command(|state| state.group.start_mirror(index, kind));
         Ok(())
     }

@@ -14,8 +14,8 @@ use super::metadata::{MapFile, SuperblockFile};
 use super::{OpenError, SourceOptions};
 use blkrep_core::identity::Place;
 use blkrep_core::source::{
-    Action, Gate, GroupEvent, LINKS_MAX, LinkIndex, LinkStatus, MapId, NewRequest, QueueJob,
-    QueueStatus, RequestId, SourceGroup, ThrottleStatus, WorkerId, WriteLog,
+    Action, ContentPart, Gate, GroupEvent, LINKS_MAX, LinkIndex, LinkStatus, MapId, NewRequest,
+    QueueJob, QueueStatus, RequestId, SourceGroup, ThrottleStatus, WorkerId, WriteLog,
 };
 use blkrep_io::{Host, Io, Op, Region, Slice};
 use blkrep_log::superblock::Group;
@@ -67,18 +67,24 @@ impl<F: Clone> VolumeFile<F> {
 #[derive(Debug)]
 pub(super) enum Event {
     Submit(NewRequest),
+    /// A read that may have to wait, or that failed, with the memory it is to fill.
+    Read(NewRequest, Slice),
     LocalDone(RequestId, Result<(), Errno>),
-    ReadFailed(NewRequest, Errno),
+    ReadFailed(NewRequest, Slice, Errno),
     Report(Report),
     /// What a link needs cannot be read from the disk queue.
     AwayLost(LinkIndex, Seq, Errno),
 }
 
-pub(super) fn apply(group: &mut Core, event: Event) {
+pub(super) fn apply<F>(state: &mut State<F>, event: Event) {
+    if let Event::Read(request, memory) | Event::ReadFailed(request, memory, _) = &event {
+        state.lend(request.worker, request.tag, memory);
+    }
+    let group = &mut state.group;
     match event {
-        Event::Submit(request) => group.submit(request),
+        Event::Submit(request) | Event::Read(request, _) => group.submit(request),
         Event::LocalDone(id, result) => group.local_done(id, result),
-        Event::ReadFailed(request, errno) => group.read_failed(request, errno),
+        Event::ReadFailed(request, _, errno) => group.read_failed(request, errno),
         Event::Report(Report::Flushed(volume, number, result)) => {
             group.flush_done(volume, number, result);
         }
@@ -134,8 +140,34 @@ pub(super) struct State<F> {
     pub(super) links: [Option<MapFile<F>>; LINKS_MAX],
     pub(super) metas: [LinkMeta; LINKS_MAX],
     pub(super) mails: Vec<Arc<Mail>>,
+    /// By worker and tag, where what a target answers goes: as long as the read is under way there.
+    pub(super) lent: Vec<Vec<Option<Slice>>>,
     /// The first worker's place was made with the group and is not taken yet.
     pub(super) first_free: bool,
+}
+
+impl<F> State<F> {
+    /// Remembers where the answer of a read goes.
+    fn lend(&mut self, worker: WorkerId, tag: u16, memory: &Slice) {
+        let (worker, tag) = (worker.as_usize(), usize::from(tag));
+        if self.lent.len() <= worker {
+            self.lent.resize_with(worker + 1, Vec::new);
+        }
+        let tags = &mut self.lent[worker];
+        if tags.len() <= tag {
+            tags.resize(tag + 1, None);
+        }
+        tags[tag] = Some(memory.clone());
+    }
+
+    /// Takes a part of a target's answer; false if it answers nothing that was asked.
+    pub(super) fn content(&mut self, link: LinkIndex, part: &ContentPart, bytes: &[u8]) -> bool {
+        let lent = &self.lent;
+        self.group.content(link, part, |worker, tag, at| {
+            let memory = lent[worker.as_usize()][usize::from(tag)].as_ref();
+            memory.expect("a read has its memory").write(at, bytes);
+        })
+    }
 }
 
 impl<F: Clone> State<F> {
@@ -203,6 +235,7 @@ pub struct SourceShared<H: Host> {
 }
 
 const GATE_OPEN: u8 = 0;
+const GATE_SERVED: u8 = 3;
 
 impl<H: Host> SourceShared<H> {
     pub(super) fn assemble(
@@ -243,6 +276,7 @@ impl<H: Host> SourceShared<H> {
             Gate::Open => GATE_OPEN,
             Gate::Frozen => 1,
             Gate::Fenced => 2,
+            Gate::Served => GATE_SERVED,
         };
         self.gate.store(gate, Ordering::Release);
     }
@@ -250,6 +284,11 @@ impl<H: Host> SourceShared<H> {
     /// True while reads may bypass the state machine.
     pub(super) fn gate_is_open(&self) -> bool {
         self.gate.load(Ordering::Acquire) == GATE_OPEN
+    }
+
+    /// True while requests wait for something that passes by itself: nobody has to be asked.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self.gate.load(Ordering::Acquire), GATE_OPEN | GATE_SERVED)
     }
 
     /// True if all requests wait for a link for as long as it is lost.

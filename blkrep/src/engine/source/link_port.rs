@@ -9,8 +9,8 @@ use super::mail::Mail;
 use super::read_back::ReadBack;
 use super::{Batch, LinkPort, PORT_TOKEN};
 use blkrep_core::source::{
-    Acks, Action, DigestReply, DownReason, HelloFacts, LinkIndex, LinkStatus, Outgoing, Rejection,
-    StreamStart, VolumeFacts, WelcomeFacts, WorkerId,
+    Acks, Action, ContentPart, DigestReply, DownReason, HelloFacts, LinkIndex, LinkStatus,
+    Outgoing, Rejection, StreamStart, VolumeFacts, WelcomeFacts, WorkerId,
 };
 use blkrep_io::{Completion, Host, Io, Slice};
 use blkrep_types::{ByteLen, Extent, LinkName, MirrorKind, Nanos, NoteReport, Seq, VolumeIndex};
@@ -55,7 +55,7 @@ impl<H: Host> GroupLinkPort<H> {
         let events = &mut self.events;
         let result = self.shared.turn(self.id, io, &mut self.outbox, |state| {
             for event in events.drain(..) {
-                apply(&mut state.group, event);
+                apply(state, event);
             }
             body(state)
         });
@@ -91,6 +91,7 @@ impl<H: Host> GroupLinkPort<H> {
                     self.jobs.flush(&mut Marked(io), volume, number, &file);
                 }
                 Action::Write { .. }
+                | Action::Keep { .. }
                 | Action::Zero { .. }
                 | Action::Read { .. }
                 | Action::Complete { .. } => unreachable!("requests belong to queues"),
@@ -344,6 +345,11 @@ impl<H: Host> LinkPort<H::Io> for GroupLinkPort<H> {
     fn digest(&mut self, io: &mut H::Io, reply: &DigestReply) -> bool {
         let link = self.link;
         self.turn(io, |state| state.group.digest_reply(link, reply))
+    }
+
+    fn content(&mut self, io: &mut H::Io, part: &ContentPart, bytes: &[u8]) -> bool {
+        let link = self.link;
+        self.turn(io, |state| state.content(link, part, bytes))
     }
 
     fn takes_notes(&mut self, able: bool) {

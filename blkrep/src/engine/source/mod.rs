@@ -23,6 +23,7 @@ mod queue;
 mod read_back;
 mod recover;
 mod secure;
+mod served;
 mod stop;
 #[cfg(test)]
 mod tests;

@@ -224,6 +224,7 @@ impl<H: Host> SourceShared<H> {
             links: [const { None }; LINKS_MAX],
             metas: Default::default(),
             mails: vec![Arc::new(Mail::default())],
+            lent: Vec::new(),
             first_free: true,
         };
         state.group.add_worker();
@@ -435,6 +436,7 @@ fn new_group<H: Host>(host: &H, spec: &GroupSpec, volumes: Vec<GroupVolume>) -> 
         name: spec.name.clone(),
         clean: false,
         distrust: false,
+        served_by: None,
         history,
         incarnation: Incarnation::default(),
         head: (Incarnation::default(), Seq::ZERO),

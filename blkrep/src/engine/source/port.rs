@@ -6,8 +6,8 @@
 //! passes on completions whose token has [`PORT_TOKEN`].
 
 use blkrep_core::source::{
-    Acks, DigestReply, DownReason, HelloFacts, LinkStatus, Outgoing, Rejection, StreamStart,
-    WelcomeFacts,
+    Acks, ContentPart, DigestReply, DownReason, HelloFacts, LinkStatus, Outgoing, Rejection,
+    StreamStart, WelcomeFacts,
 };
 use blkrep_io::{Completion, Io, Slice, Token};
 use blkrep_types::{ByteLen, Extent, MirrorKind, Nanos, NoteReport, Seq, VolumeIndex};
@@ -82,6 +82,10 @@ pub trait LinkPort<I: Io>: fmt::Debug + Send {
 
     /// Takes the target's digest. False if nothing was asked at that place.
     fn digest(&mut self, io: &mut I, reply: &DigestReply) -> bool;
+
+    /// Takes a part of what the target holds, with its bytes if it can tell them. False if nothing was asked at
+    /// that place.
+    fn content(&mut self, io: &mut I, part: &ContentPart, bytes: &[u8]) -> bool;
 
     /// The target of this connection takes notes, or is too old for them; said before
     /// [`LinkPort::welcome`].

@@ -8,7 +8,7 @@ use super::group::{Event, FileOf, Outbox, SourceShared, VolumeFile, apply};
 use super::jobs::{JOB_TOKEN, Jobs};
 use super::mail::Mail;
 use blkrep_core::source::{Action, NewRequest, RequestId, RequestOp, WorkerId};
-use blkrep_io::{Completion, Host, Io, Token, Worker};
+use blkrep_io::{Completion, Host, Io, Slice, Token, Worker};
 use blkrep_types::{Errno, Extent, Nanos, VolumeIndex};
 use blkrep_ublk::{FRONT_TOKEN, FrontQueue, Request, RequestKind};
 use std::sync::Arc;
@@ -99,6 +99,10 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
                 (RequestOp::Read, Some(extent)) if self.shared.gate_is_open() => {
                     self.read(io, request.tag, extent);
                 }
+                (RequestOp::Read, Some(extent)) => {
+                    let memory = self.memory(request.tag, extent);
+                    self.events.push(Event::Read(new, memory));
+                }
                 _ => self.events.push(Event::Submit(new)),
             }
         }
@@ -115,8 +119,12 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
         }
     }
 
+    fn memory(&self, tag: u16, extent: Extent) -> Slice {
+        self.front.data(tag).part(0..extent.len().as_usize())
+    }
+
     fn read(&mut self, io: &mut H::Io, tag: u16, extent: Extent) {
-        let slice = self.front.data(tag).part(0..extent.len().as_usize());
+        let slice = self.memory(tag, extent);
         self.reads[usize::from(tag)] = Some(extent);
         self.in_flight += 1;
         io.submit(READ_TOKEN | Token::from(tag), self.file.read(extent, slice));
@@ -129,7 +137,9 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
             Ok(()) => self.answer(io, tag, Ok(())),
             Err(errno) => {
                 let new = self.new_request(tag, RequestOp::Read, extent);
-                self.events.push(Event::ReadFailed(new, errno));
+                let extent = extent.expect("a read that ended had begun");
+                let memory = self.memory(tag, extent);
+                self.events.push(Event::ReadFailed(new, memory, errno));
             }
         }
     }
@@ -145,12 +155,23 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
         if self.outstanding == 0 || self.abandoned || self.is_at_work() || !self.front.ending() {
             return;
         }
-        if self.shared.gate_is_open() && !self.shared.waits_for_lost_links() {
+        if self.shared.serves() && !self.shared.waits_for_lost_links() {
             return;
         }
         self.abandoned = true;
         self.outstanding = 0;
         self.front.abandon(io);
+    }
+
+    /// Hands in what happened, and does what follows.
+    fn hand_in(&mut self, io: &mut H::Io) {
+        let events = &mut self.events;
+        self.shared.turn(self.id, io, &mut self.outbox, |state| {
+            for event in events.drain(..) {
+                apply(state, event);
+            }
+        });
+        self.act(io);
     }
 
     /// True if an operation of the disk runs, or its end has not been told to the group.
@@ -174,6 +195,7 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
             match action {
                 // The requests are not ours any more, and a successor may have them already.
                 Action::Write { .. }
+                | Action::Keep { .. }
                 | Action::Zero { .. }
                 | Action::Read { .. }
                 | Action::Complete { .. }
@@ -200,6 +222,19 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> QueueWorker<H, F> {
                     }
                     self.in_flight += 1;
                     io.submit(Token::from(id), self.file.write(extent, slice, durable));
+                }
+                Action::Keep {
+                    id,
+                    tag,
+                    extent,
+                    slot,
+                } => {
+                    let slice = self.memory(tag, extent);
+                    let log = self.shared.log();
+                    log.data(slot.position, slice.len()).copy_from(&slice);
+                    log.publish(slot.seq);
+                    published = true;
+                    self.events.push(Event::LocalDone(id, Ok(())));
                 }
                 Action::Zero {
                     id, extent, free, ..
@@ -268,13 +303,11 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> Worker<H::Io> for QueueWorker<H, F>
         if self.events.is_empty() && !mail && !due {
             return self.give_up(io);
         }
-        let events = &mut self.events;
-        self.shared.turn(self.id, io, &mut self.outbox, |state| {
-            for event in events.drain(..) {
-                apply(&mut state.group, event);
-            }
-        });
-        self.act(io);
+        self.hand_in(io);
+        // What only had to be copied into the log is done.
+        while !self.events.is_empty() {
+            self.hand_in(io);
+        }
         self.give_up(io);
     }
 
@@ -285,7 +318,7 @@ impl<H: Host, F: FrontQueue<H::Io> + ?Sized> Worker<H::Io> for QueueWorker<H, F>
     fn finished(&self) -> bool {
         let over = self.broken || self.front.finished();
         // Requests that wait for an operator wait for nobody once the device is gone.
-        let answered = self.outstanding == 0 || !self.shared.gate_is_open();
+        let answered = self.outstanding == 0 || !self.shared.serves();
         over && !self.is_at_work() && answered
     }
 }

@@ -129,7 +129,8 @@ impl<H: Host> Recovery<'_, H> {
             Some(region) => self.adopt(record, region)?,
             None => GroupLog(make_log(self.host, record)?),
         };
-        let doubtful = doubts(&log, self.options.reissues);
+        let lost = record.served_by;
+        let doubtful = doubts(&log, self.options.reissues, lost.is_some());
         let again = |doubt: &&Doubt| doubt.comes_again;
         report.doubtful_writes = doubtful.len() - doubtful.iter().filter(again).count();
         let handle = log.0.handle();
@@ -138,6 +139,9 @@ impl<H: Host> Recovery<'_, H> {
             .iter()
             .map(|link| log.mark(LinkIndex::new(usize::from(link.place))))
             .collect();
+        if let Some(place) = lost {
+            state.group.serve_from(LinkIndex::new(usize::from(place)));
+        }
         state.group.set_log(log);
         for (link, mark) in record.links.iter().zip(marks) {
             let mark = mark.filter(|_| intact);
@@ -256,7 +260,7 @@ pub(super) struct Doubt {
 /// leave nothing to send; a mirror's are to be sent again. A local write that is not known to be
 /// done is done again by the front end that issues its requests again; without one, or if they do
 /// not come, its extents are dirt.
-fn doubts(log: &GroupLog, reissues: bool) -> Vec<Doubt> {
+fn doubts(log: &GroupLog, reissues: bool, lost: bool) -> Vec<Doubt> {
     let mut doubtful = Vec::new();
     let (mut seq, head): (Seq, (Incarnation, Seq)) = (log.base().1, log.head());
     while seq < head.1 {
@@ -267,7 +271,9 @@ fn doubts(log: &GroupLog, reissues: bool) -> Vec<Doubt> {
             RecordKind::Data { mirror: true } | RecordKind::Zero { mirror: true, .. }
         );
         let lost_mirror = mirror && !entry.published && !planted!(LostMirrorBlockForgotten);
-        let half_written = entry.published && !entry.local_done && !planted!(HalfWriteNotDoubted);
+        // Without a backing the log has all there is of it.
+        let half_written =
+            entry.published && !entry.local_done && !lost && !planted!(HalfWriteNotDoubted);
         if let Some(extent) = entry.record.extent.filter(|_| lost_mirror || half_written) {
             doubtful.push(Doubt {
                 link: entry

@@ -26,9 +26,12 @@ impl<H: Host> SourceShared<H> {
             .iter()
             .map(|volume| volume.file.clone())
             .collect();
+        let lost = state.group.is_lost();
         state.group.prepare_stop();
         drop(state);
-        self.flush(&files)?;
+        if !lost {
+            self.flush(&files)?;
+        }
         self.commit_all()?;
         let mut state = self.lock();
         let closed = state.group.close_all();

@@ -104,6 +104,7 @@ impl Facts for source::Group {
             name: name::<GroupName>("group"),
             clean: false,
             distrust: false,
+            served_by: None,
             history: history(),
             incarnation: Incarnation::new(1),
             head: (Incarnation::new(0), Seq::ZERO),

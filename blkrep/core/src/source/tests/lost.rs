@@ -230,6 +230,7 @@ fn a_stream_that_was_to_go_on_from_a_log_that_was_given_up_goes_on_from_the_map(
         data_state: DataState::Ok,
         history: rig.group.history().clone(),
         durable: name(durable.1.get()),
+        reads: true,
     };
     rig.group.welcome(link(0), &peer).unwrap();
     rig.group.set_transmit(link(0), Transmit::Stopped);

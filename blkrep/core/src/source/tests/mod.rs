@@ -13,6 +13,7 @@ mod notes;
 mod pace;
 mod promise;
 mod requests;
+mod served;
 mod throttle;
 mod volumes;
 
@@ -222,6 +223,8 @@ struct Rig {
     running: Vec<(RequestId, Extent, Option<Slot>)>,
     answers: Vec<(u16, Result<(), Errno>)>,
     mirror: Vec<Action>,
+    /// Writes whose bytes went to the log and nowhere else.
+    kept: Vec<RequestId>,
     tag: u16,
     /// How syncs end.
     synced: Result<(), Errno>,
@@ -304,6 +307,7 @@ impl Rig {
             running: Vec::new(),
             answers: Vec::new(),
             mirror: Vec::new(),
+            kept: Vec::new(),
             tag: 0,
             synced: Ok(()),
             unnoted: false,
@@ -362,6 +366,7 @@ impl Rig {
             data_state: DataState::NotReady,
             history: History::new(),
             durable: WriteName::NONE,
+            reads: true,
         };
         self.group.welcome(link(index), &new).unwrap();
         assert!(self.group.begin_stream(link(index)).is_none(), "maps first");
@@ -378,6 +383,7 @@ impl Rig {
             data_state: DataState::Ok,
             history: self.group.history().clone(),
             durable,
+            reads: true,
         };
         self.group.welcome(link(index), &peer).unwrap();
         if let Some(start) = self.group.begin_stream(link(index)) {
@@ -447,6 +453,10 @@ impl Rig {
                         self.group.log.as_mut().unwrap().publish(slot.seq);
                     }
                     self.running.push((id, extent, slot));
+                }
+                Action::Keep { id, slot, .. } => {
+                    self.group.log.as_mut().unwrap().publish(slot.seq);
+                    self.kept.push(id);
                 }
                 Action::Zero { id, extent, .. } => {
                     self.check_start(extent);

@@ -184,6 +184,10 @@ impl<I: Io> LinkPort<I> for ListPort {
         })
     }
 
+    fn content(&mut self, _: &mut I, _: &blkrep_core::source::ContentPart, _: &[u8]) -> bool {
+        false
+    }
+
     fn takes_notes(&mut self, able: bool) {
         self.with(|group| group.notes.push((able, None)));
     }

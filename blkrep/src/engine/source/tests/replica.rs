@@ -159,6 +159,7 @@ impl Driver {
                 data_state: replica.state,
                 history: replica.history.clone(),
                 durable: replica.name,
+                reads: true,
             };
             (welcome, replica.lost.clone())
         };
