@@ -66,7 +66,9 @@ fn of_volume(group: &GroupName, volume: &VolumeStatus) -> Option<Problem> {
             "requests of the application wait, as volume.on-backing-error asks for",
             format!(
                 "repair the backing; or pass the errors on: blkctl set --group {group} \
-                 volume.on-backing-error=pass"
+                 volume.on-backing-error=pass; or let a target serve the group: \
+                 volume.on-backing-error=target (if it is that already: blkctl events says why \
+                 none can)"
             ),
         )),
         VolumeState::ServedByTarget => Some(error(

@@ -70,7 +70,7 @@ pub(super) fn source_options(settings: &GroupSettings, reissues: bool) -> Source
 pub(super) const fn core_policy(policy: OnBackingError) -> CorePolicy {
     match policy {
         OnBackingError::Pass => CorePolicy::Pass,
-        OnBackingError::Freeze => CorePolicy::Freeze,
+        OnBackingError::Freeze | OnBackingError::Target => CorePolicy::Freeze,
     }
 }
 

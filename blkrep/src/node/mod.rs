@@ -25,6 +25,7 @@ mod restore;
 mod router;
 mod schedule;
 mod serve;
+mod serving;
 mod state;
 mod status;
 mod superseded;

@@ -69,6 +69,8 @@ pub(super) struct Group {
     pub(super) troubles: BTreeMap<VolumeName, Trouble>,
     /// A write or read of a backing failed since the group was opened.
     pub(super) failing: bool,
+    /// Why no target could serve the group when that was last tried.
+    pub(super) not_served: Option<String>,
 }
 
 /// Everything.

@@ -87,6 +87,7 @@ impl Inner {
             for event in engine.take_events() {
                 self.group_event(&name, &engine, &event);
             }
+            self.serve_from_target(&name, &engine);
             engine.tend_queue();
             if let Err(error) = engine.remember_fence() {
                 tracing::debug!(group = %name, %error, "remember the newer generation");

@@ -247,8 +247,8 @@ registry! {
         "Grain of the dirty maps: smaller sends less after a break, larger needs less memory.";
     VolumeIntentIdleTime = "volume.intent-idle-time", time(1_000, 300_000), "30s", Live, true,
         "An idle volume's intent map is empty after this time at the latest, so that a crash then compares nothing.";
-    VolumeOnBackingError = "volume.on-backing-error", Kind::Choice(&["pass", "freeze"]), "pass", Live, true,
-        "When the backing fails: `pass` the error to the application, or `freeze` its requests until someone acts.";
+    VolumeOnBackingError = "volume.on-backing-error", Kind::Choice(&["pass", "freeze", "target"]), "pass", Live, true,
+        "When the backing fails: `pass` the error to the application, `freeze` its requests until someone acts, or let a `target` serve the group: for good, until it is taken over there.";
     GroupLogMemory = "group.log-memory", size(MIB, 256 * GIB, 4 * KIB), "64MiB", Load, true,
         "Memory of the group's write log. It lives in shared memory and outlives a killed daemon. What it cannot hold while a link is down becomes dirty extents.";
     GroupThrottle = "group.throttle", Kind::Choice(&["off", "adaptive", "always"]), "off", Live, true,

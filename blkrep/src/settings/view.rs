@@ -20,6 +20,8 @@ pub enum OnBackingError {
     Pass,
     /// Requests wait until someone acts.
     Freeze,
+    /// They wait until a target can serve the group, which it does from then on.
+    Target,
 }
 
 /// The settings of one group.
@@ -216,6 +218,7 @@ impl<F: Fn(Key) -> Value> Values<F> {
             intent_idle_time: self.time(Key::VolumeIntentIdleTime),
             on_backing_error: match (self.0)(Key::VolumeOnBackingError) {
                 Value::Choice("freeze") => OnBackingError::Freeze,
+                Value::Choice("target") => OnBackingError::Target,
                 _ => OnBackingError::Pass,
             },
             log_memory: self.size(Key::GroupLogMemory),

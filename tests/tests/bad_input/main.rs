@@ -22,6 +22,7 @@ mod records;
 mod rejoin;
 mod replacing;
 mod schedule;
+mod serving;
 mod slowed;
 mod strangers;
 mod targets;
