@@ -2,7 +2,7 @@
 //!
 //! Owns when a link can serve, what becomes of requests then, and reads on their way to the target and
 //! back. That the backing is lost is durable before [`SourceGroup::serve_from`] is called; nothing here
-//! takes it back. Never lets a request reach a backing: what it holds may be stale. See ADR 11.
+//! takes it back. Never lets a request reach a backing: what it holds may be stale. See ADR 12.
 //!
 //! ```text
 //! write: range lock -> Seq and log slot -> the target has received it, or durably

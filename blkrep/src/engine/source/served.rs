@@ -2,7 +2,7 @@
 //!
 //! Owns the order: the log is kept for the link first, then the record says that the backings are lost,
 //! durably, and only then is anything answered that way. What was begun and did not come to that is taken
-//! back. See ADR 11.
+//! back. See ADR 12.
 
 use super::OpenError;
 use super::group::SourceShared;
