@@ -261,7 +261,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
             return Ok(verdict);
         }
         let whole = peer.role == PeerRole::Replica && peer.data_state == DataState::Ok;
-        if serves && has_all && whole && !link.is_following() {
+        if serves && has_all && whole && !self.has_joined(index) {
             // What it has is all that there is: it is the group.
             let link = self.link_mut(index).expect("just seen");
             link.live.clear_all();
@@ -297,7 +297,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
         let Some(index) = self.serving().filter(|index| self.flows(*index)) else {
             return;
         };
-        if !self.link(index).is_some_and(Link::is_following) {
+        if self.gives_no_places() {
             return;
         }
         while let Some(served) = &self.served
@@ -422,8 +422,19 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
 
     /// True while it is decided whether a target serves, or if the log does not keep for it yet.
     pub(super) fn gives_no_places(&self) -> bool {
-        let serving = self.serving().and_then(|index| self.link(index));
-        self.pinned.is_some() || serving.is_some_and(|link| !link.is_following())
+        let serving = self.serving();
+        let joined = serving.is_none_or(|index| {
+            self.link(index).is_some_and(Link::is_following) && self.has_joined(index)
+        });
+        self.pinned.is_some() || !joined
+    }
+
+    /// True if what the target has durably is a place of this log: from then on the log says what it lacks. Before,
+    /// when the memory of the log was lost, a target that loses its power as well has nothing but what it had, and
+    /// must not have missed anything.
+    pub(super) fn has_joined(&self, index: LinkIndex) -> bool {
+        let acked = self.link(index).and_then(|link| link.acked);
+        acked.is_some_and(|acked| self.name_at(acked.1) == Some(acked))
     }
 
     /// True if the log holds what the target that serves has not got: it is kept, whoever waits for room.

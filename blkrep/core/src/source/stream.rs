@@ -314,7 +314,7 @@ impl<L: WriteLog, W: Words> SourceGroup<L, W> {
     /// writes only set its dirty bits.
     pub(super) fn turn_behind(&mut self, index: LinkIndex) {
         assert!(
-            self.serving() != Some(index),
+            self.serving() != Some(index) || !self.has_joined(index),
             "what the target that serves lacks is nowhere but in the log"
         );
         let head = self.log_ref().head().1;
