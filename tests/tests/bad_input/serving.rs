@@ -178,7 +178,12 @@ fn while_its_target_is_away_a_served_group_waits_and_then_goes_on() {
 #[test]
 fn a_frozen_group_is_handed_to_its_target_by_the_setting() {
     let lab = Lab::new();
-    let Pair { node, address, .. } = pair(&lab, "freeze");
+    let Pair {
+        node,
+        target: _target,
+        address,
+        ..
+    } = pair(&lab, "freeze");
     let mut volume = open(&node, &address);
     let writer = std::thread::spawn(move || {
         volume.write(6 * MIB, &[0x41; 8192]).unwrap();

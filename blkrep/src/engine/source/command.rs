@@ -374,9 +374,13 @@ impl<H: Host> SourceShared<H> {
     /// Holds a mirror; its position is kept.
     ///
     /// # Errors
-    /// There is no link of that name.
+    /// There is no link of that name, or its target serves the group.
     pub fn pause_mirror(&self, name: &LinkName) -> Result<(), OpenError> {
         let index = self.find(name)?;
+        self.refuse_lost(
+            "its mirror cannot be held, which says where the stream goes on",
+            Some(index),
+        )?;
         self.command(|state| state.group.pause_mirror(index));
         Ok(())
     }
@@ -394,9 +398,13 @@ impl<H: Host> SourceShared<H> {
     /// Ends a mirror; what differs stays dirty.
     ///
     /// # Errors
-    /// There is no link of that name.
+    /// There is no link of that name, or its target serves the group.
     pub fn stop_mirror(&self, name: &LinkName) -> Result<(), OpenError> {
         let index = self.find(name)?;
+        self.refuse_lost(
+            "its mirror cannot be stopped, which says where the stream goes on",
+            Some(index),
+        )?;
         self.command(|state| state.group.stop_mirror(index));
         Ok(())
     }

@@ -344,3 +344,17 @@ fn what_is_awaited_for_too_long_is_dirt() {
     rig.fronts.iter().for_each(Front::forget);
     rig.settle();
 }
+
+/// The simulator's seed 1001047: after a loss of power the stream of a group that a target serves began with a mirror
+/// of nothing, which somebody stopped, and everybody waited for ever.
+#[test]
+fn the_mirror_that_begins_the_stream_of_a_served_group_cannot_be_stopped_or_held() {
+    let rig = mirrored(37, MirrorKind::Full);
+    let shared = rig.shared();
+    shared.stop_mirror(&link()).unwrap();
+    shared.record(|record| record.served_by = Some(0)).unwrap();
+    for said in [shared.stop_mirror(&link()), shared.pause_mirror(&link())] {
+        let error = said.unwrap_err().to_string();
+        assert!(error.contains("where the stream goes on"), "{error}");
+    }
+}
