@@ -125,6 +125,13 @@ bugs! {
     OverflowForgetsAway,
     /// An operation whose bytes are on disk is sent with what is in its slot now.
     AwayTakenFromMemory,
+    // Served by a target.
+    /// A target answers a read before what is earlier in the order is applied.
+    ReadsBeforeBarrier,
+    /// A start does not see on record that the backing is stale.
+    StaleBackingServedAgain,
+    /// A flush is answered when the target that serves has received what was before it.
+    FlushNotAtTarget,
     // Notes.
     /// A bookmark is remembered one place late.
     BookmarkOneLate,

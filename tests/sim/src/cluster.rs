@@ -47,6 +47,7 @@ impl QueueCounts {
             GroupEvent::Queue {
                 change: QueueChange::Full,
             } => "full",
+            GroupEvent::Served { .. } => "served",
             GroupEvent::QueueFailed { .. } => "failures",
             GroupEvent::QueueUnreadable { .. } => "unreadable",
             _ => return,
@@ -178,6 +179,37 @@ impl Table {
     }
 }
 
+/// Which target serves a group whose backing failed, by node and group: as the node's own record says, or
+/// may say.
+#[derive(Debug, Clone, Default)]
+pub struct Serving(Arc<Mutex<BTreeMap<(usize, usize), usize>>>);
+
+impl Serving {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(usize, usize), usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The target, if there is one.
+    #[must_use]
+    pub fn get(&self, node: usize, group: usize) -> Option<usize> {
+        self.lock().get(&(node, group)).copied()
+    }
+
+    /// It is this one, or none.
+    pub fn set(&self, node: usize, group: usize, target: Option<usize>) {
+        match target {
+            Some(target) => drop(self.lock().insert((node, group), target)),
+            None => drop(self.lock().remove(&(node, group))),
+        }
+    }
+
+    /// A table of its own with what this one has.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.lock().clone())))
+    }
+}
+
 /// The cluster of a run.
 #[derive(Debug, Clone)]
 pub struct Cluster {
@@ -189,6 +221,8 @@ pub struct Cluster {
     pub hosts: Vec<NodeId>,
     /// Who serves what.
     pub table: Table,
+    /// Who is served by whom.
+    pub serving: Serving,
     /// The names of writes, by group.
     pub names: Vec<Names>,
     /// What is told.
@@ -212,6 +246,12 @@ impl Cluster {
         let backings = self.backings(group);
         let image = |path: &PathBuf| self.world.image(self.hosts[node], path);
         backings.iter().map(image).collect()
+    }
+
+    /// A group's volumes as applications on a node see them: of a group that is served by a target, there.
+    #[must_use]
+    pub fn images_of(&self, node: usize, group: usize) -> Vec<Vec<u8>> {
+        self.images(self.serving.get(node, group).unwrap_or(node), group)
     }
 
     /// What a power cut now would surely leave of a group's volumes on a node.

@@ -61,7 +61,9 @@ impl Desk {
 
     pub(super) fn forget(&self, group: usize) -> Result<(), StartError> {
         forget_group(&self.host, Path::new(STATE), &group_name(group))
-            .map_err(|error| StartError::Busy(error.to_string()))
+            .map_err(|error| StartError::Busy(error.to_string()))?;
+        self.cluster.serving.set(self.node, group, None);
+        Ok(())
     }
 
     pub(super) fn remove_replica(&self, group: usize) -> Result<(), StartError> {

@@ -6,7 +6,7 @@ use super::app::Habits;
 use super::plan::{
     Command, Fault, GroupPlan, Hold, Place, Plan, Probe, QueuePlan, Takeover, TakeoverReason,
 };
-use super::theme;
+use super::theme::{self, Theme};
 use blkrep_core::compression::Compression;
 use blkrep_core::source::{StreamLimits, Throttle};
 use blkrep_core::target::RetryPolicy;
@@ -55,7 +55,7 @@ impl Plan {
         dress_retries(&mut plan);
         dress_connections(&mut plan);
         theme::dress(&mut plan);
-        if plan.theme.is_none() {
+        if matches!(plan.theme, None | Some(Theme::Served)) {
             dress_queues(&mut plan);
         }
         dress_notes(&mut plan);
@@ -337,6 +337,7 @@ fn group(random: &mut SimRandom, nodes: usize) -> GroupPlan {
         compression: Compression::Off,
         connections: 1,
         throttle: None,
+        hands_over: false,
         targets,
         volumes: (0..random.between(1, 3)).map(|_| volume(random)).collect(),
         block_bytes: if random.one_in(3) { 4096 } else { 512 },
@@ -634,7 +635,7 @@ mod tests {
         assert!((100..250).contains(&queued.count()));
         let faults = plans.iter().flat_map(|plan| &plan.faults);
         let kinds: HashSet<_> = faults.map(|(_, fault)| discriminant(fault)).collect();
-        assert_eq!(kinds.len(), 15);
+        assert_eq!(kinds.len(), 16);
         let commands = plans.iter().flat_map(|plan| &plan.commands);
         let kinds: HashSet<_> = commands.map(|(_, command)| discriminant(command)).collect();
         assert_eq!(kinds.len(), 17);
@@ -652,12 +653,12 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_of_the_seeds_has_a_theme_and_loses_nothing_by_it() {
+    fn a_third_of_the_seeds_has_a_theme_and_loses_nothing_by_it() {
         let plans: Vec<Plan> = (0..2000).map(Plan::of).collect();
         let themed: Vec<_> = plans.iter().filter(|plan| plan.theme.is_some()).collect();
-        assert!((400..600).contains(&themed.len()), "{}", themed.len());
+        assert!((500..750).contains(&themed.len()), "{}", themed.len());
         let themes: HashSet<_> = themed.iter().filter_map(|plan| plan.theme).collect();
-        assert_eq!(themes.len(), theme::THEMES.len());
+        assert_eq!(themes.len(), theme::THEMES.len() + 1);
         for plan in themed {
             assert!(plan.faults.len() >= 3 && !plan.commands.is_empty());
             assert!(plan.faults.is_sorted_by_key(|(at, _)| *at));

@@ -36,6 +36,8 @@ pub(super) enum After {
     Heal { from: usize, to: usize, both: bool },
     /// They arrive as they were sent, and in time.
     Fair { from: usize, to: usize },
+    /// The disks are replaced, if no target serves the group.
+    Repaired { node: usize, group: usize },
     /// There is room again.
     Room { node: usize },
     /// The copy is put back.
@@ -111,6 +113,16 @@ impl Run {
             }
             Fault::Double { from, to, times } => {
                 self.world.double_connections(host(from), host(to), times);
+            }
+            Fault::Lost {
+                node,
+                group,
+                times,
+                span,
+            } => {
+                let group = group % self.groups.len();
+                self.lose_backings(node, group, times);
+                self.later(span, Todo::After(After::Repaired { node, group }));
             }
             Fault::Leap { node, span } => self.world.leap_clock(host(node), span),
             Fault::Full { node, span } => {
@@ -288,6 +300,7 @@ impl Run {
                 let none = (Duration::ZERO, Duration::ZERO);
                 self.world.delay(hosts[from], hosts[to], none);
             }
+            After::Repaired { node, group } => self.repair(node, group),
             After::Room { node } => self.world.set_full(hosts[node], false),
             After::Restore { node, copy, files } => {
                 // A source that is put back is another story, and so is one that is just starting, or

@@ -35,6 +35,9 @@ pub struct Life {
     pub over: bool,
     /// Its host lost power and has not served since: its age is over.
     age_over: bool,
+    /// Its host lost power while a target served the group: how it goes on is what the target has, once that
+    /// has applied everything.
+    there: bool,
     issue_at: Nanos,
 }
 
@@ -55,6 +58,12 @@ pub struct GroupRun {
 }
 
 impl Life {
+    /// True while it is not known with what it goes on.
+    #[must_use]
+    pub const fn waits_for_there(&self) -> bool {
+        self.there
+    }
+
     /// It issues nothing until then.
     pub fn rest(&mut self, until: Nanos) {
         self.issue_at = self.issue_at.max(until);
@@ -106,6 +115,7 @@ impl GroupRun {
             trickles: false,
             over: false,
             age_over: false,
+            there: false,
             issue_at: self.cluster.world.now(),
         });
     }
@@ -173,7 +183,7 @@ impl GroupRun {
             }
             let served = served(life.node) || (waits(life.node) && !life.age_over);
             let room = life.app.outstanding() < plan.outstanding_max;
-            let issued = served && room && life.app.issue();
+            let issued = served && room && !life.there && life.app.issue();
             let think = Duration::from_nanos(self.random.below(plan.think_nanos_max) + 1000);
             let least = match (life.trickles, issued) {
                 (true, _) => TRICKLE,
@@ -206,7 +216,10 @@ impl GroupRun {
             if life.over {
                 continue;
             }
-            if power {
+            if power && self.cluster.serving.get(node, self.group).is_some() {
+                life.there = true;
+            }
+            if power && !life.there {
                 let images = self.cluster.images(node, self.group);
                 judge::after_power_loss(life.app.age(), &images)?;
                 life.age_over = true;
@@ -246,7 +259,7 @@ impl GroupRun {
     /// A node's daemon begins: after a power cut with a new age.
     pub fn node_is_back(&mut self, node: usize) {
         for life in &mut self.lives {
-            if life.node == node && life.age_over && !life.over {
+            if life.node == node && life.age_over && !life.over && !life.there {
                 self.runs += 1;
                 let base = self.cluster.images(node, self.group);
                 self.ended.push(life.app.begin_age(self.runs, base));
@@ -255,9 +268,32 @@ impl GroupRun {
         }
     }
 
+    /// What an application goes on with after its host lost power is known: it is judged, and a new age begins.
+    ///
+    /// # Errors
+    /// What a flush had promised and is gone.
+    pub fn go_on_there(&mut self, node: usize) -> Result<(), String> {
+        let images = self.cluster.images_of(node, self.group);
+        for life in &mut self.lives {
+            if life.node == node && life.there && !life.over {
+                judge::after_power_loss(life.app.age(), &images)?;
+                self.runs += 1;
+                self.ended
+                    .push(life.app.begin_age(self.runs, images.clone()));
+                life.there = false;
+                life.age_over = false;
+            }
+        }
+        Ok(())
+    }
+
     /// A host lost power while its daemon was starting.
     pub fn start_lost_power(&mut self, node: usize) {
-        for life in self.lives.iter_mut().filter(|life| life.node == node) {
+        for life in self
+            .lives
+            .iter_mut()
+            .filter(|life| life.node == node && !life.there)
+        {
             life.age_over = true;
         }
     }

@@ -36,6 +36,7 @@ pub mod report;
 pub mod run;
 pub mod served;
 mod served_links;
+mod serving;
 pub mod start;
 mod takeover;
 pub mod tasks;

@@ -114,6 +114,12 @@ impl Run {
                 self.relink_missing(index, target);
                 self.with_link(index, target, |served, link| served.set_loss(link, policy));
             }
+            // A hold that nobody took back keeps waiting whoever has nothing but that target.
+            self.with_served(index, |served, _| {
+                if served.hands_over() {
+                    served.calm();
+                }
+            });
         }
     }
 

@@ -77,6 +77,18 @@ pub enum Fault {
         /// How long.
         span: Duration,
     },
+    /// Every backing that a node has of a group answers with errors, whatever it is asked: until the disks
+    /// are replaced, which an operator does where no target serves the group.
+    Lost {
+        /// Whose.
+        node: usize,
+        /// Of this group.
+        group: usize,
+        /// So many times for each kind of request.
+        times: u32,
+        /// When an operator looks whether it is served.
+        span: Duration,
+    },
     /// Bytes are changed on their way, past every checksum of TCP's.
     Garble {
         /// From here.
@@ -418,6 +430,8 @@ pub struct GroupPlan {
     pub compression: Compression,
     /// How many connections its links want.
     pub connections: u8,
+    /// A target serves it when a backing fails.
+    pub hands_over: bool,
     /// Length of each volume in bytes.
     pub volumes: Vec<u64>,
     /// Block size of the volumes.
@@ -525,6 +539,7 @@ impl Fault {
             | Self::Reset { .. }
             | Self::Sever { .. }
             | Self::Stall { .. }
+            | Self::Lost { .. }
             | Self::Garble { .. }
             | Self::Delay { .. }
             | Self::Double { .. }

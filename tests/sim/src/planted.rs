@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub const SEEDS_MAX: u64 = 20_000;
 
 /// What shows by chance once in thousands of seeds is looked for in those of its theme.
-const THEMED: [(Bug, Theme); 3] = [
+const THEMED: [(Bug, Theme); 4] = [
     (Bug::SyncWaitsForReceived, Theme::BothDie),
     (Bug::UnnotedWritesForgotten, Theme::FirstLink),
     (Bug::BaseFlushRetriedOnly, Theme::FailedFlush),
+    (Bug::FlushNotAtTarget, Theme::Served),
 ];
 
 /// Characters of a judge's words that a table shows.

@@ -39,6 +39,7 @@ impl Run {
         let cluster = Cluster {
             hosts: (0..self.nodes.len()).map(|_| world.add_node()).collect(),
             table: self.cluster.table.copy(),
+            serving: self.cluster.serving.copy(),
             told: Told::new(&world, false),
             tasks: self.cluster.tasks.copy(),
             world: world.clone(),

@@ -78,6 +78,14 @@ report! {
     doubles,
     /// Clocks that leapt.
     leaps,
+    /// Groups all of whose backings failed.
+    lost_backings,
+    /// Times that a daemon went on with a target, starts that found it on record among them.
+    served_there,
+    /// Hosts that lost power then: their applications began anew with what the target had.
+    begun_there,
+    /// Groups that were taken over from that.
+    taken_from_there,
     /// Hosts that were full.
     full_hosts,
     /// Sectors that could not be read.
@@ -185,6 +193,7 @@ impl Report {
             Fault::Sever { .. } => self.severed += 1,
             Fault::Disk { .. } => self.disk_errors += 1,
             Fault::Stall { .. } => self.stalls += 1,
+            Fault::Lost { .. } => self.lost_backings += 1,
             Fault::Garble { .. } => self.garbles += 1,
             Fault::Delay { .. } => self.delays += 1,
             Fault::Double { times, .. } => self.doubles += u64::from(*times),

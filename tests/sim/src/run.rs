@@ -3,7 +3,7 @@
 //! Owns the schedule: turns of workers, requests, restarts, and what is due later. A plan enters; a
 //! report or a complaint leaves.
 
-use super::cluster::{Cluster, QueueCounts, Table};
+use super::cluster::{Cluster, QueueCounts, Serving, Table};
 use super::daemon::Daemon;
 use super::group::GroupRun;
 use super::judge;
@@ -103,6 +103,7 @@ impl Run {
         let cluster = Cluster {
             hosts: (0..plan.nodes).map(|_| world.add_node()).collect(),
             table: Table::default(),
+            serving: Serving::default(),
             names: plan
                 .groups
                 .iter()
@@ -166,6 +167,7 @@ impl Run {
         for takeover in self.plan().takeovers.clone() {
             self.take_over(takeover)?;
         }
+        self.take_over_the_lost()?;
         for names in &self.cluster.names {
             names.judge()?;
         }
@@ -184,6 +186,7 @@ impl Run {
         }
         self.report.names = self.cluster.names.iter().map(Names::count).sum();
         let queues = &self.cluster.queues;
+        self.report.served_there = queues.of("served");
         self.report.spills = queues.of("spills");
         self.report.drains = queues.of("drains");
         self.report.full_queues = queues.of("full");
@@ -326,6 +329,8 @@ impl Run {
             for node in &mut self.nodes {
                 node.daemon.as_mut().map_or(Ok(()), Daemon::tend)?;
             }
+            self.hand_over();
+            self.begin_there()?;
             self.look()?;
         }
         while let Some(place) = self.todo.iter().position(|(at, _)| *at <= now) {
@@ -466,7 +471,7 @@ impl Run {
         }
         for (index, group) in self.groups.iter().enumerate() {
             let life = group.life();
-            let images = self.cluster.images(life.node, index);
+            let images = self.cluster.images_of(life.node, index);
             judge::source(life.app.age(), &images)
                 .map_err(|why| format!("group {index} on node {}: {why}", life.node))?;
         }
@@ -485,6 +490,9 @@ impl Run {
     fn group_is_quiet(&mut self, index: usize) -> Result<(), String> {
         let life = self.groups[index].life();
         let home = life.node;
+        if life.waits_for_there() {
+            return Err("its application waits for what its target has".to_owned());
+        }
         let outstanding = life.app.outstanding();
         if outstanding > 0 {
             return Err(format!("{outstanding} requests are not answered"));
@@ -497,14 +505,19 @@ impl Run {
             return Err(format!("node {home} does not serve it"));
         };
         quiet?;
+        let serving = self.cluster.serving.get(home, index);
         for target in targets {
+            if serving.is_some_and(|serving| serving != target) {
+                continue;
+            }
             let Some(daemon) = &self.nodes[target].daemon else {
                 return Err(format!("node {target} is down"));
             };
             let quiet = daemon.with_received(index, |received| received.quiet());
             quiet.unwrap_or_else(|| Err(format!("node {target} has no replica")))?;
             let images = |node| self.cluster.images(node, index);
-            judge::equal(&images(home), &images(target))
+            let ours = self.cluster.images_of(home, index);
+            judge::equal(&ours, &images(target))
                 .map_err(|why| format!("nodes {home} and {target}: {why}"))?;
         }
         Ok(())

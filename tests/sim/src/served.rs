@@ -14,7 +14,7 @@ use blkrep::engine::source::{
 };
 use blkrep_core::intent::IntentOptions;
 use blkrep_core::source::{Connection, Gate, MirrorPhase, OnBackingError, Position, Transmit};
-use blkrep_io::sim::SimHost;
+use blkrep_io::sim::{ProcessId, SimHost};
 use blkrep_types::{ByteLen, Extent, ExtentSize, History, LinkName, MirrorKind, VolumeIndex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,7 @@ pub struct Served {
     pub(super) cluster: Cluster,
     pub(super) node: usize,
     pub(super) group: usize,
+    pub(super) process: ProcessId,
     pub(super) shared: Arc<SourceShared<SimHost>>,
     pub(super) links: BTreeMap<LinkName, LinkControl>,
     /// Links whose mirror an operator has stopped.
@@ -125,6 +126,7 @@ impl Served {
             cluster: cluster.clone(),
             node,
             group,
+            process: host.process(),
             shared,
             links: BTreeMap::new(),
             mirror_stopped: BTreeSet::new(),
@@ -132,6 +134,10 @@ impl Served {
             fronts: fronts.to_vec(),
         };
         served.cluster.told.of(served.whose()).say(&report);
+        if served.hands_over() {
+            served.tell_who_serves();
+            served.shared.set_policy(OnBackingError::Freeze);
+        }
         Ok(served)
     }
 
@@ -200,6 +206,10 @@ impl Served {
     /// Says whether requests wait for the operator when a backing fails. What waited is tried again when
     /// they no longer do.
     pub fn set_policy(&mut self, policy: OnBackingError) {
+        if self.hands_over() {
+            // It waits for a target anyway.
+            return;
+        }
         self.shared.set_policy(policy);
         self.freezes = policy == OnBackingError::Freeze;
     }
@@ -271,11 +281,14 @@ impl Served {
     /// What is not quiet.
     pub fn quiet(&self) -> Result<(), String> {
         let status = self.shared.status();
-        if status.gate != Gate::Open {
+        let serving = self.cluster.serving.get(self.node, self.group);
+        let gate = serving.map_or(Gate::Open, |_| Gate::Served);
+        if status.gate != gate {
             return Err(format!("the gate is {:?}", status.gate));
         }
         for (name, _, link) in &status.links {
-            if !self.links.contains_key(name) {
+            let serves = serving.is_none_or(|target| self.link(target).as_ref() == Some(name));
+            if !self.links.contains_key(name) || !serves {
                 continue;
             }
             let up = link.connection == Connection::Up && link.position == Position::Following;

@@ -24,6 +24,10 @@ impl Served {
     /// The state could not be written.
     pub fn link_as_planned(&self) -> Result<(), StartError> {
         let plan = &self.cluster.plan.groups[self.group];
+        if self.shared.served_by().is_some() {
+            // There is nothing that one could be made with.
+            return Ok(());
+        }
         for target in &plan.targets {
             if self.link(*target).is_none() {
                 let spec = self.spec_of_link(*target, plan.first_mirror, false);
@@ -261,6 +265,10 @@ impl Served {
 
     /// Ends a link's driver, so that the link can be forgotten.
     pub fn end_link(&mut self, link: &LinkName) {
+        if self.shared.served_by().as_ref() == Some(link) {
+            // A node refuses that.
+            return;
+        }
         self.disconnect(link);
         if let Some(control) = self.links.remove(link) {
             control.stop();

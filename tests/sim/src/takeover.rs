@@ -38,11 +38,13 @@ impl Run {
         };
         let targets = daemon.with_served(group, |served, _| served.targets());
         let targets = targets.ok_or("all was quiet, and a group is not served")?;
-        let new = targets[takeover.link % targets.len()];
+        let serving = self.cluster.serving.get(old, group);
+        let new = serving.unwrap_or_else(|| targets[takeover.link % targets.len()]);
         self.cluster
             .told
             .say(&(takeover, "group", group, "from", old, "to", new));
         self.report.takeovers += 1;
+        self.report.taken_from_there += u64::from(serving.is_some());
         self.groups[group].life_mut().active = true;
         self.leave(old, takeover.why)?;
         self.work(group, LAST_REQUESTS)?;
@@ -50,6 +52,11 @@ impl Run {
             self.groups[group].life_mut().over = true;
         }
         self.promote(group, new)?;
+        if serving.is_some() {
+            // It had received whatever was answered, and is all that there is.
+            let age = self.groups[group].life().app.age();
+            judge::source(age, &self.cluster.images(new, group))?;
+        }
         self.groups[group].begin_life(new);
         self.groups[group].life_mut().active = true;
         if let Some((crash, calls)) = takeover.crash {

@@ -14,6 +14,9 @@ use std::time::Duration;
 /// One in so many plans has a theme.
 const THEMED_ONE_IN: u64 = 4;
 
+/// And one in so many of the others is served by a target: apart, so that the others are what they were.
+const SERVED_ONE_IN: u64 = 10;
+
 /// Faults of a plan at least.
 const FAULTS_MIN: usize = 3;
 
@@ -41,9 +44,11 @@ pub enum Theme {
     BothDie,
     /// A group is without any link for a while and never flushed, and its source loses power soon after it has one again.
     FirstLink,
+    /// The backings of a source fail for good, or once, and a target serves it, whatever else goes wrong.
+    Served,
 }
 
-/// Each of them.
+/// Each of them, but for the one that is drawn apart.
 pub const THEMES: [Theme; 9] = [
     Theme::FailedFlush,
     Theme::RestBehindCut,
@@ -70,7 +75,11 @@ pub(super) fn dress(plan: &mut Plan) {
     let mut random = SimRandom::new(plan.seed ^ 0x7468_656d_6500_0000);
     if random.one_in(THEMED_ONE_IN) {
         let theme = THEMES[random.index(THEMES.len())];
-        play(plan, &mut random, theme);
+        return play(plan, &mut random, theme);
+    }
+    let mut random = SimRandom::new(plan.seed ^ 0x7365_7276_6564_0000);
+    if random.one_in(SERVED_ONE_IN) {
+        play(plan, &mut random, Theme::Served);
     }
 }
 
@@ -99,21 +108,50 @@ fn play(plan: &mut Plan, random: &mut SimRandom, theme: Theme) {
         Theme::Rot => stage.twice(Stage::rot),
         Theme::BothDie => stage.twice(Stage::both_die),
         Theme::FirstLink => stage.twice(Stage::first_link),
+        Theme::Served => {
+            stage.served();
+            let (faults, commands) = (around_served(faults), around_served_commands(commands));
+            plan.faults.extend(faults.into_iter().take(2));
+            plan.commands.extend(commands);
+            return in_order(plan);
+        }
     }
     let missing = FAULTS_MIN.saturating_sub(plan.faults.len());
     plan.faults.extend(faults.into_iter().take(missing));
     let missing = usize::from(plan.commands.is_empty());
     plan.commands.extend(commands.into_iter().take(missing));
+    in_order(plan);
+}
+
+fn in_order(plan: &mut Plan) {
     plan.rests.sort_by_key(|(at, _)| *at);
     plan.faults.sort_by_key(|(at, _)| *at);
     plan.commands.sort_by_key(|(at, _)| *at);
     plan.probes.sort_by_key(|(at, _)| *at);
 }
 
+/// What may go wrong beside it: not at the disks of the target, which is the only copy then.
+fn around_served(mut faults: Vec<(u64, Fault)>) -> Vec<(u64, Fault)> {
+    faults.retain(|(_, fault)| fault.fails_disks_of().is_none());
+    faults
+}
+
+/// What is done beside it: nobody writes to a backing that means nothing any more.
+fn around_served_commands(mut commands: Vec<(u64, Command)>) -> Vec<(u64, Command)> {
+    let fits = |command: &Command| match command {
+        Command::Detach { written, .. } => !written,
+        _ => true,
+    };
+    commands.retain(|(_, command)| fits(command));
+    commands
+}
+
 /// Makes cluster and times fit.
 fn fit(plan: &mut Plan, random: &mut SimRandom, theme: Theme) {
     let group = &mut plan.groups[0];
-    group.modes.fill(Mode::Async);
+    if theme != Theme::Served {
+        group.modes.fill(Mode::Async);
+    }
     match theme {
         Theme::FailedFlush => {
             plan.write_cache = true;
@@ -153,6 +191,18 @@ fn fit(plan: &mut Plan, random: &mut SimRandom, theme: Theme) {
             group.habits.flushes = 0;
             group.habits.fua = 0;
             group.think_nanos_max = random.between(1_000_000, 20_000_000);
+        }
+        Theme::Served => {
+            group.hands_over = true;
+            group.habits.reads = random.between(15, 40);
+            group.habits.flushes = random.between(5, 15);
+            group.habits.fua = random.between(0, 40);
+            if !random.one_in(3) {
+                group.targets.truncate(1);
+            }
+            group.think_nanos_max = random.between(200_000, 20_000_000);
+            // One of an older version cannot serve.
+            plan.older = plan.older.filter(|_| random.one_in(6));
         }
     }
 }
@@ -305,6 +355,61 @@ impl Stage<'_> {
         self.power_cut(self.home, last);
         self.power_cut(self.target, last);
         self.calm_after(last);
+    }
+
+    /// The backings fail while the target has everything, or hardly, and then either side dies.
+    fn served(&mut self) {
+        let at = self.random.between(20, 120);
+        if !self.random.one_in(5) {
+            self.calm_before(at);
+        }
+        let lost = Fault::Lost {
+            node: self.home,
+            group: 0,
+            times: if self.random.one_in(6) { 1 } else { u32::MAX },
+            span: millis(self.random, 15_000, 40_000),
+        };
+        self.fault(at, lost);
+        let mut at = at + self.random.between(1, 40);
+        for _ in 0..self.random.between(2, 4) {
+            match self.random.below(5) {
+                0 | 1 => self.both_lose_power(at),
+                2 => {
+                    let span = millis(self.random, 50, 8_000);
+                    let cut = self.cut(span);
+                    self.fault(at, cut);
+                }
+                _ => {
+                    let node = *self.pick(&[self.home, self.target]);
+                    let crash = *self.pick(&[Crash::Process, Crash::Power]);
+                    let crash = self.crash(node, crash);
+                    self.fault(at, crash);
+                }
+            }
+            at += self.random.between(5, 60);
+        }
+    }
+
+    /// At once, while the target's journal may be slow.
+    fn both_lose_power(&mut self, at: u64) {
+        if !self.random.one_in(4) {
+            let stall = Fault::Stall {
+                node: self.target,
+                place: Place::Journals,
+                span: millis(self.random, 200, 2_000),
+            };
+            self.fault(at - 1, stall);
+        }
+        let last = at + self.random.between(2, 16);
+        for node in [self.target, self.home] {
+            let crash = Fault::Crash {
+                node,
+                crash: Crash::Power,
+                calls: None,
+                down: millis(self.random, 5, 400),
+            };
+            self.fault(last, crash);
+        }
     }
 
     fn first_link(&mut self, at: u64) {

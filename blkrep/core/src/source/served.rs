@@ -17,7 +17,7 @@ use super::{
 };
 use crate::dirty::Words;
 use crate::identity::{Place, Verdict, place};
-use blkrep_types::{ByteOffset, DataState, Errno, Mode, RecordKind, Seq, VolumeIndex};
+use blkrep_types::{ByteOffset, DataState, Errno, Mode, RecordKind, Seq, VolumeIndex, planted};
 use std::collections::VecDeque;
 
 /// Reads that a target is asked for at once: enough to fill a line, few enough that its journal and the log
@@ -85,6 +85,7 @@ impl<W: Words> Link<W> {
 
     /// True if the target has, as a group that it serves asks for, what was written up to this place.
     pub(super) fn serves(&self, place: Seq, durable: bool) -> bool {
+        let durable = durable && !planted!(FlushNotAtTarget);
         match durable || self.mode == Mode::Sync {
             true => self.held >= place,
             false => self.received.max(self.held) >= place,

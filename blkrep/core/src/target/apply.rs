@@ -267,7 +267,9 @@ impl Applier {
 
     fn fly(&mut self, record: &Record, step: impl Fn(FlightId) -> Step) -> Option<Step> {
         let extent = record.extent.expect("checked when it was received");
-        if self.flights.overlaps(record.volume, extent) && !planted!(ApplyOverlappingTogether) {
+        let at_once = planted!(ReadsBeforeBarrier) && record.kind == RecordKind::Read;
+        let together = planted!(ApplyOverlappingTogether) || at_once;
+        if self.flights.overlaps(record.volume, extent) && !together {
             return Some(Step::Wait);
         }
         let at = (self.cursor.batch, self.cursor.index);

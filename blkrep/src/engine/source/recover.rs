@@ -129,7 +129,9 @@ impl<H: Host> Recovery<'_, H> {
             Some(region) => self.adopt(record, region)?,
             None => GroupLog(make_log(self.host, record)?),
         };
-        let lost = record.served_by;
+        let lost = record
+            .served_by
+            .filter(|_| !planted!(StaleBackingServedAgain));
         let doubtful = doubts(&log, self.options.reissues, lost.is_some());
         let again = |doubt: &&Doubt| doubt.comes_again;
         report.doubtful_writes = doubtful.len() - doubtful.iter().filter(again).count();

@@ -144,6 +144,7 @@ fn plan(volumes: usize, flushes_lie: bool) -> Plan {
             stream: StreamLimits::default(),
             log_bytes: 2 << 20,
             throttle: None,
+            hands_over: false,
             queue: None,
             retry: RetryPolicy {
                 limit: None,

@@ -83,6 +83,10 @@ impl Run {
                 replica,
             };
             bounds::judge(&pair, &cluster)?;
+            if cluster.serving.get(home, group).is_some() {
+                // What is here is stale, and known to be.
+                return Ok(false);
+            }
             truth::judge(&pair, &cluster, outstanding)?;
             coverage::judge(&pair, &cluster)
         });
