@@ -44,6 +44,13 @@ pub(super) fn journal_without_flushes_is_caught(context: &Context) -> Result<Str
     campaign.target.lie_about_state()?;
     connect(&mut campaign)?;
     let ended = campaign.play_all(rounds(1));
+    // The devices of this body are not to be in the way of the next one's.
+    if ended.is_ok() {
+        campaign.pair.stop()?;
+    } else {
+        campaign.pair.source.kill()?;
+        campaign.pair.source.forced_detach(&["one", "two"])?;
+    }
     let counts = &campaign.counts;
     ensure!(
         counts.wrong() > 0,
