@@ -113,6 +113,10 @@ impl Run {
             for target in self.followers(index) {
                 self.relink_missing(index, target);
                 self.with_link(index, target, |served, link| served.set_loss(link, policy));
+                // A target that was down when its pause was to end is paused still, and answers no reads.
+                if let Some(daemon) = &self.nodes[target].daemon {
+                    daemon.with_received(index, |received| received.pause(false));
+                }
             }
             // A hold that nobody took back keeps waiting whoever has nothing but that target.
             self.with_served(index, |served, _| {
