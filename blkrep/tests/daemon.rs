@@ -156,7 +156,10 @@ fn bad_configurations_are_refused_with_what_to_do() {
             "[link]\nheartbeat-timeout = '1s'".to_owned(),
             "heartbeat-timeout",
         ),
-        ("[nod]".to_owned(), "unknown field `nod`"),
+        (
+            "[nod]".to_owned(),
+            "unknown section [nod]; known are node, volume",
+        ),
     ] {
         std::fs::write(&config, &text).unwrap();
         let mut command = command(dir.path(), "state", "control.sock");
