@@ -113,6 +113,7 @@ fn answer(hello: &Hello, welcome: &Welcome, choice: u8) {
         data_state: welcome.data_state,
         history: welcome.history.clone(),
         durable: welcome.durable,
+        reads: welcome.reads,
     };
     let verdict = judge(&source, &facts);
     if matches!(
